@@ -1,0 +1,69 @@
+"""SVD's UNet, guided by pose latents and by an ID-Adapter."""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from diffusers import UNetSpatioTemporalConditionModel
+from diffusers.models.attention_processor import AttnProcessor2_0
+from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionOutput
+
+from animation.modules.attention_processor import BatchLayout, IDAdapterAttnProcessor, ImageTokenAttnProcessor
+
+
+class PoseGuidedUNet(UNetSpatioTemporalConditionModel):
+    """`UNetSpatioTemporalConditionModel` with pose latents added after `conv_in` and the ID-Adapter in its layers.
+
+    It takes the arguments of SVD's own `unet/config.json`; its tensor names are those of the released `unet.pth`.
+    """
+
+    @functools.wraps(UNetSpatioTemporalConditionModel.__init__)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.layout = BatchLayout()
+        self.set_attn_processor({name: self._processor(name) for name in self.attn_processors})
+
+    def _processor(self, name: str):
+        attn = self.get_submodule(name.removesuffix(".processor"))
+        if not attn.is_cross_attention:
+            return AttnProcessor2_0()
+        if ".temporal_transformer_blocks." in name:
+            return ImageTokenAttnProcessor(self.layout)
+        return IDAdapterAttnProcessor(*attn.to_k.weight.shape, self.layout)
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor | float,
+        encoder_hidden_states: torch.Tensor,
+        added_time_ids: torch.Tensor,
+        pose_latents: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> UNetSpatioTemporalConditionOutput | tuple[torch.Tensor]:
+        """Predict v for a batch of videos, of which the first B − N may be unconditional.
+
+        Args:
+            sample: (B, F, 8, h, w), noisy latents and image latents.
+            timestep: 0.25·ln σ, a number or a tensor of one or of B elements.
+            encoder_hidden_states: (N, 1 + n, D), the image token and n face tokens of the last N samples. The first
+                B − N see no tokens, exactly as if all of theirs were zero, and no work is done for them.
+            added_time_ids: (B, 3), [fps − 1, motion bucket, noise augmentation].
+            pose_latents: (N, F, C, h, w), PoseNet's output for the last N samples, or None.
+
+        Returns:
+            (B, F, 4, h, w), as `.sample` or the only element of a tuple.
+        """
+        unconditional = len(sample) - len(encoder_hidden_states)
+        self.layout.samples, self.layout.unconditional = len(sample), unconditional
+        encoder_hidden_states = F.pad(encoder_hidden_states, (0, 0, 0, 0, unconditional, 0))
+
+        def add_pose(_conv_in, _inputs, features: torch.Tensor) -> torch.Tensor:
+            pose = pose_latents.flatten(0, 1).to(features.dtype)
+            return features + F.pad(pose, (0, 0, 0, 0, 0, 0, len(features) - len(pose), 0))
+
+        hook = None if pose_latents is None else self.conv_in.register_forward_hook(add_pose)
+        try:
+            return super().forward(sample, timestep, encoder_hidden_states, added_time_ids, return_dict)
+        finally:
+            if hook is not None:
+                hook.remove()

@@ -1,0 +1,357 @@
+"""AnimationPipeline: a photo, a sequence of poses and a face embedding become a video."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler, StableVideoDiffusionPipeline
+from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import (
+    StableVideoDiffusionPipelineOutput,
+)
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+
+from animation.errors import InputError, NonFiniteError
+from animation.frames import check_size
+from animation.modules.face_encoder import FaceEncoder
+from animation.modules.pose_net import PoseNet
+from animation.modules.unet import PoseGuidedUNet
+from animation.sampling import Conditions, RefineX0, WindowedDenoiser, denoise
+from animation.weights import load_components
+from animation.windows import window_indices
+
+POSE_CHUNK = 16  # skeleton images that go through PoseNet at a time
+DEVICE_SHARE_FOR_POSES = 0.1  # of the free device memory: above it pose latents wait on the CPU
+
+
+class AnimationPipeline(StableVideoDiffusionPipeline):
+    """StableAnimator (arXiv 2411.17697): encode → denoise → decode, each a method of its own.
+
+    It is a diffusers pipeline: `to`, the offload methods, `set_progress_bar_config`, `callback_on_step_end`,
+    `output_type` and `generator` work as there.
+
+    Args:
+        vae: encodes the photo and, unless there is a `preview_vae`, decodes the video.
+        image_encoder, scheduler, feature_extractor: SVD's own.
+        unet: SVD's UNet with pose latents and the ID-Adapter.
+        pose_net: encodes the skeletons.
+        face_encoder: makes identity tokens of the face embedding.
+        preview_vae: a cheaper decoder (TAESD), or None.
+    """
+
+    model_cpu_offload_seq = "image_encoder->face_encoder->pose_net->unet->vae->preview_vae"
+    _optional_components: ClassVar = ["preview_vae"]
+
+    def __init__(
+        self,
+        vae: AutoencoderKLTemporalDecoder,
+        image_encoder: CLIPVisionModelWithProjection,
+        unet: PoseGuidedUNet,
+        scheduler: EulerDiscreteScheduler,
+        feature_extractor: CLIPImageProcessor,
+        pose_net: PoseNet,
+        face_encoder: FaceEncoder,
+        preview_vae: torch.nn.Module | None = None,
+    ):
+        super().__init__(vae, image_encoder, unet, scheduler, feature_extractor)
+        self.register_modules(pose_net=pose_net, face_encoder=face_encoder, preview_vae=preview_vae)
+
+    @classmethod
+    def from_checkpoints(
+        cls,
+        svd_folder: str | Path = "checkpoints/SVD/stable-video-diffusion-img2vid-xt",
+        unet_path: str | Path = "checkpoints/Animation/unet.pth",
+        pose_net_path: str | Path = "checkpoints/Animation/pose_net.pth",
+        face_encoder_path: str | Path = "checkpoints/Animation/face_encoder.pth",
+        dtype: torch.dtype = torch.float32,
+        preview_vae_folder: str | Path | None = None,
+    ) -> "AnimationPipeline":
+        """Load the released files, or others of that layout and any size.
+
+        Raises:
+            CheckpointError: a file is missing, damaged, of another model, or does not fit the others.
+        """
+        return cls(
+            **load_components(svd_folder, unet_path, pose_net_path, face_encoder_path, dtype, preview_vae_folder)
+        )
+
+    @torch.no_grad()
+    def encode(
+        self,
+        image: Image.Image,
+        poses: Sequence[Image.Image],
+        face_embedding: torch.Tensor | np.ndarray,
+        height: int,
+        width: int,
+        fps: int = 7,
+        motion_bucket_id: float = 127,
+        noise_aug_strength: float = 0.02,
+        generator: torch.Generator | None = None,
+    ) -> Conditions:
+        """Turn the inputs into conditions.
+
+        Args:
+            image: the reference photo, RGB, of any size.
+            poses: F skeleton images, RGB, of any size; each is read once, in order.
+            face_embedding: 512 numbers, raw ArcFace; zeros where there is no face.
+            height, width: of the video, multiples of 64 pixels.
+            fps: frames a second that the model is told.
+            motion_bucket_id: amount of motion that the model is told.
+            noise_aug_strength: noise added to the photo, 0 and up.
+            generator: draws that noise, (1, 3, H, W) float32; the next draw is the initial latents.
+
+        Raises:
+            InputError: a size is not a multiple of 64, there is no pose, or the embedding has another length.
+        """
+        check_size(height, width)
+        if len(poses) == 0:
+            raise InputError("no poses: at least one skeleton image is needed")
+        embedding = torch.as_tensor(face_embedding).reshape(1, -1)
+        if embedding.shape[1] != self.face_encoder.config.embedding_dim:
+            raise InputError(
+                f"a face embedding of {embedding.shape[1]} numbers; this checkpoint takes "
+                f"{self.face_encoder.config.embedding_dim}"
+            )
+        device, dtype = self._execution_device, self.unet.dtype
+        image_embeddings = self._encode_image(image, device, 1, False).to(dtype)  # (1, 1, D)
+        face_tokens = self.face_encoder(embedding.to(device, dtype), image_embeddings)
+        time_ids = self._get_add_time_ids(fps - 1, motion_bucket_id, noise_aug_strength, dtype, 1, 1, False)
+        return Conditions(
+            tokens=torch.cat([image_embeddings, face_tokens], dim=1),
+            image_latents=self._encode_photo(image, height, width, noise_aug_strength, generator).to(device, dtype),
+            pose_latents=self._encode_poses(poses, height, width),
+            added_time_ids=time_ids.to(device),
+        )
+
+    def _encode_photo(
+        self, image: Image.Image, height: int, width: int, noise_aug_strength: float, generator
+    ) -> torch.Tensor:
+        """(1, 4, h, w): the mode of the VAE's posterior for the noised photo, not scaled."""
+        pixels = self.video_processor.preprocess(image, height=height, width=width).to(self._execution_device)
+        pixels = pixels + noise_aug_strength * randn_tensor(
+            pixels.shape, generator=generator, device=pixels.device, dtype=pixels.dtype
+        )
+        with self._upcast_vae():
+            encoded = self.vae.encode(pixels.to(self._vae_device(self.vae), self.vae.dtype))
+        return encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+
+    @contextlib.contextmanager
+    def _upcast_vae(self):
+        """Half-precision VAEs that overflow (`force_upcast`) encode in float32."""
+        dtype = self.vae.dtype
+        if not self.vae.config.force_upcast or dtype == torch.float32:
+            yield
+            return
+        torch.nn.Module.to(self.vae, torch.float32)
+        try:
+            yield
+        finally:
+            torch.nn.Module.to(self.vae, dtype)
+
+    def _vae_device(self, vae: torch.nn.Module) -> torch.device:
+        """Where a VAE computes: its own device, or the execution device where a hook moves it there."""
+        return self._execution_device if hasattr(vae, "_hf_hook") else vae.device
+
+    def _encode_poses(self, poses: Sequence[Image.Image], height: int, width: int) -> torch.Tensor:
+        """(F, C, h, w), once a video: every window takes its frames from it."""
+        device, dtype = self._execution_device, self.pose_net.dtype
+        latents = None
+        for start in range(0, len(poses), POSE_CHUNK):
+            chunk = [
+                np.asarray(pose.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
+                for pose in poses[start : start + POSE_CHUNK]
+            ]
+            pixels = torch.from_numpy(np.stack(chunk)).to(device).permute(0, 3, 1, 2)  # (n, 3, H, W) uint8
+            features = self.pose_net((pixels.float() / 127.5 - 1).to(dtype))
+            if latents is None:
+                latents = self._allocate_pose_latents((len(poses), *features.shape[1:]), features)
+            latents[start : start + len(chunk)] = features.to(latents.device)
+        return latents
+
+    @staticmethod
+    def _allocate_pose_latents(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+        """On the device of `like` while they take a small share of its free memory, else pinned on the CPU."""
+        if not like.is_cuda:
+            return like.new_empty(shape)
+        free, _total = torch.cuda.mem_get_info(like.device)
+        if np.prod(shape) * like.element_size() <= free * DEVICE_SHARE_FOR_POSES:
+            return like.new_empty(shape)
+        return torch.empty(shape, dtype=like.dtype, pin_memory=True)
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        conditions: Conditions,
+        num_inference_steps: int = 25,
+        guidance_scale: float = 3.0,
+        min_guidance_scale: float | None = None,
+        tile_size: int = 16,
+        overlap: int = 4,
+        cfg_batch: int | None = None,
+        generator: torch.Generator | None = None,
+        latents: torch.Tensor | None = None,
+        refine_x0: RefineX0 | None = None,
+        callback_on_step_end: Callable | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> torch.Tensor:
+        """Sample the latents of the whole video.
+
+        Args:
+            conditions: what `encode` returned.
+            num_inference_steps: at least 1.
+            guidance_scale: of the last frame; 1 or less (with the minimum) skips the unconditional branch.
+            min_guidance_scale: of the first frame, from which it grows along a line; None: the same for all.
+            tile_size: frames that the UNet sees at once, at least 2.
+            overlap: frames that windows share, below `tile_size`.
+            cfg_batch: 1 or 2 guidance branches at a time; None decides by memory.
+            generator: draws one window of initial latents, repeated along the video.
+            latents: (1, F, 4, h, w) initial latents instead, already times the scheduler's initial sigma.
+            refine_x0: improves the predicted clean latents at each step.
+            callback_on_step_end: as in diffusers: `callback(pipe, step, timestep, {"latents": …})`; a `latents` in
+                the dict that it returns replaces them.
+
+        Returns:
+            (1, F, 4, h, w) float32 on the execution device.
+
+        Raises:
+            InputError: an argument is out of range.
+            NonFiniteError: the latents hold NaN or infinity.
+        """
+        if num_inference_steps < 1:
+            raise InputError(f"num_inference_steps {num_inference_steps} is below 1")
+        num_frames, device = conditions.num_frames, self._execution_device
+        try:
+            windows = window_indices(num_frames, tile_size, overlap)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        if latents is None:
+            latents = self._initial_latents(conditions, tile_size, generator)
+        first = guidance_scale if min_guidance_scale is None else min_guidance_scale
+        self._guidance_scale = torch.linspace(first, guidance_scale, num_frames)
+        self._num_timesteps = num_inference_steps
+
+        def on_step_end(step: int, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+            offered = {name: {"latents": latents}[name] for name in callback_on_step_end_tensor_inputs}
+            returned = callback_on_step_end(self, step, timestep, offered)
+            return (returned or {}).get("latents", latents)
+
+        self.denoiser = WindowedDenoiser(self.unet, conditions, windows, device, cfg_batch)
+        with self.progress_bar(total=num_inference_steps * len(windows)) as progress:
+            return denoise(
+                self.denoiser,
+                self.scheduler,
+                latents.to(device),
+                self._guidance_scale,
+                refine_x0,
+                on_step_end if callback_on_step_end else None,
+                progress=progress,
+            )
+
+    def _initial_latents(self, conditions: Conditions, tile_size: int, generator) -> torch.Tensor:
+        """(1, F, 4, h, w): the noise of one window, in the model's dtype, repeated to the video's length."""
+        height, width = conditions.image_latents.shape[-2:]
+        shape = (1, tile_size, self.unet.config.out_channels, height, width)
+        noise = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=self.unet.dtype)
+        repeats = -(-conditions.num_frames // tile_size)
+        return noise.repeat(1, repeats, 1, 1, 1)[:, : conditions.num_frames] * self.scheduler.init_noise_sigma
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor, decode_chunk_size: int = 4) -> Iterator[np.ndarray]:
+        """Decode to pixels, yielding each chunk as it is ready; no more than one chunk is ever in float.
+
+        Args:
+            latents: (1, F, 4, h, w), as `denoise` returns them.
+            decode_chunk_size: frames at a time; the temporal decoder mixes those, so it is part of the result.
+
+        Yields:
+            (n, H, W, 3) uint8 RGB on the host.
+
+        Raises:
+            NonFiniteError: a frame holds NaN or infinity.
+        """
+        if decode_chunk_size < 1:
+            raise InputError(f"decode_chunk_size {decode_chunk_size} is below 1")
+        vae = self.preview_vae or self.vae
+        device = self._vae_device(vae)
+        for start in range(0, latents.shape[1], decode_chunk_size):
+            chunk = latents[0, start : start + decode_chunk_size] / vae.config.scaling_factor
+            options = {"num_frames": len(chunk)} if isinstance(vae, AutoencoderKLTemporalDecoder) else {}
+            frames = vae.decode(chunk.to(device, vae.dtype), **options).sample.float()
+            finite = frames.isfinite().all()
+            pixels = (frames / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+            pixels = pixels.permute(0, 2, 3, 1).cpu().numpy()
+            if not finite:
+                raise NonFiniteError(
+                    f"frames {start} to {start + len(chunk) - 1} hold NaN or infinity after decoding; try --dtype bf16 "
+                    "or fp32, or --vae_device cpu"
+                )
+            yield pixels
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: Image.Image,
+        poses: Sequence[Image.Image],
+        face_embedding: torch.Tensor | np.ndarray,
+        height: int = 512,
+        width: int = 512,
+        num_inference_steps: int = 25,
+        guidance_scale: float = 3.0,
+        min_guidance_scale: float | None = None,
+        tile_size: int = 16,
+        overlap: int = 4,
+        fps: int = 7,
+        motion_bucket_id: float = 127,
+        noise_aug_strength: float = 0.02,
+        decode_chunk_size: int = 4,
+        cfg_batch: int | None = None,
+        generator: torch.Generator | None = None,
+        latents: torch.Tensor | None = None,
+        output_type: str = "pil",
+        refine_x0: RefineX0 | None = None,
+        callback_on_step_end: Callable | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        return_dict: bool = True,
+    ) -> StableVideoDiffusionPipelineOutput | tuple:
+        """Animate `image` with `poses`: `encode`, `denoise` and `decode` in turn; they explain the arguments.
+
+        Args:
+            output_type: `pil` (a list of F images in a list), `np` ((1, F, H, W, 3) in 0..1), `pt` ((1, F, 3, H, W)
+                in 0..1) or `latent` ((1, F, 4, h, w)).
+
+        Returns:
+            An output with `.frames`, or a tuple with the frames alone.
+        """
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise InputError(f"output_type {output_type!r} is unknown; use pil, np, pt or latent")
+        conditions = self.encode(
+            image, poses, face_embedding, height, width, fps, motion_bucket_id, noise_aug_strength, generator
+        )
+        frames = self.denoise(
+            conditions,
+            num_inference_steps,
+            guidance_scale,
+            min_guidance_scale,
+            tile_size,
+            overlap,
+            cfg_batch,
+            generator,
+            latents,
+            refine_x0,
+            callback_on_step_end,
+            callback_on_step_end_tensor_inputs,
+        )
+        if output_type != "latent":
+            pixels = list(self.decode(frames, decode_chunk_size))
+            if output_type == "pil":
+                frames = [[Image.fromarray(frame) for chunk in pixels for frame in chunk]]
+            else:
+                frames = np.concatenate(pixels)[None].astype(np.float32) / 255
+                frames = torch.from_numpy(frames).permute(0, 1, 4, 2, 3) if output_type == "pt" else frames
+        self.maybe_free_model_hooks()
+        return StableVideoDiffusionPipelineOutput(frames=frames) if return_dict else (frames,)

@@ -1,0 +1,99 @@
+"""run.json: what a run did, with what, and how long it took."""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import platform
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy", "pillow", "av", "insightface")
+
+
+class RunReport:
+    """Collects the facts of a run while it goes on, and writes them in one piece at its end.
+
+    Args:
+        settings: every setting of the run, JSON values.
+        device: where the run computes.
+    """
+
+    def __init__(self, settings: dict, device: torch.device):
+        self.device = device
+        self.facts = {
+            "settings": settings,
+            "device": device_name(device),
+            "versions": library_versions(),
+            "seconds": {},
+        }
+        self._pool = ThreadPoolExecutor(1)
+        self._files: dict[str, object] = {}
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage, in seconds, with the device's work in it."""
+        start = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.facts["seconds"][name] = round(time.perf_counter() - start, 3)
+
+    def add_files(self, paths: Iterable[str | Path]) -> None:
+        """Record files' sizes and SHA-256 hashes; they are hashed in the background."""
+        for path in paths:
+            self._files[str(path)] = self._pool.submit(describe_file, Path(path))
+
+    def write(self, path: str | Path, **facts) -> None:
+        """Write everything as JSON, whole or not at all."""
+        self.facts["files"] = {name: description.result() for name, description in self._files.items()}
+        self._pool.shutdown()
+        self.facts["peak_memory_bytes"] = peak_memory(self.device)
+        self.facts.update(facts)
+        partial = Path(f"{path}.partial")
+        partial.write_text(json.dumps(self.facts, indent=1, default=str) + "\n", encoding="utf-8")
+        partial.replace(path)
+
+
+def describe_file(path: Path) -> dict:
+    """Size in bytes and SHA-256 of a file."""
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def device_name(device: torch.device) -> str:
+    """The device with the name of its hardware."""
+    return f"{device} ({torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.machine()})"
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the installed libraries that matter for a result."""
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
+    for library in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[library] = importlib.metadata.version(library)
+    return versions
+
+
+def peak_memory(device: torch.device) -> dict[str, int]:
+    """The most bytes that this process held, on the host and on a CUDA device."""
+    import psutil
+
+    info = psutil.Process().memory_info()
+    if hasattr(info, "peak_wset"):  # Windows
+        host = info.peak_wset
+    else:
+        import resource
+
+        unit = 1 if platform.system() == "Darwin" else 1024
+        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    peak = {"host": host}
+    if device.type == "cuda":
+        peak["device"] = torch.cuda.max_memory_allocated(device)
+    return peak

@@ -1,0 +1,126 @@
+"""Where and how to compute: device, number format, and the levers that trade time for memory."""
+
+import logging
+
+import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+
+from animation.errors import InputError
+from animation.pipeline import AnimationPipeline
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that a `--device` of auto, cuda, cuda:N, mps or cpu means here.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"--device {name}: unknown; use auto, cuda, cuda:N, mps or cpu") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"--device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices here; check the "
+            "driver and that torch is a CUDA build, or use --device cpu"
+        )
+    if device.type == "mps" and not torch.mps.is_available():
+        raise InputError(f"--device {name}: not available here; use --device cpu")
+    if device.type not in ("cuda", "mps", "cpu"):
+        raise InputError(f"--device {name}: not supported; use auto, cuda, cuda:N, mps or cpu")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The number format that a `--dtype` of auto (fp16 on CUDA, else fp32), fp16, bf16 or fp32 means on a device.
+
+    Raises:
+        InputError: the device does not compute in it.
+    """
+    if name == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if name not in DTYPES:
+        raise InputError(f"--dtype {name}: unknown; use auto, fp16, bf16 or fp32")
+    if name == "fp16" and device.type == "cpu":
+        raise InputError("--dtype fp16 on a CPU: it has no fast half-precision arithmetic; use bf16 or fp32 there")
+    if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise InputError("--dtype bf16: this GPU does not compute in it; use fp16 or fp32")
+    return DTYPES[name]
+
+
+def place(pipeline: AnimationPipeline, device: torch.device, offload: str = "none", vae_device: str = "same") -> None:
+    """Put a pipeline on a device.
+
+    Args:
+        offload: `none` keeps every model there; `model` moves one model at a time there; `sequential` one layer.
+        vae_device: `same`, or `cpu` to encode and decode there, in float32.
+
+    Raises:
+        InputError: offloading where there is no accelerator to move models to.
+    """
+    vaes = [name for name in ("vae", "preview_vae") if getattr(pipeline, name) is not None]
+    if offload != "none" and device.type == "cpu":
+        raise InputError(
+            f"--offload {offload}: it moves models between CPU and GPU, and the device is the CPU; use none"
+        )
+    if vae_device == "cpu":
+        pipeline._exclude_from_cpu_offload = [*pipeline._exclude_from_cpu_offload, *vaes]
+    if offload == "none":
+        pipeline.to(device)
+    elif offload == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+    else:
+        pipeline.enable_sequential_cpu_offload(device=device)
+    if vae_device == "cpu":
+        for name in vaes:
+            torch.nn.Module.to(getattr(pipeline, name), "cpu", torch.float32)
+
+
+def use_xformers(pipeline: AnimationPipeline, device: torch.device) -> None:
+    """Run self-attention through xformers' kernels instead of torch's.
+
+    Raises:
+        InputError: xformers is not installed, or cannot run here.
+    """
+    layers = [layer for layer in pipeline.unet.modules() if isinstance(layer, Attention)]
+    try:
+        if device.type != "cuda":
+            raise ValueError("its kernels run on CUDA alone")
+        for layer in layers:
+            if isinstance(layer.processor, AttnProcessor2_0):
+                layer.set_use_memory_efficient_attention_xformers(True)
+    except (ImportError, ValueError, NotImplementedError, RuntimeError) as error:
+        reason = "it is not installed" if isinstance(error, ImportError) else error
+        raise InputError(f"--attention xformers: {reason}; use --attention sdpa, the default") from None
+
+
+def memory_remedies(
+    device: str, dtype: str, offload: str, cfg_batch: str, decode_chunk_size: int, vae_device: str, tile_size: int
+) -> list[str]:
+    """What would lower the memory need of a run with these settings, the cheapest in time or quality first."""
+    on_gpu = not device.startswith("cpu")
+    levers = [
+        (dtype == "fp32", f"--dtype {'fp16' if on_gpu else 'bf16'}"),
+        (cfg_batch != "1", "--cfg_batch 1"),
+        (decode_chunk_size > 2, f"--decode_chunk_size {max(2, decode_chunk_size // 2)}"),
+        (on_gpu and offload == "none", "--offload model"),
+        (on_gpu and vae_device != "cpu", "--vae_device cpu"),
+        (tile_size > 8, f"--tile_size {max(8, tile_size // 2)}"),
+        (on_gpu and offload != "sequential", "--offload sequential"),
+        (True, "a smaller --height and --width"),
+    ]
+    return [lever for helps, lever in levers if helps]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a GPU or the host ran out of memory."""
+    text = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    )

@@ -1,0 +1,220 @@
+"""The denoising loop over windows of a long video, with classifier-free guidance and a hook on the predicted x₀."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from diffusers import EulerDiscreteScheduler
+
+from animation.errors import NonFiniteError
+from animation.modules.unet import PoseGuidedUNet
+from animation.windows import window_weights
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Conditions:
+    """All that guides the denoising of one video.
+
+    Attributes:
+        tokens: (1, 1 + n, D), the image token and n face tokens.
+        image_latents: (1, 4, h, w), the photo through the VAE, not scaled.
+        pose_latents: (F, C, h, w), PoseNet's features; they may wait on the CPU.
+        added_time_ids: (1, 3), [fps − 1, motion bucket, noise augmentation].
+    """
+
+    tokens: torch.Tensor
+    image_latents: torch.Tensor
+    pose_latents: torch.Tensor
+    added_time_ids: torch.Tensor
+
+    @property
+    def num_frames(self) -> int:
+        """F, the length of the video."""
+        return len(self.pose_latents)
+
+
+class RefineX0(Protocol):
+    """A hook that improves the predicted clean latents before the sampler steps towards them."""
+
+    def __call__(self, x0: torch.Tensor, step: int, num_steps: int) -> torch.Tensor:
+        """Take and return (1, F, 4, h, w) float32 latents, scaled as the sampler's; gradients are off outside."""
+
+
+class WindowedDenoiser:
+    """Predicts v for a video of any length, window by window.
+
+    The prediction of a video is a weighted sum over windows divided by a sum of weights. `accumulate` returns the
+    first for any subset of the windows: processes that each take some of them need only add their sums.
+
+    Args:
+        unet: the model.
+        conditions: what guides it.
+        windows: frame numbers of each window, as `window_indices` gives them.
+        device: where to sample.
+        cfg_batch: 2 runs the guided and the unguided branch in one batch, 1 one after the other; None tries 2 on an
+            accelerator and goes on with 1 where memory does not suffice.
+    """
+
+    def __init__(
+        self,
+        unet: PoseGuidedUNet,
+        conditions: Conditions,
+        windows: Sequence[Sequence[int]],
+        device: torch.device,
+        cfg_batch: int | None = None,
+    ):
+        self.unet = unet
+        self.conditions = conditions
+        self.device = device
+        self.cfg_batch = cfg_batch or (1 if device.type == "cpu" else 2)
+        self._may_fall_back = cfg_batch is None
+        self.windows = [torch.tensor(window, device=device) for window in windows]
+        self._pose_windows = [index.to(conditions.pose_latents.device) for index in self.windows]
+        self._weights = [
+            torch.tensor(window_weights(len(window)), device=device)[:, None, None, None] for window in windows
+        ]
+        self.weight_sum = torch.zeros(conditions.num_frames, 1, 1, 1, device=device)
+        for index, weights in zip(self.windows, self._weights, strict=True):
+            self.weight_sum.index_add_(0, index, weights)
+
+    def accumulate(
+        self, scaled_latents: torch.Tensor, timestep: torch.Tensor, guided: bool, on_window: Callable[[], None]
+    ) -> torch.Tensor:
+        """Sum the weighted predictions of all windows.
+
+        Args:
+            scaled_latents: (1, F, 4, h, w) float32, divided by √(σ² + 1).
+            timestep: 0.25·ln σ, on the sampling device.
+            guided: also predict the unconditional branch.
+            on_window: called after each window.
+
+        Returns:
+            (branches, F, 4, h, w) float32: the unconditional branch if guided, then the conditional one.
+        """
+        total = scaled_latents.new_zeros(1 + guided, *scaled_latents.shape[1:])
+        for index, pose_index, weights in zip(self.windows, self._pose_windows, self._weights, strict=True):
+            poses = self.conditions.pose_latents[pose_index].to(self.device, non_blocking=True)[None]
+            prediction = self._predict(scaled_latents[:, index], timestep, poses, guided)
+            total.index_add_(1, index, prediction.float() * weights)
+            on_window()
+        return total
+
+    def _predict(
+        self, latents: torch.Tensor, timestep: torch.Tensor, poses: torch.Tensor, guided: bool
+    ) -> torch.Tensor:
+        """One window, (1, f, 4, h, w) → (branches, f, 4, h, w)."""
+        image_latents = self.conditions.image_latents[:, None].expand(-1, latents.shape[1], -1, -1, -1)
+        latents = latents.to(image_latents.dtype)
+        conditional = torch.cat([latents, image_latents], dim=2)  # (1, f, 8, h, w)
+        if not guided:
+            return self._run_unet(conditional, timestep, poses)
+        unconditional = torch.cat([latents, torch.zeros_like(image_latents)], dim=2)
+        if self.cfg_batch == 2:
+            try:
+                return self._run_unet(torch.cat([unconditional, conditional]), timestep, poses)
+            except torch.OutOfMemoryError:
+                if not self._may_fall_back:
+                    raise
+            self.cfg_batch = 1
+            torch.cuda.empty_cache()
+            logger.info("both guidance branches in one batch do not fit the memory: going on with one after the other")
+        return torch.cat([self._run_unet(unconditional, timestep, None), self._run_unet(conditional, timestep, poses)])
+
+    def _run_unet(self, sample: torch.Tensor, timestep: torch.Tensor, poses: torch.Tensor | None) -> torch.Tensor:
+        tokens = self.conditions.tokens if poses is not None else self.conditions.tokens[:0]
+        time_ids = self.conditions.added_time_ids.expand(len(sample), -1)
+        return self.unet(sample, timestep, tokens, time_ids, pose_latents=poses, return_dict=False)[0]
+
+
+class _FiniteCheck:
+    """Finds the first step whose latents hold NaN or infinity without ever making the host wait for the device.
+
+    Each step's verdict is copied to host memory in the background and read a step later, or whenever it is there.
+    """
+
+    def __init__(self, num_steps: int, device: torch.device):
+        self.verdicts = torch.ones(num_steps, dtype=torch.bool, pin_memory=device.type == "cuda")
+
+    def record(self, step: int, latents: torch.Tensor) -> None:
+        self.raise_if_found()
+        self.verdicts[step].copy_(latents.isfinite().all(), non_blocking=True)
+
+    def raise_if_found(self) -> None:
+        if not self.verdicts.all():
+            step = int(self.verdicts.int().argmin())
+            raise NonFiniteError(
+                f"the latents hold NaN or infinity after step {step + 1} of {len(self.verdicts)}; try --dtype bf16 or "
+                "fp32, and check that the weights files are whole"
+            )
+
+
+def predicted_x0(v: torch.Tensor, latents: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Clean latents from a v-prediction: x₀ = x/(σ² + 1) − v·σ/√(σ² + 1) (Salimans & Ho 2022, in EDM's scaling)."""
+    return latents / (sigma**2 + 1) - v * (sigma / (sigma**2 + 1) ** 0.5)
+
+
+def v_from_x0(x0: torch.Tensor, latents: torch.Tensor, sigma: float) -> torch.Tensor:
+    """The v-prediction that stands for given clean latents: the inverse of `predicted_x0`."""
+    return (latents / (sigma**2 + 1) - x0) * ((sigma**2 + 1) ** 0.5 / sigma)
+
+
+def denoise(
+    denoiser: WindowedDenoiser,
+    scheduler: EulerDiscreteScheduler,
+    latents: torch.Tensor,
+    guidance_scale: torch.Tensor,
+    refine_x0: RefineX0 | None = None,
+    on_step_end: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    reduce: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    progress=None,
+) -> torch.Tensor:
+    """Denoise a whole video, all its windows at each step.
+
+    Args:
+        denoiser: predicts v.
+        scheduler: SVD's, with its timesteps set on the latents' device.
+        latents: (1, F, 4, h, w), noise times the scheduler's initial sigma.
+        guidance_scale: (F,), a scale for each frame; where none is above 1 only the conditional branch runs.
+        refine_x0: improves the predicted clean latents at each step.
+        on_step_end: called with the step, its timestep and the latents; returns the latents to go on with.
+        reduce: adds up a tensor over the processes that share the windows.
+        progress: a tqdm-like bar, updated once a window.
+
+    Returns:
+        (1, F, 4, h, w) float32, clean latents.
+
+    Raises:
+        NonFiniteError: the latents hold NaN or infinity; it names the step.
+    """
+    latents = latents.float()
+    guided = bool((guidance_scale > 1).any())
+    guidance = guidance_scale.to(latents.device, latents.dtype)[None, :, None, None, None]
+    reduce = reduce or (lambda tensor: tensor)
+    weight_sum = reduce(denoiser.weight_sum)
+    timesteps = scheduler.timesteps
+    scheduler.set_begin_index(0)  # otherwise the first step asks the device where it is
+    check = _FiniteCheck(len(timesteps), latents.device)
+    advance = progress.update if progress is not None else lambda: None
+    for step, timestep in enumerate(timesteps):
+        sigma = float(scheduler.sigmas[step])  # kept on the host by the scheduler
+        scaled_latents = scheduler.scale_model_input(latents, timestep)
+        prediction = reduce(denoiser.accumulate(scaled_latents, timestep, guided, advance)) / weight_sum
+        v = prediction[-1:]
+        if guided:
+            unconditional, conditional = prediction.chunk(2)
+            v = unconditional + guidance * (conditional - unconditional)
+        if refine_x0 is not None:
+            x0 = refine_x0(predicted_x0(v, latents, sigma), step, len(timesteps))
+            v = v_from_x0(x0, latents, sigma)
+        latents = scheduler.step(v, timestep, latents).prev_sample
+        check.record(step, latents)
+        if on_step_end is not None:
+            latents = on_step_end(step, timestep, latents)
+    if latents.is_cuda:
+        torch.cuda.synchronize(latents.device)
+    check.raise_if_found()
+    return latents

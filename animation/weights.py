@@ -1,0 +1,329 @@
+"""The one reader of checkpoints: strict, memory-mapped, and never running what a file carries.
+
+Models are built without memory on the meta device and take the file's tensors as their parameters, so that loading
+needs the size of the result, not twice the size of the file. Sizes are read off tensors and configs.
+"""
+
+import contextlib
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import diffusers
+import torch
+from accelerate import init_empty_weights
+from diffusers import EulerDiscreteScheduler
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from animation.errors import CheckpointError
+from animation.modules.arcface import ArcFace
+from animation.modules.face_encoder import FaceEncoder
+from animation.modules.pose_net import PoseNet
+from animation.modules.unet import PoseGuidedUNet
+
+SVD_FOLDER = "stable-video-diffusion-img2vid-xt"
+VAE_CLASSES = ("AutoencoderKLTemporalDecoder", "AutoencoderTiny")
+PROPERTIES_FILE = "checkpoint.json"  # beside the parts of a checkpoint: what its tensors do not tell
+# A tensor that only one of our models has, to recognise a file given in another's place.
+SIGNATURES = {
+    "StableAnimator's PoseNet": "conv_layers.14.weight",
+    "StableAnimator's FaceEncoder": "fusion_model.proj_in.weight",
+    "StableAnimator's UNet": "down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor.id_to_k.weight",
+    "an ArcFace recogniser": "layer1.0.bn3.weight",
+    "a plain SVD UNet, without the ID-Adapter": "conv_norm_out.weight",
+    "a VAE": "decoder.conv_in.weight",
+}
+DOWNLOAD_HINT = "download the released weights (FrancisRing/StableAnimator on the Hugging Face hub)"
+
+
+def resolve_weights_file(path: str | Path) -> Path:
+    """`path`, or its twin `.pth` or `.safetensors` where only that is there. Raises CheckpointError for neither."""
+    path = Path(path)
+    twin = path.with_suffix(".pth" if path.suffix == ".safetensors" else ".safetensors")
+    for candidate in (path, twin):
+        if candidate.is_file():
+            return candidate
+    raise CheckpointError(f"{path}: no such file; {DOWNLOAD_HINT} or correct the path")
+
+
+def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read named tensors from a `.safetensors` file or a torch file, memory-mapped where its format allows.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, a git-lfs pointer, a web page, or holds anything but tensors.
+    """
+    path = resolve_weights_file(path)
+    head = path.open("rb").read(512)
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path}: a git-lfs pointer, not the weights; run `git lfs pull` in that repository")
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html", b"<?xml")):
+        raise CheckpointError(f"{path}: a web page saved as weights; download the file itself, not its page")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: truncated or not a safetensors file ({error}); download it again") from None
+    return _read_torch_file(path, zipped=head.startswith(b"PK"))
+
+
+def _read_torch_file(path: Path, zipped: bool) -> dict[str, torch.Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError) as error:
+        if "GLOBAL" in str(error):  # a global that the safe unpickler does not know
+            raise CheckpointError(
+                f"{path}: refused, because it holds Python objects that could run code, not only tensors; get the "
+                "weights from their authors, or as .safetensors"
+            ) from None
+        raise CheckpointError(f"{path}: truncated or not a torch weights file; download it again") from None
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        keys = ", ".join(map(str, list(state)[:3])) if isinstance(state, dict) else type(state).__name__
+        raise CheckpointError(
+            f"{path}: not a plain state dict of tensors (it holds: {keys}); extract the weights from it"
+        )
+    return state
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+def _recognise(names: set[str]) -> str:
+    """A hint at what a file holds, from its tensor names."""
+    if {name.split(".")[0] for name in names} >= {"unet", "pose_net"}:
+        return "this looks like MimicMotion's checkpoint, one file for all its parts"
+    if all(name.startswith("module.") for name in names):
+        return "its names start with `module.`, as DistributedDataParallel saves them: remove that prefix"
+    for kind, signature in SIGNATURES.items():
+        if signature in names:
+            return f"this file holds {kind}"
+    return "this file holds another model"
+
+
+def assign_state_dict(
+    model: nn.Module, state: Mapping[str, torch.Tensor], path: str | Path, dtype: torch.dtype
+) -> None:
+    """Make `state`'s tensors the parameters of `model`, converted to `dtype` one by one, frozen, in eval mode.
+
+    Raises:
+        CheckpointError: a tensor is missing, left over or of another shape; the first few are named.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    missing = [name for name in expected if name not in found]
+    left_over = [name for name in found if name not in expected]
+    reshaped = [name for name in expected if name in found and expected[name] != found[name]]
+    if missing or left_over or reshaped:
+        findings = []
+        if missing:
+            findings.append(f"{len(missing)} tensors missing ({_first(missing)})")
+        if left_over:
+            findings.append(f"{len(left_over)} left over ({_first(left_over)})")
+        if reshaped:
+            shapes = [f"{name}: {list(expected[name])} expected, {list(found[name])} found" for name in reshaped]
+            findings.append(f"{len(reshaped)} of another shape ({_first(shapes)})")
+        kind = _recognise(set(found))
+        hint = f"; {kind}" if kind != _recognise(set(expected)) else ""
+        raise CheckpointError(f"{path}: does not fit {type(model).__name__}: {'; '.join(findings)}{hint}")
+    converted = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    model.load_state_dict(converted, assign=True)
+    model.eval().requires_grad_(False)
+
+
+def _load_self_described(model_class, path: str | Path, dtype: torch.dtype) -> nn.Module:
+    """Load a model whose sizes its own tensors tell."""
+    state = read_state_dict(path)
+    try:
+        config = model_class.config_from_shapes({name: tensor.shape for name, tensor in state.items()})
+    except KeyError as error:
+        raise CheckpointError(
+            f"{path}: not the weights of {model_class.__name__}: {error.args[0]} is missing; {_recognise(set(state))}"
+        ) from None
+    with init_empty_weights():
+        model = model_class(**config)
+    assign_state_dict(model, state, path, dtype)
+    return model
+
+
+def load_pose_net(path: str | Path, dtype: torch.dtype = torch.float32) -> PoseNet:
+    """Load `pose_net.pth` (or its `.safetensors` twin). Raises CheckpointError."""
+    return _load_self_described(PoseNet, path, dtype)
+
+
+def load_face_encoder(path: str | Path, dtype: torch.dtype = torch.float32) -> FaceEncoder:
+    """Load `face_encoder.pth` (or its `.safetensors` twin). Raises CheckpointError."""
+    return _load_self_described(FaceEncoder, path, dtype)
+
+
+def load_arcface(path: str | Path, dtype: torch.dtype = torch.float32) -> ArcFace:
+    """Load `glintr100_torch.pth` (or its `.safetensors` twin). Raises CheckpointError."""
+    return _load_self_described(ArcFace, path, dtype)
+
+
+def read_face_channel_order(face_encoder_path: str | Path) -> str | None:
+    """The channel order (`rgb` or `bgr`) of the face crops that a FaceEncoder was trained with, if it says so.
+
+    It stands in `checkpoint.json` beside the weights; the released weights carry none.
+    """
+    path = Path(face_encoder_path).with_name(PROPERTIES_FILE)
+    if not path.is_file():
+        return None
+    order = _read_json(path).get("face_channel_order")
+    if order not in ("rgb", "bgr", None):
+        raise CheckpointError(f"{path}: face_channel_order is {order!r}; it must be rgb or bgr")
+    return order
+
+
+def resolve_svd_folder(path: str | Path, revision: str | None = None) -> Path:
+    """The diffusers folder of SVD: `path` itself, or inside or above it as the downloads lay it out.
+
+    Args:
+        path: a folder, or a name on the Hugging Face hub whose files are already in its local cache.
+        revision: of the hub name.
+
+    Raises:
+        CheckpointError: no `model_index.json` is found there. Nothing is downloaded.
+    """
+    path = Path(path)
+    folders = [path, path / SVD_FOLDER]
+    if path.name == SVD_FOLDER:
+        folders.append(path.parent)
+        if len(path.parts) == 2 and not path.exists():
+            with contextlib.suppress(LocalEntryNotFoundError, HFValidationError):
+                folders.append(Path(snapshot_download(path.as_posix(), revision=revision, local_files_only=True)))
+    for folder in folders:
+        if (folder / "model_index.json").is_file():
+            return folder
+    raise CheckpointError(
+        f"{path}: no Stable Video Diffusion folder there (model_index.json not found); {DOWNLOAD_HINT}, which has it "
+        "under SVD/, or stabilityai/stable-video-diffusion-img2vid-xt"
+    )
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON ({error}); download it again") from None
+
+
+def weights_file(folder: str | Path, stem: str, prefer_half: bool) -> Path:
+    """The weights of a diffusers or transformers folder, full precision or the `fp16` variant, whichever is there."""
+    folder = Path(folder)
+    variants = ("", ".fp16")
+    for variant in variants[::-1] if prefer_half else variants:
+        for suffix in (".safetensors", ".bin"):
+            path = folder / f"{stem}{variant}{suffix}"
+            if path.is_file():
+                return path
+    raise CheckpointError(f"{folder}: no {stem}.safetensors or {stem}.fp16.safetensors there; {DOWNLOAD_HINT}")
+
+
+def load_unet(path: str | Path, svd_folder: str | Path, dtype: torch.dtype = torch.float32) -> PoseGuidedUNet:
+    """Load `unet.pth`; its sizes are those of SVD's `unet/config.json`, whose own weights are never read.
+
+    Raises:
+        CheckpointError: the file or the config is missing, damaged, or one does not fit the other.
+    """
+    config = _read_json(resolve_svd_folder(svd_folder) / "unet" / "config.json")
+    state = read_state_dict(path)
+    with init_empty_weights():
+        unet = PoseGuidedUNet.from_config(config)
+    assign_state_dict(unet, state, path, dtype)
+    return unet
+
+
+def load_vae(folder: str | Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Load a VAE folder of one of `VAE_CLASSES`. Raises CheckpointError."""
+    config = _read_json(Path(folder) / "config.json")
+    if config.get("_class_name") not in VAE_CLASSES:
+        raise CheckpointError(
+            f"{folder}: its class is {config.get('_class_name')}; use one of {', '.join(VAE_CLASSES)}"
+        )
+    with init_empty_weights():
+        vae = getattr(diffusers, config["_class_name"]).from_config(config)
+    path = weights_file(folder, "diffusion_pytorch_model", prefer_half=dtype == torch.float16)
+    assign_state_dict(vae, read_state_dict(path), path, dtype)
+    return vae
+
+
+def load_image_encoder(folder: str | Path, dtype: torch.dtype = torch.float32) -> CLIPVisionModelWithProjection:
+    """Load SVD's `image_encoder` folder. Raises CheckpointError."""
+    config = CLIPVisionConfig(**_read_json(Path(folder) / "config.json"))
+    with init_empty_weights():
+        encoder = CLIPVisionModelWithProjection(config)
+    path = weights_file(folder, "model", prefer_half=dtype == torch.float16)
+    state = read_state_dict(path)
+    state.pop("vision_model.embeddings.position_ids", None)  # older files hold this index, which is no weight
+    assign_state_dict(encoder, state, path, dtype)
+    return encoder
+
+
+def load_components(
+    svd_folder: str | Path,
+    unet_path: str | Path,
+    pose_net_path: str | Path,
+    face_encoder_path: str | Path,
+    dtype: torch.dtype = torch.float32,
+    preview_vae_folder: str | Path | None = None,
+) -> dict:
+    """Load everything that `AnimationPipeline` is made of, by the names of its arguments.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the parts do not fit each other.
+    """
+    svd_folder = resolve_svd_folder(svd_folder)
+    components = {
+        "pose_net": load_pose_net(pose_net_path, dtype),
+        "face_encoder": load_face_encoder(face_encoder_path, dtype),
+        "unet": load_unet(unet_path, svd_folder, dtype),
+        "vae": load_vae(svd_folder / "vae", dtype),
+        "image_encoder": load_image_encoder(svd_folder / "image_encoder", dtype),
+        "scheduler": EulerDiscreteScheduler.from_config(_read_json(svd_folder / "scheduler" / "scheduler_config.json")),
+        "feature_extractor": CLIPImageProcessorPil(
+            **_read_json(svd_folder / "feature_extractor" / "preprocessor_config.json")
+        ),
+        "preview_vae": load_vae(preview_vae_folder, dtype) if preview_vae_folder else None,
+    }
+    _check_fit(components, pose_net_path, face_encoder_path, svd_folder)
+    return components
+
+
+def component_files(
+    svd_folder: str | Path,
+    unet_path: str | Path,
+    pose_net_path: str | Path,
+    face_encoder_path: str | Path,
+    dtype: torch.dtype = torch.float32,
+    preview_vae_folder: str | Path | None = None,
+) -> list[Path]:
+    """The weights files that `load_components` reads for the same arguments. Raises CheckpointError."""
+    svd_folder, half = resolve_svd_folder(svd_folder), dtype == torch.float16
+    vae_folders = [svd_folder / "vae", *([preview_vae_folder] if preview_vae_folder else [])]
+    return [
+        *map(resolve_weights_file, (unet_path, pose_net_path, face_encoder_path)),
+        weights_file(svd_folder / "image_encoder", "model", half),
+        *(weights_file(folder, "diffusion_pytorch_model", half) for folder in vae_folders),
+    ]
+
+
+def _check_fit(components: dict, pose_net_path, face_encoder_path, svd_folder) -> None:
+    unet, vae = components["unet"].config, components["vae"].config
+    face_encoder = components["face_encoder"].config
+    widths = [
+        (pose_net_path, "features for a UNet of first width", components["pose_net"].config.out_channels,
+         unet.block_out_channels[0]),
+        (face_encoder_path, "tokens for cross-attention of width", face_encoder.dim, unet.cross_attention_dim),
+        (face_encoder_path, "fuses image tokens of width", face_encoder.image_dim,
+         components["image_encoder"].config.projection_dim),
+        (svd_folder, "a VAE for a UNet of input channels", unet.out_channels + vae.latent_channels, unet.in_channels),
+    ]  # fmt: skip
+    for path, what, given, needed in widths:
+        if given != needed:
+            raise CheckpointError(f"{path}: {what} {given}, but this checkpoint has {needed}; use one checkpoint's")

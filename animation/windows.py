@@ -1,0 +1,40 @@
+"""How a long video is split into windows that the UNet can see at once, and how their predictions blend."""
+
+
+def window_indices(num_frames: int, tile_size: int, overlap: int) -> list[list[int]]:
+    """The frames that each window holds.
+
+    Every window starts with frame 0, which anchors it to the photo, and goes on with `tile_size` − 1 consecutive
+    frames; each next window starts `tile_size` − `overlap` frames later, and a last one ends with the video. A
+    video shorter than a window is one window.
+
+    Args:
+        num_frames: length of the video, at least 1.
+        tile_size: frames of a window, at least 2.
+        overlap: frames that neighbours share, 0 … `tile_size` − 1. Frame 0 takes one place of each window, so that
+            windows 0 apart in this count would leave one frame between them out: an overlap of 0 acts as 1.
+
+    Returns:
+        Lists of ascending frame numbers, each of min(`tile_size`, `num_frames`) frames; together they hold all.
+
+    Raises:
+        ValueError: an argument is outside its range.
+    """
+    if num_frames < 1 or tile_size < 2 or not 0 <= overlap < tile_size:
+        raise ValueError(
+            f"windows need num_frames ≥ 1, tile_size ≥ 2 and 0 ≤ overlap < tile_size; got num_frames {num_frames}, "
+            f"tile_size {tile_size}, overlap {overlap}"
+        )
+    if num_frames <= tile_size:
+        return [list(range(num_frames))]
+    step = min(tile_size - overlap, tile_size - 1)
+    starts = range(0, num_frames - tile_size + 1, step)
+    windows = [[0, *range(start + 1, start + tile_size)] for start in starts]
+    if windows[-1][-1] < num_frames - 1:
+        windows.append([0, *range(num_frames - tile_size + 1, num_frames)])
+    return windows
+
+
+def window_weights(size: int) -> list[float]:
+    """The weight of each frame in a window of `size` frames: a triangle, w = min(u, 2 − u) with u = (2k + 1)/size."""
+    return [min(u, 2 - u) for u in ((2 * k + 1) / size for k in range(size))]
