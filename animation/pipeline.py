@@ -59,6 +59,8 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
     ):
         super().__init__(vae, image_encoder, unet, scheduler, feature_extractor)
         self.register_modules(pose_net=pose_net, face_encoder=face_encoder, preview_vae=preview_vae)
+        # Saved under the name that every version of transformers reads, not that of the backend in use.
+        self.register_to_config(feature_extractor=("transformers", "CLIPImageProcessor"))
 
     @classmethod
     def from_checkpoints(

@@ -1,5 +1,6 @@
 """Each rewrite of cross-attention equals the plain formula; each control differs."""
 
+import copy
 import itertools
 
 import accelerate
@@ -155,8 +156,6 @@ def test_pose_of_the_wrong_branch_differs(components):
 
 def test_offloaded_layers_give_the_same(components):
     """Sequential offloading keeps weights away until a layer's own forward: nothing may read past it."""
-    import copy
-
     inputs = unet_inputs(2, 1)
     unet = copy.deepcopy(components["unet"])
     with torch.no_grad():
@@ -168,8 +167,6 @@ def test_offloaded_layers_give_the_same(components):
 
 def test_gradients_reach_every_adapter_weight(components):
     """Training uses the same classes, with gradient checkpointing on and off."""
-    import copy
-
     unet = copy.deepcopy(components["unet"]).train().requires_grad_(True)
     inputs = unet_inputs(1, 1)
     gradients = []
@@ -188,8 +185,6 @@ def test_gradients_reach_every_adapter_weight(components):
 
 def test_a_copy_of_the_unet_shares_nothing_with_it(components):
     """An EMA copy or a deployed copy must not be steered by the original's batch layout."""
-    import copy
-
     unet = copy.deepcopy(components["unet"])
     layouts = {id(p.layout) for p in unet.attn_processors.values() if hasattr(p, "layout")}
     assert layouts == {id(unet.layout)}

@@ -4,7 +4,7 @@ import functools
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNetSpatioTemporalConditionModel
+from diffusers import ModelMixin, UNetSpatioTemporalConditionModel  # noqa: F401  pipelines look for ModelMixin here
 from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionOutput
 

@@ -1,0 +1,111 @@
+"""Imports point one way, and importing anything touches no device, file or environment."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Each module may import only from lines above its own.
+LAYERS = [
+    {"animation.errors", "animation.windows"},
+    {"animation.frames", "animation.writing", "animation.cli", "animation.face.embedding"},
+    {"animation.modules.attention_processor", "animation.modules.pose_net", "animation.modules.face_encoder",
+     "animation.modules.arcface"},
+    {"animation.modules.unet", "animation.settings"},
+    {"animation.weights", "animation.sampling", "animation.report"},
+    {"animation.pipeline"},
+    {"animation.runtime"},
+    {"animation.inference"},
+    {"inference_basic"},
+]  # fmt: skip
+RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
+
+
+def modules():
+    """Every module of the project but its tests and benchmarks, by dotted name."""
+    paths = [*ROOT.glob("*.py"), *(ROOT / "animation").rglob("*.py")]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths if path.stem != "__init__"}
+
+
+def imported_modules(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+
+
+def test_imports_point_one_way():
+    assert set(modules()) == set(RANK), "name a new module's layer in this test"
+    for name, path in modules().items():
+        for imported in imported_modules(path):
+            if imported in RANK:
+                assert RANK[imported] < RANK[name], f"{name} imports {imported}"
+            assert imported.split(".")[0] not in ("tests", "benchmarks"), f"{name} imports {imported}"
+
+
+PROBE = """
+import builtins, importlib, json, os, pathlib, sys
+before = dict(os.environ)
+forbidden = []
+
+def watch(owner, name):
+    def refuse(*args, **kwargs):
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        if caller.split(".")[0] in ("animation", "inference_basic"):
+            forbidden.append(f"{caller}: {name}{args[:1]}")
+        return original(*args, **kwargs)
+    original = getattr(owner, name)
+    setattr(owner, name, refuse)
+
+for owner, names in ((builtins, ["open"]), (os, ["mkdir", "makedirs"]), (pathlib.Path, ["mkdir", "open"])):
+    for name in names:
+        watch(owner, name)
+import torch, onnxruntime
+watch(onnxruntime, "InferenceSession")
+importlib.import_module(sys.argv[1])
+changed = {key for key in set(before) | set(os.environ) if before.get(key) != os.environ.get(key)}
+print(json.dumps({"forbidden": forbidden, "cuda": torch.cuda.is_initialized(), "changed": sorted(changed)}))
+"""
+
+
+def probe(module, folder, code=PROBE):
+    environment_free = subprocess.run(
+        [sys.executable, "-B", "-c", "import sys; sys.path.insert(0, sys.argv.pop(1))\n" + code, ROOT, module],
+        capture_output=True, text=True, check=True, cwd=folder,
+    )  # fmt: skip
+    return json.loads(environment_free.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("module", ["inference_basic", "animation.inference"])
+def test_importing_touches_nothing(module, tmp_path):
+    """`animation.inference` and `inference_basic` together import every module."""
+    found = probe(module, tmp_path)
+    assert found["forbidden"] == []
+    assert found["cuda"] is False
+    # libraries set variables of their own: torch's threading layer, and no others of ours
+    assert not [
+        name for name in found["changed"] if not name.startswith(("KMP_", "TORCH", "OMP_", "PJRT_", "TOKENIZERS"))
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_probe_notices(tmp_path):
+    (tmp_path / "inference_basic.py").write_text(
+        "import os\nos.mkdir('made')\nopen('made/file', 'w').close()\nos.environ['X_MARK'] = '1'\n"
+    )
+    code = PROBE.replace(
+        "importlib.import_module(sys.argv[1])", "sys.path.insert(0, os.getcwd()); import inference_basic"
+    )
+    found = probe("-", tmp_path, code)
+    assert len(found["forbidden"]) == 2
+    assert found["changed"] == ["X_MARK"]
+
+
+def test_bad_input_is_answered_without_importing_torch():
+    code = "import sys, json; import inference_basic; print(json.dumps('torch' in sys.modules))"
+    assert probe("-", ROOT, code) is False
