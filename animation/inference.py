@@ -64,7 +64,8 @@ def animate(settings: InferenceSettings, inputs: Inputs, refine_x0: RefineX0 | N
         with report.stage("load"):
             pipeline = load_pipeline(settings, device, report)
         size = f"{settings.width}×{settings.height} (width × height)"
-        logger.info("%d frames of %s on %s in %s", len(inputs.poses), size, device, pipeline.unet.dtype)
+        dtype = str(pipeline.unet.dtype).removeprefix("torch.")
+        logger.info("%d frames of %s on %s in %s", len(inputs.poses), size, device, dtype)
         with report.stage("face_embedding"):
             channel_order = settings.face_channel_order
             channel_order = channel_order or read_face_channel_order(settings.face_encoder_model_name_or_path) or "rgb"
@@ -110,7 +111,7 @@ def animate(settings: InferenceSettings, inputs: Inputs, refine_x0: RefineX0 | N
     output_dir = Path(settings.output_dir)
     report.write(
         output_dir / "run.json",
-        dtype=str(pipeline.unet.dtype),
+        dtype=dtype,
         num_frames=len(inputs.poses),
         face_channel_order=channel_order,
         face_found=bool(embedding.any()),

@@ -97,8 +97,10 @@ class WindowedDenoiser:
         """
         total = scaled_latents.new_zeros(1 + guided, *scaled_latents.shape[1:])
         for index, pose_index, weights in zip(self.windows, self._pose_windows, self._weights, strict=True):
-            poses = self.conditions.pose_latents[pose_index].to(self.device, non_blocking=True)[None]
-            prediction = self._predict(scaled_latents[:, index], timestep, poses, guided)
+            poses = self.conditions.pose_latents[pose_index]
+            if poses.device != self.device:
+                poses = (poses.pin_memory() if self.device.type == "cuda" else poses).to(self.device, non_blocking=True)
+            prediction = self._predict(scaled_latents[:, index], timestep, poses[None], guided)
             total.index_add_(1, index, prediction.float() * weights)
             on_window()
         return total
