@@ -13,6 +13,7 @@ logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 SIZE_MULTIPLE = 64  # 8 of the VAE times 8 of the UNet
+LARGEST_PHOTO = 4096  # pixels of the longer side: anti-aliasing a larger photo for CLIP takes gigabytes
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises
 
 
@@ -28,7 +29,7 @@ def check_size(height: int, width: int) -> None:
 
 
 def load_photo(path: str | Path) -> Image.Image:
-    """Load one still image as RGB, upright (its EXIF rotation applied).
+    """Load one still image as RGB, upright (its EXIF rotation applied), its longer side at most `LARGEST_PHOTO`.
 
     Raises:
         InputError: the file is missing, not an image, or animated.
@@ -40,11 +41,15 @@ def load_photo(path: str | Path) -> Image.Image:
         with Image.open(path) as image:
             if image.format in ("GIF", "PNG", "WEBP") and getattr(image, "is_animated", False):
                 raise InputError(f"{path}: an animation of {image.n_frames} frames; give one still image")
-            return ImageOps.exif_transpose(image).convert("RGB")
+            photo = ImageOps.exif_transpose(image).convert("RGB")
     except InputError:
         raise
     except UNREADABLE as error:
         raise InputError(f"{path}: not a readable image ({error}); give a PNG or JPEG file") from None
+    if max(photo.size) > LARGEST_PHOTO:
+        logger.info("%s: reduced from %d×%d pixels to %d on its longer side", path, *photo.size, LARGEST_PHOTO)
+        photo.thumbnail((LARGEST_PHOTO, LARGEST_PHOTO), Image.Resampling.LANCZOS)
+    return photo
 
 
 def list_frames(folder: str | Path) -> list[Path]:

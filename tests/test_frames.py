@@ -79,6 +79,14 @@ def test_photo_is_upright_rgb(tmp_path):
     assert np.array_equal(np.asarray(load_photo(tmp_path / "photo.png"))[0, 0], (1, 2, 3))
 
 
+def test_a_huge_photo_is_reduced(tmp_path, caplog):
+    with caplog.at_level("INFO", "animation"):
+        assert load_photo(save(tmp_path / "large.png", (4096, 10))).size == (4096, 10)
+        assert not caplog.text
+        assert load_photo(save(tmp_path / "huge.png", (8192, 100))).size == (4096, 50)
+    assert "reduced from 8192×100 pixels to 4096" in caplog.text
+
+
 def test_bad_photos(tmp_path):
     with pytest.raises(InputError, match="no such photo"):
         load_photo(tmp_path / "none.png")
