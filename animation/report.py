@@ -5,9 +5,9 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import threading
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -31,8 +31,8 @@ class RunReport:
             "versions": library_versions(),
             "seconds": {},
         }
-        self._pool = ThreadPoolExecutor(1)
-        self._files: dict[str, object] = {}
+        self._files: dict[str, dict] = {}
+        self._hashing: list[threading.Thread] = []
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
@@ -47,13 +47,19 @@ class RunReport:
 
     def add_files(self, paths: Iterable[str | Path]) -> None:
         """Record files' sizes and SHA-256 hashes; they are hashed in the background."""
-        for path in paths:
-            self._files[str(path)] = self._pool.submit(describe_file, Path(path))
+        paths = list(paths)
+
+        def describe() -> None:
+            self._files.update({str(path): describe_file(Path(path)) for path in paths})
+
+        self._hashing.append(threading.Thread(target=describe, daemon=True))  # a failed run does not wait for it
+        self._hashing[-1].start()
 
     def write(self, path: str | Path, **facts) -> None:
         """Write everything as JSON, whole or not at all."""
-        self.facts["files"] = {name: description.result() for name, description in self._files.items()}
-        self._pool.shutdown()
+        for thread in self._hashing:
+            thread.join()
+        self.facts["files"] = self._files
         self.facts["peak_memory_bytes"] = peak_memory(self.device)
         self.facts.update(facts)
         partial = Path(f"{path}.partial")

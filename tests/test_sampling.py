@@ -161,13 +161,20 @@ def test_both_branches_fall_back_to_one_after_the_other(components, conditions, 
     with pytest.raises(torch.OutOfMemoryError):
         run(components, conditions, cfg_batch=2)  # asked for: not overruled
     denoiser = WindowedDenoiser(components["unet"], conditions, WINDOWS, CPU)
-    denoiser.cfg_batch = 2
+    assert denoiser.cfg_batch == 2
     with caplog.at_level("INFO", "animation"), torch.no_grad():
         latents = 700 * random(1, FRAMES, 4, SIZE, SIZE, seed=3)
         found = denoise(denoiser, scheduler(2), latents, torch.full((FRAMES,), 2.5))
     torch.testing.assert_close(found, expected)
     assert denoiser.cfg_batch == 1
     assert caplog.text.count("do not fit") == 1
+
+
+def test_large_windows_on_a_cpu_run_one_branch_at_a_time(components, conditions, monkeypatch):
+    assert WindowedDenoiser(components["unet"], conditions, WINDOWS, CPU).cfg_batch == 2
+    monkeypatch.setattr("animation.sampling.CPU_BATCH_PIXELS", 4 * SIZE * SIZE - 1)
+    assert WindowedDenoiser(components["unet"], conditions, WINDOWS, CPU).cfg_batch == 1
+    assert WindowedDenoiser(components["unet"], conditions, WINDOWS, CPU, 2).cfg_batch == 2
 
 
 @pytest.mark.gpu
