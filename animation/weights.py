@@ -7,8 +7,9 @@ needs the size of the result, not twice the size of the file. Sizes are read off
 import contextlib
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
@@ -191,12 +192,10 @@ def resolve_svd_folder(path: str | Path, revision: str | None = None) -> Path:
         CheckpointError: no `model_index.json` is found there. Nothing is downloaded.
     """
     path = Path(path)
-    folders = [path, path / SVD_FOLDER]
-    if path.name == SVD_FOLDER:
-        folders.append(path.parent)
-        if len(path.parts) == 2 and not path.exists():
-            with contextlib.suppress(LocalEntryNotFoundError, HFValidationError):
-                folders.append(Path(snapshot_download(path.as_posix(), revision=revision, local_files_only=True)))
+    folders = [path, path / SVD_FOLDER, *([path.parent] if path.name == SVD_FOLDER else [])]
+    if len(path.parts) == 2 and not path.exists():
+        with contextlib.suppress(LocalEntryNotFoundError, HFValidationError, OSError):
+            folders.append(Path(snapshot_download(path.as_posix(), revision=revision, local_files_only=True)))
     for folder in folders:
         if (folder / "model_index.json").is_file():
             return folder
@@ -207,10 +206,26 @@ def resolve_svd_folder(path: str | Path, revision: str | None = None) -> Path:
 
 
 def _read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; download the folder it belongs to again")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON ({error}); download it again") from None
+    if not isinstance(content, dict):  # diffusers would take a string for a name on the hub
+        raise CheckpointError(f"{path}: a {type(content).__name__} where a JSON object was due; download it again")
+    return content
+
+
+def _build(make: Callable[[dict], Any], path: Path) -> Any:
+    """Build a model without memory for its weights, or a processor, from its config file."""
+    config = _read_json(path)
+    try:
+        with init_empty_weights():
+            return make(config)
+    except Exception as error:  # each library has its own types for a config that makes no sense
+        reason = str(error).strip().splitlines()[-1].strip() if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{path}: describes nothing that can be built ({reason}); download it again") from None
 
 
 def weights_file(folder: str | Path, stem: str, prefer_half: bool) -> Path:
@@ -231,23 +246,25 @@ def load_unet(path: str | Path, svd_folder: str | Path, dtype: torch.dtype = tor
     Raises:
         CheckpointError: the file or the config is missing, damaged, or one does not fit the other.
     """
-    config = _read_json(resolve_svd_folder(svd_folder) / "unet" / "config.json")
-    state = read_state_dict(path)
-    with init_empty_weights():
-        unet = PoseGuidedUNet.from_config(config)
-    assign_state_dict(unet, state, path, dtype)
+    unet = _build(PoseGuidedUNet.from_config, resolve_svd_folder(svd_folder) / "unet" / "config.json")
+    assign_state_dict(unet, read_state_dict(path), path, dtype)
     return unet
 
 
-def load_vae(folder: str | Path, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """Load a VAE folder of one of `VAE_CLASSES`. Raises CheckpointError."""
-    config = _read_json(Path(folder) / "config.json")
-    if config.get("_class_name") not in VAE_CLASSES:
-        raise CheckpointError(
-            f"{folder}: its class is {config.get('_class_name')}; use one of {', '.join(VAE_CLASSES)}"
-        )
-    with init_empty_weights():
-        vae = getattr(diffusers, config["_class_name"]).from_config(config)
+def load_vae(folder: str | Path, dtype: torch.dtype = torch.float32, class_name: str | None = None) -> nn.Module:
+    """Load a VAE folder.
+
+    Args:
+        class_name: one of `VAE_CLASSES`, as `model_index.json` names it; None: as the folder's own config does.
+
+    Raises:
+        CheckpointError: the folder is incomplete or damaged, or its class is another.
+    """
+    config_path = Path(folder) / "config.json"
+    class_name = class_name or _read_json(config_path).get("_class_name")
+    if class_name not in VAE_CLASSES:
+        raise CheckpointError(f"{folder}: its class is {class_name}; use one of {', '.join(VAE_CLASSES)}")
+    vae = _build(getattr(diffusers, class_name).from_config, config_path)
     path = weights_file(folder, "diffusion_pytorch_model", prefer_half=dtype == torch.float16)
     assign_state_dict(vae, read_state_dict(path), path, dtype)
     return vae
@@ -255,14 +272,24 @@ def load_vae(folder: str | Path, dtype: torch.dtype = torch.float32) -> nn.Modul
 
 def load_image_encoder(folder: str | Path, dtype: torch.dtype = torch.float32) -> CLIPVisionModelWithProjection:
     """Load SVD's `image_encoder` folder. Raises CheckpointError."""
-    config = CLIPVisionConfig(**_read_json(Path(folder) / "config.json"))
-    with init_empty_weights():
-        encoder = CLIPVisionModelWithProjection(config)
+    encoder = _build(
+        lambda config: CLIPVisionModelWithProjection(CLIPVisionConfig(**config)), Path(folder) / "config.json"
+    )
     path = weights_file(folder, "model", prefer_half=dtype == torch.float16)
     state = read_state_dict(path)
     state.pop("vision_model.embeddings.position_ids", None)  # older files hold this index, which is no weight
     assign_state_dict(encoder, state, path, dtype)
     return encoder
+
+
+def load_scheduler(folder: str | Path) -> EulerDiscreteScheduler:
+    """Load SVD's `scheduler` folder. Raises CheckpointError, also for a scheduler that does not predict v."""
+    path = Path(folder) / "scheduler_config.json"
+    scheduler = _build(EulerDiscreteScheduler.from_config, path)
+    if scheduler.config.prediction_type != "v_prediction" or scheduler.config.timestep_type != "continuous":
+        kind = f"{scheduler.config.prediction_type} at {scheduler.config.timestep_type} timesteps"
+        raise CheckpointError(f"{path}: {kind}; SVD's has v_prediction at continuous ones: download it again")
+    return scheduler
 
 
 def load_components(
@@ -279,15 +306,17 @@ def load_components(
         CheckpointError: a file is missing or damaged, or the parts do not fit each other.
     """
     svd_folder = resolve_svd_folder(svd_folder)
+    _, vae_class = _read_json(svd_folder / "model_index.json").get("vae") or (None, None)
     components = {
         "pose_net": load_pose_net(pose_net_path, dtype),
         "face_encoder": load_face_encoder(face_encoder_path, dtype),
         "unet": load_unet(unet_path, svd_folder, dtype),
-        "vae": load_vae(svd_folder / "vae", dtype),
+        "vae": load_vae(svd_folder / "vae", dtype, vae_class),
         "image_encoder": load_image_encoder(svd_folder / "image_encoder", dtype),
-        "scheduler": EulerDiscreteScheduler.from_config(_read_json(svd_folder / "scheduler" / "scheduler_config.json")),
-        "feature_extractor": CLIPImageProcessorPil(
-            **_read_json(svd_folder / "feature_extractor" / "preprocessor_config.json")
+        "scheduler": load_scheduler(svd_folder / "scheduler"),
+        "feature_extractor": _build(
+            lambda config: CLIPImageProcessorPil(**config),
+            svd_folder / "feature_extractor" / "preprocessor_config.json",
         ),
         "preview_vae": load_vae(preview_vae_folder, dtype) if preview_vae_folder else None,
     }

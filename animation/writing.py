@@ -189,11 +189,14 @@ class AnimationWriter:
 
 
 def check_writable(folder: Path) -> None:
-    """Make the folder and prove that it can be written to, or raise InputError."""
+    """Prove that a folder can be made and written to, leaving nothing behind, or raise InputError."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     probe = folder / f"{PARTIAL_FOLDER}-probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
+        for path in made:
+            path.rmdir()
     except OSError as error:
         raise InputError(f"{folder}: cannot be written to ({error.strerror}); choose another output folder") from None

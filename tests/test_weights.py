@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -178,9 +179,60 @@ def test_missing_configs_and_unknown_vae(copy):
     config.write_text(json.dumps({**json.loads(config.read_text()), "_class_name": "AutoencoderKL"}))
     assert "its class is AutoencoderKL" in message(weights.load_vae, svd / "vae")
     config.unlink()
-    assert "cannot be read as JSON" in message(weights.load_vae, svd / "vae")
+    assert "config.json: no such file" in message(weights.load_vae, svd / "vae")
     (svd / "image_encoder" / "model.safetensors").unlink()
     assert "no model.safetensors" in message(weights.load_image_encoder, svd / "image_encoder")
+
+
+CONFIGS = [
+    "unet/config.json",
+    "vae/config.json",
+    "image_encoder/config.json",
+    "scheduler/scheduler_config.json",
+    "feature_extractor/preprocessor_config.json",
+]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_configs_that_make_no_sense(copy, name, monkeypatch):
+    """Never a name to look up on the hub, never a library's own error."""
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("the web was contacted"))
+    path = copy / "SVD" / SVD_FOLDER / name
+    for content, reason in (("", "cannot be read as JSON"), ("[]", "a list where"), ("null", "a NoneType where"),
+                            ('"gpt2"', "a str where"), ("{bad", "cannot be read as JSON")):  # fmt: skip
+        path.write_text(content)
+        assert reason in message(lambda: weights.load_components(**checkpoint_paths(copy)))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("unet/config.json", {"num_attention_heads": [1, 2]}),
+        ("unet/config.json", {"block_out_channels": [33, 32, 64, 64]}),
+        ("unet/config.json", {"down_block_types": ["CrossAttnDownBlock2D"] * 4}),
+        ("vae/config.json", {"block_out_channels": [32, 32]}),
+        ("image_encoder/config.json", {"num_attention_heads": 5}),
+        ("image_encoder/config.json", {"hidden_act": "none such"}),
+        ("scheduler/scheduler_config.json", {"beta_schedule": "none such"}),
+    ],
+)
+def test_configs_that_describe_nothing(copy, name, change):
+    path = copy / "SVD" / SVD_FOLDER / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    text = message(lambda: weights.load_components(**checkpoint_paths(copy)))
+    assert f"{path}: describes nothing that can be built" in text
+
+
+def test_a_scheduler_that_does_not_predict_v(copy):
+    folder = copy / "SVD" / SVD_FOLDER / "scheduler"
+    (folder / "scheduler_config.json").write_text("{}")
+    assert "epsilon at discrete timesteps" in message(weights.load_scheduler, folder)
+
+
+def test_the_vae_is_the_class_that_model_index_names(copy):
+    svd = copy / "SVD" / SVD_FOLDER
+    (svd / "model_index.json").write_text(json.dumps({"vae": ["diffusers", "AutoencoderKL"]}))
+    assert "its class is AutoencoderKL" in message(lambda: weights.load_components(**checkpoint_paths(copy)))
 
 
 def test_parts_of_different_checkpoints_do_not_mix(copy):

@@ -113,6 +113,8 @@ def test_bad_outputs(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written to"):
         AnimationWriter(tmp_path / "file", 1, 7)
+    AnimationWriter(tmp_path / "new" / "folder", 1, 7)
+    assert not (tmp_path / "new").exists()  # made when there is something to write
     for fps in (0, -1, float("nan")):
         with pytest.raises(InputError, match="not above 0"):
             AnimationWriter(tmp_path, 1, fps)
