@@ -71,6 +71,8 @@ def place(pipeline: AnimationPipeline, device: torch.device, offload: str = "non
         )
     if vae_device == "cpu":
         pipeline._exclude_from_cpu_offload = [*pipeline._exclude_from_cpu_offload, *vaes]
+        offloaded = [name for name in pipeline.model_cpu_offload_seq.split("->") if name not in vaes]
+        pipeline.model_cpu_offload_seq = "->".join(offloaded)
     if offload == "none":
         pipeline.to(device)
     elif offload == "model":

@@ -84,6 +84,8 @@ class InferenceSettings:
             value = getattr(self, name)
             if value is not None and not value >= minimum:
                 raise InputError(f"--{name} {value} is below {minimum}; give {minimum} or more")
+        if self.seed >= 2**63:
+            raise InputError(f"--seed {self.seed} is above 2⁶³ − 1; give a smaller number")
         if self.frames_overlap >= self.tile_size:
             raise InputError(
                 f"--frames_overlap {self.frames_overlap} is not below --tile_size {self.tile_size}; give at most "

@@ -1,11 +1,16 @@
 """Shared fixtures: tiny random components, a synthetic checkpoint on disk, and the recorded reference where it is."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests import synthetic
+
+# Tiny networks gain nothing from more threads, and lose much where other work takes the cores from under them.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the scripts that tests start
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 

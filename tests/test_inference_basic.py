@@ -168,6 +168,7 @@ BAD = [
     ({"--guidance_scale": "nan"}, "--guidance_scale nan is not a finite number"),
     ({"--noise_aug_strength": "nan"}, "--noise_aug_strength nan is below 0"),
     ({"--seed": -1}, "--seed -1 is below 0"),
+    ({"--seed": 2**64}, "is above 2⁶³ − 1"),
     ({"--face_embedding": "nowhere.npy"}, "no such face embedding"),
     ({"--output_dir": __file__}, "cannot be written to"),
     ({"--device": "cuda:99"}, "--device cuda:99"),

@@ -65,6 +65,17 @@ def test_vae_on_the_cpu_is_float32(pipe):
     assert (pipe.vae.dtype, pipe.unet.dtype) == (torch.float32, torch.bfloat16)
 
 
+@pytest.mark.parametrize("vae_device", ["same", "cpu"])
+def test_a_vae_on_the_cpu_is_not_offloaded(pipe, monkeypatch, vae_device):
+    """diffusers' own offloading, on the only device there is."""
+    offload = pipe.enable_model_cpu_offload
+    monkeypatch.setattr(pipe, "enable_model_cpu_offload", lambda device: offload(device=CPU))
+    runtime.place(pipe, CUDA, "model", vae_device)
+    hooked = {name for name, model in pipe.components.items() if hasattr(model, "_hf_hook")}
+    others = {"image_encoder", "face_encoder", "pose_net", "unet"}
+    assert hooked == (others | {"vae"} if vae_device == "same" else others)
+
+
 def test_xformers_is_refused_where_it_cannot_run(pipe, monkeypatch):
     with pytest.raises(InputError, match="xformers: its kernels run on CUDA alone; use --attention sdpa"):
         runtime.use_xformers(pipe, CPU)
