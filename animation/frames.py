@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from animation.errors import InputError
@@ -28,6 +29,15 @@ def check_size(height: int, width: int) -> None:
             )
 
 
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB. Raises ValueError for formats whose range of values is unknown."""
+    if image.mode in ("I", "F"):
+        raise ValueError(f"32-bit grey values, mode {image.mode}: save it with 8 bits a channel")
+    if image.mode.startswith("I;16"):  # Pillow would clip its 16 bits to 8, not scale them
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")
+
+
 def load_photo(path: str | Path) -> Image.Image:
     """Load one still image as RGB, upright (its EXIF rotation applied), its longer side at most `LARGEST_PHOTO`.
 
@@ -41,7 +51,7 @@ def load_photo(path: str | Path) -> Image.Image:
         with Image.open(path) as image:
             if image.format in ("GIF", "PNG", "WEBP") and getattr(image, "is_animated", False):
                 raise InputError(f"{path}: an animation of {image.n_frames} frames; give one still image")
-            photo = ImageOps.exif_transpose(image).convert("RGB")
+            photo = _to_rgb(ImageOps.exif_transpose(image))
     except InputError:
         raise
     except UNREADABLE as error:
@@ -118,7 +128,7 @@ class FrameFolder(Sequence):
             return [self[i] for i in range(*index.indices(len(self)))]
         try:
             with Image.open(self.paths[index]) as image:
-                return image.convert("RGB")
+                return _to_rgb(image)
         except UNREADABLE as error:
             raise InputError(f"{self.paths[index]}: cannot be read ({error}); make it again") from None
 

@@ -238,6 +238,7 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
         self._num_timesteps = num_inference_steps
 
         def on_step_end(step: int, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+            """Call diffusers' kind of callback."""
             offered = {name: {"latents": latents}[name] for name in callback_on_step_end_tensor_inputs}
             returned = callback_on_step_end(self, step, timestep, offered)
             return (returned or {}).get("latents", latents)

@@ -50,6 +50,7 @@ class RunReport:
         paths = list(paths)
 
         def describe() -> None:
+            """Hash the files."""
             self._files.update({str(path): describe_file(Path(path)) for path in paths})
 
         self._hashing.append(threading.Thread(target=describe, daemon=True))  # a failed run does not wait for it

@@ -145,10 +145,12 @@ class _FiniteCheck:
         self.verdicts = torch.ones(num_steps, dtype=torch.bool, pin_memory=device.type == "cuda")
 
     def record(self, step: int, latents: torch.Tensor) -> None:
+        """Start copying a step's verdict, and raise for those that have arrived."""
         self.raise_if_found()
         self.verdicts[step].copy_(latents.isfinite().all(), non_blocking=True)
 
     def raise_if_found(self) -> None:
+        """Raise NonFiniteError, naming the first step that a verdict in host memory speaks against."""
         if not self.verdicts.all():
             step = int(self.verdicts.int().argmin())
             raise NonFiniteError(

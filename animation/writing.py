@@ -90,11 +90,13 @@ class _Feed:
             yield frame
 
     def put(self, frame: np.ndarray) -> None:
+        """Hand over a frame, waiting while the queue is full; raise what stopped the thread."""
         if self.error is not None:
             raise self.error
         self.queue.put(frame)
 
     def close(self) -> None:
+        """Wait until all frames are consumed; raise what stopped the thread."""
         self.queue.put(self._END)
         self.thread.join()
         if self.error is not None:

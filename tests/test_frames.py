@@ -79,6 +79,16 @@ def test_photo_is_upright_rgb(tmp_path):
     assert np.array_equal(np.asarray(load_photo(tmp_path / "photo.png"))[0, 0], (1, 2, 3))
 
 
+def test_16_bit_grey_is_scaled_and_unknown_ranges_are_refused(tmp_path):
+    grey = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1024
+    Image.fromarray(grey).save(tmp_path / "16.png")
+    assert np.array_equal(np.asarray(load_photo(tmp_path / "16.png"))[..., 0], grey // 256)
+    assert np.array_equal(np.asarray(FrameFolder(tmp_path)[0])[..., 0], grey // 256)
+    Image.fromarray(grey.astype(np.float32)).save(tmp_path / "32.tiff")
+    with pytest.raises(InputError, match="32-bit grey values"):
+        load_photo(tmp_path / "32.tiff")
+
+
 def test_a_huge_photo_is_reduced(tmp_path, caplog):
     with caplog.at_level("INFO", "animation"):
         assert load_photo(save(tmp_path / "large.png", (4096, 10))).size == (4096, 10)

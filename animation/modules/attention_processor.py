@@ -155,6 +155,7 @@ def plain_attention(
     frames = hidden_states.shape[0] // image_value.shape[0]
 
     def split_heads(states: torch.Tensor) -> torch.Tensor:
+        """(rows, S, C) → (rows, heads, S, d)."""
         return states.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (rows, heads, S, d)
 
     query = split_heads(attn.to_q(hidden_states))

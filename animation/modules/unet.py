@@ -58,6 +58,7 @@ class PoseGuidedUNet(UNetSpatioTemporalConditionModel):
         encoder_hidden_states = F.pad(encoder_hidden_states, (0, 0, 0, 0, unconditional, 0))
 
         def add_pose(_conv_in, _inputs, features: torch.Tensor) -> torch.Tensor:
+            """Add the pose to the features (B·F, C, h, w) of the last N samples."""
             pose = pose_latents.flatten(0, 1).to(features.dtype)
             return features + F.pad(pose, (0, 0, 0, 0, 0, 0, len(features) - len(pose), 0))
 
