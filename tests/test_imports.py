@@ -12,13 +12,13 @@ ROOT = Path(__file__).parents[1]
 # Each module may import only from lines above its own.
 LAYERS = [
     {"animation.errors", "animation.windows"},
-    {"animation.frames", "animation.writing", "animation.cli", "animation.face.embedding"},
+    {"animation.frames", "animation.writing", "animation.cli", "animation.face.embedding", "animation.face.boxes"},
     {"animation.modules.attention_processor", "animation.modules.pose_net", "animation.modules.face_encoder",
      "animation.modules.arcface"},
     {"animation.modules.unet", "animation.settings"},
-    {"animation.weights", "animation.sampling", "animation.report"},
+    {"animation.weights", "animation.sampling", "animation.report", "animation.decoding"},
     {"animation.pipeline"},
-    {"animation.runtime"},
+    {"animation.runtime", "animation.face_optimization"},
     {"animation.inference"},
     {"inference_basic"},
 ]  # fmt: skip
