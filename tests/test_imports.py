@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 # Each module may import only from lines above its own.
 LAYERS = [
     {"animation.errors", "animation.windows"},
-    {"animation.frames", "animation.writing", "animation.cli", "animation.face.embedding", "animation.face.boxes"},
+    {"animation.frames", "animation.writing", "animation.cli", "animation.face.embedding", "animation.face.boxes",
+     "animation.onnx_weights"},
     {"animation.modules.attention_processor", "animation.modules.pose_net", "animation.modules.face_encoder",
      "animation.modules.arcface"},
     {"animation.modules.unet", "animation.settings"},
