@@ -1,6 +1,5 @@
 """Detector and pose estimator together: a picture in, its people out."""
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np

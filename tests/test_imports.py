@@ -12,9 +12,10 @@ ROOT = Path(__file__).parents[1]
 # Each module may import only from lines above its own.
 LAYERS = [
     {"DWPose.errors", "DWPose.keypoints"},
-    {"DWPose.sessions", "DWPose.drawing"},
-    {"DWPose.detector", "DWPose.pose"},
-    {"DWPose.wholebody"},
+    {"DWPose.sessions", "DWPose.drawing", "DWPose.tracking", "DWPose.smoothing", "DWPose.alignment",
+     "DWPose.recording"},
+    {"DWPose.detector", "DWPose.pose", "DWPose.limbs"},
+    {"DWPose.wholebody", "DWPose.arrangement"},
     {"animation.errors", "animation.windows"},
     {"animation.frames", "animation.writing", "animation.cli", "animation.face.embedding"},
     {"animation.modules.attention_processor", "animation.modules.pose_net", "animation.modules.face_encoder",
