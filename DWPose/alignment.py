@@ -1,7 +1,6 @@
 """The driver's skeletons fitted to the photo's person: one scale and one offset an axis for the whole video."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,8 +56,8 @@ def fit_axes(
     visible = np.array([k for k in FITTED if photo_scores[k] > confidence], int)
     if len(visible) < 2:
         raise PoseError(
-            f"the photo shows {len(visible)} body points of a person and alignment needs 2; give a photo with the person "
-            "in full view, or --alignment none"
+            f"the photo shows {len(visible)} body points of a person and alignment needs 2; give a photo with the "
+            "person in full view, or --alignment none"
         )
     target, source = photo_keypoints[visible], keypoints[:, visible]  # (V, 2), (F, V, 2)
     targets = np.tile(target, (len(source), 1))

@@ -7,7 +7,7 @@ import numpy as np
 from DWPose.alignment import FITTED
 from DWPose.drawing import LIMBS
 from DWPose.errors import PoseError
-from DWPose.keypoints import BODY, CONFIDENCE, FACE, LEFT_HAND, NECK, NOSE, RIGHT_HAND
+from DWPose.keypoints import CONFIDENCE, FACE, LEFT_HAND, NECK, NOSE, RIGHT_HAND
 
 BONES = LIMBS  # from the neck outwards: each bone's first point is placed before its second
 MIRRORED = (1, 0, 4, 5, 2, 3, 9, 10, 11, 6, 7, 8, 12, 15, 16, 13, 14)  # each bone's twin on the other side

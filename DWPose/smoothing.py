@@ -1,6 +1,5 @@
 """Key points over time: frames without a person filled in, trembling smoothed away, both measured."""
 
-from collections.abc import Sequence
 
 import numpy as np
 

@@ -107,10 +107,7 @@ def choose(frames: Sequence[People], numbers: Sequence[np.ndarray], person: str 
         return list(frames)
     if person == "largest":
         return [_take(people, _areas(people.boxes).argmax() if len(people) else None) for people in frames]
-    if person == "track":
-        followed = _most_prominent(frames, numbers)
-    else:
-        followed = _from_the_left(frames, numbers, person)
+    followed = _most_prominent(frames, numbers) if person == "track" else _from_the_left(frames, numbers, person)
     chosen = [np.flatnonzero(number == followed) for number in numbers]
     return [_take(people, k[0] if len(k) else None) for people, k in zip(frames, chosen, strict=True)]
 
