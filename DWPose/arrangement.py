@@ -79,7 +79,7 @@ def arrange(
         mapping: Callable = AxisFit(np.ones(2), np.zeros(2), np.empty(0, int))
         size = size or recording.video_size
     else:
-        photo = _photo_person(recording, first=person == "all", confidence=confidence)
+        photo = photo_person(recording, first=person == "all", confidence=confidence)
         mapping = _fit(alignment, photo, recording, alone, confidence)
         size = size or recording.photo_size
 
@@ -106,8 +106,12 @@ def _people(people: People, confidence: float) -> People:
     return People(people.boxes[kept], people.keypoints[kept], people.scores[kept], people.detected)
 
 
-def _photo_person(recording: Recording, first: bool, confidence: float) -> People:
-    """The photo's largest person, or the detector's first, in 0..1 of the photo."""
+def photo_person(recording: Recording, first: bool = False, confidence: float = CONFIDENCE) -> People:
+    """The photo's largest person, or the detector's first, with 134 key points in 0..1 of the photo.
+
+    Raises:
+        PoseError: there is no photo, or nobody in it.
+    """
     remedy = "give a photo with the person in full view, or --alignment none"
     if recording.photo is None:
         raise PoseError(f"there is no photo to align to; {remedy}")

@@ -1,6 +1,5 @@
 """Key points over time: frames without a person filled in, trembling smoothed away, both measured."""
 
-
 import numpy as np
 
 from DWPose.keypoints import BODY, CONFIDENCE

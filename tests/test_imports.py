@@ -16,8 +16,12 @@ LAYERS = [
      "DWPose.recording"},
     {"DWPose.detector", "DWPose.pose", "DWPose.limbs"},
     {"DWPose.wholebody", "DWPose.arrangement"},
-    {"animation.errors", "animation.windows"},
+    {"animation.errors", "animation.windows", "animation.files"},
     {"animation.frames", "animation.writing", "animation.cli", "animation.face.embedding"},
+    {"animation.video", "animation.skeletons.preview"},
+    {"animation.skeletons.settings"},
+    {"animation.skeletons.estimation"},
+    {"animation.skeletons.extraction"},
     {"animation.modules.attention_processor", "animation.modules.pose_net", "animation.modules.face_encoder",
      "animation.modules.arcface"},
     {"animation.modules.unet", "animation.settings"},
@@ -25,7 +29,7 @@ LAYERS = [
     {"animation.pipeline"},
     {"animation.runtime"},
     {"animation.inference"},
-    {"inference_basic"},
+    {"inference_basic", "skeleton_extraction"},
 ]  # fmt: skip
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 
