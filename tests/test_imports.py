@@ -11,9 +11,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Each module may import only from lines above its own.
 LAYERS = [
-    {"animation.errors", "animation.windows"},
+    {"DWPose.errors", "DWPose.keypoints"},
+    {"DWPose.sessions", "DWPose.drawing", "DWPose.tracking", "DWPose.smoothing", "DWPose.alignment",
+     "DWPose.recording"},
+    {"DWPose.detector", "DWPose.pose", "DWPose.limbs"},
+    {"DWPose.wholebody", "DWPose.arrangement"},
+    {"animation.errors", "animation.windows", "animation.files"},
     {"animation.frames", "animation.writing", "animation.cli", "animation.face.embedding", "animation.face.boxes",
      "animation.onnx_weights"},
+    {"animation.video", "animation.skeletons.preview"},
+    {"animation.skeletons.settings"},
+    {"animation.skeletons.estimation"},
+    {"animation.skeletons.extraction"},
     {"animation.modules.attention_processor", "animation.modules.pose_net", "animation.modules.face_encoder",
      "animation.modules.arcface"},
     {"animation.modules.unet", "animation.settings"},
@@ -21,14 +30,14 @@ LAYERS = [
     {"animation.pipeline"},
     {"animation.runtime", "animation.face_optimization"},
     {"animation.inference"},
-    {"inference_basic"},
+    {"inference_basic", "skeleton_extraction"},
 ]  # fmt: skip
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 
 
 def modules():
     """Every module of the project but its tests and benchmarks, by dotted name."""
-    paths = [*ROOT.glob("*.py"), *(ROOT / "animation").rglob("*.py")]
+    paths = [*ROOT.glob("*.py"), *(ROOT / "animation").rglob("*.py"), *(ROOT / "DWPose").rglob("*.py")]
     return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths if path.stem != "__init__"}
 
 
@@ -56,7 +65,7 @@ forbidden = []
 def watch(owner, name):
     def refuse(*args, **kwargs):
         caller = sys._getframe(1).f_globals.get("__name__", "")
-        if caller.split(".")[0] in ("animation", "inference_basic", "benchmarks"):
+        if caller.split(".")[0] in ("animation", "DWPose", "inference_basic", "benchmarks"):
             forbidden.append(f"{caller}: {name}{args[:1]}")
         return original(*args, **kwargs)
     original = getattr(owner, name)
