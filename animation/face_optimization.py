@@ -7,14 +7,20 @@ one chunk's decoder graph is all that is ever in memory, whatever the length of 
 import logging
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from tqdm import tqdm
 
 from animation.decoding import LATENT_SIZE, decode_frames, vae_device
 from animation.errors import NonFiniteError
 from animation.face.boxes import FaceBox
+from animation.face.settings import FaceInputs, FaceOptimizationSettings
 from animation.modules.arcface import FACE_SIZE
+from animation.pipeline import AnimationPipeline
+from animation.report import RunReport
+from animation.weights import load_arcface
 
 logger = logging.getLogger(__name__)
 
@@ -192,3 +198,40 @@ class FaceOptimizer:
         boxes = [FaceBox(box.y_min - top, box.y_max - top, box.x_min - left, box.x_max - left) for _, box in faces]
         crops = crop_faces(frames.clamp(-1, 1)[[i for i, _ in faces]], boxes)
         return F.cosine_similarity(self.extractor(crops), self.reference)
+
+
+def photo_face_pixels(face: Image.Image) -> torch.Tensor:
+    """A face cut out of a photo as ArcFace takes it: (1, 3, 112, 112), RGB in −1..1, reduced without aliasing."""
+    pixels = np.asarray(face.resize((FACE_SIZE, FACE_SIZE), Image.Resampling.BILINEAR), dtype=np.float32)
+    return torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1)[None]
+
+
+@torch.no_grad()
+def build_face_optimizer(
+    settings: FaceOptimizationSettings, inputs: FaceInputs, pipeline: AnimationPipeline, report: RunReport
+) -> FaceOptimizer:
+    """Load ArcFace beside a pipeline's decoder and make the hook that a run with face optimisation refines with.
+
+    The report gets the similarities of each step, which grow while the run goes on.
+
+    Raises:
+        CheckpointError: the extractor's weights are damaged or another model's.
+    """
+    vae = pipeline.decoding_vae
+    extractor = load_arcface(inputs.extractor_path).to(vae_device(vae))
+    report.add_files([inputs.extractor_path, *inputs.face_files])
+    optimizer = FaceOptimizer(
+        vae,
+        extractor,
+        extractor(photo_face_pixels(inputs.photo_face).to(extractor.device)),
+        inputs.face_boxes,
+        settings.num_optimization_iter,
+        settings.start_refine_step,
+        settings.end_refine_step,
+        settings.decode_chunk_size,
+        settings.hjb_crop,
+    )
+    logger.info("faces of %d of %d frames are optimised in %d chunks a step", optimizer.num_faces, len(optimizer.boxes),
+                len(optimizer.chunks))  # fmt: skip
+    report.facts["face_optimization"] = optimizer.similarities
+    return optimizer

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from animation.errors import InputError
-from animation.face.embedding import embed_face, find_face_models, load_face_embedding
+from animation.face.detection import find_face_models
+from animation.face.embedding import embed_face, load_face_embedding
 from tests.face_models import write_face_models
 
 

@@ -17,20 +17,22 @@ LAYERS = [
     {"DWPose.detector", "DWPose.pose", "DWPose.limbs"},
     {"DWPose.wholebody", "DWPose.arrangement"},
     {"animation.errors", "animation.windows", "animation.files"},
-    {"animation.frames", "animation.writing", "animation.cli", "animation.face.embedding", "animation.face.boxes",
-     "animation.onnx_weights"},
-    {"animation.video", "animation.skeletons.preview"},
+    {"animation.frames", "animation.writing", "animation.cli", "animation.face.boxes", "animation.onnx_weights"},
+    {"animation.video", "animation.skeletons.preview", "animation.face.detection"},
+    {"animation.face.embedding"},
     {"animation.skeletons.settings"},
     {"animation.skeletons.estimation"},
     {"animation.skeletons.extraction"},
     {"animation.modules.attention_processor", "animation.modules.pose_net", "animation.modules.face_encoder",
      "animation.modules.arcface"},
     {"animation.modules.unet", "animation.settings"},
+    {"animation.face.settings"},
     {"animation.weights", "animation.sampling", "animation.report", "animation.decoding"},
     {"animation.pipeline"},
     {"animation.runtime", "animation.face_optimization"},
     {"animation.inference"},
     {"inference_basic", "skeleton_extraction"},
+    {"inference_op"},
 ]  # fmt: skip
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 
@@ -65,7 +67,7 @@ forbidden = []
 def watch(owner, name):
     def refuse(*args, **kwargs):
         caller = sys._getframe(1).f_globals.get("__name__", "")
-        if caller.split(".")[0] in ("animation", "DWPose", "inference_basic", "benchmarks"):
+        if caller.split(".")[0] in ("animation", "DWPose", "inference_basic", "inference_op", "benchmarks"):
             forbidden.append(f"{caller}: {name}{args[:1]}")
         return original(*args, **kwargs)
     original = getattr(owner, name)
@@ -74,7 +76,7 @@ def watch(owner, name):
 for owner, names in ((builtins, ["open"]), (os, ["mkdir", "makedirs"]), (pathlib.Path, ["mkdir", "open"])):
     for name in names:
         watch(owner, name)
-import accelerate, onnxruntime, torch, transformers
+import accelerate, cv2, onnxruntime, torch, transformers
 from diffusers import StableVideoDiffusionPipeline
 watch(onnxruntime, "InferenceSession")
 before = dict(os.environ)  # libraries set variables of their own: what counts is what we add
@@ -92,7 +94,9 @@ def probe(module, folder, code=PROBE):
     return json.loads(environment_free.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("module", ["inference_basic", "animation.inference", "benchmarks.denoise"])
+@pytest.mark.parametrize(
+    "module", ["inference_op", "animation.inference", "animation.face_optimization", "benchmarks.denoise"]
+)
 def test_importing_touches_nothing(module, tmp_path):
     """These together import every module."""
     found = probe(module, tmp_path)
@@ -115,5 +119,5 @@ def test_the_probe_notices(tmp_path):
 
 
 def test_bad_input_is_answered_without_importing_torch():
-    code = "import sys, json; import inference_basic; print(json.dumps('torch' in sys.modules))"
+    code = "import sys, json; import inference_basic, inference_op; print(json.dumps('torch' in sys.modules))"
     assert probe("-", ROOT, code) is False

@@ -1,6 +1,5 @@
 """Where the face is in each frame: boxes from masks or from a skeleton's face points."""
 
-import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,10 +7,13 @@ import cv2
 import numpy as np
 from PIL import Image
 
-logger = logging.getLogger(__name__)
+from DWPose.keypoints import CONFIDENCE, FACE
+from DWPose.recording import Drawn
 
 MASK_THRESHOLD = 128  # of 255: half way, so that JPEG noise and feathered edges do not matter
 SMALLEST_FACE = 8  # pixels a side: below, there is nothing to recognise
+FOREHEAD = 0.3  # of the height between brows and chin: what a face detector's box has above the brows
+ROUND_POINTS = 0.05  # of the points' extent, to the other sides
 
 
 class FaceBox(NamedTuple):
@@ -59,6 +61,39 @@ def box_from_mask(mask: np.ndarray, height: int, width: int) -> FaceBox | None:
         height,
         width,
     )
+
+
+def bounds_of_points(points: np.ndarray, scores: np.ndarray) -> np.ndarray | None:
+    """The box around a face from its 68 points, as a face detector would draw it.
+
+    Args:
+        points: (68, 2), x and y in any unit, in iBUG's order.
+        scores: (68,).
+
+    Returns:
+        (4,) x_min, y_min, x_max, y_max in the same unit; None where fewer than half of the points are visible.
+    """
+    visible = scores > CONFIDENCE
+    if visible.sum() * 2 < len(points):
+        return None
+    low, high = points[visible].min(axis=0), points[visible].max(axis=0)
+    margin = ROUND_POINTS * (high - low)
+    return np.array([low[0] - margin[0], low[1] - FOREHEAD * (high[1] - low[1]), *(high + margin)])
+
+
+def boxes_from_skeletons(drawn: Drawn, num_frames: int, height: int, width: int) -> list[FaceBox | None]:
+    """The box of the largest face drawn in each of the first `num_frames` frames, in pixels of the output."""
+    largest: list[FaceBox | None] = [None] * num_frames
+    areas = np.zeros(num_frames)
+    for frame, points, scores in zip(drawn.frames, drawn.keypoints[:, FACE], drawn.scores[:, FACE], strict=True):
+        bounds = bounds_of_points(points, scores) if frame < num_frames else None
+        if bounds is None:
+            continue
+        left, top, right, bottom = bounds * (width, height, width, height)
+        area = (right - left) * (bottom - top)
+        if area > areas[frame]:
+            largest[frame], areas[frame] = clip_box(top, bottom, left, right, height, width), area
+    return largest
 
 
 def boxes_from_masks(masks: Sequence[Image.Image], height: int, width: int) -> list[FaceBox | None]:
