@@ -119,7 +119,10 @@ class InferenceSettings:
         if self.face_embedding is not None:
             embedding = load_face_embedding(self.face_embedding)
         else:
-            find_face_models(self.face_models)
+            try:
+                find_face_models(self.face_models)
+            except InputError as error:
+                raise InputError(f"{error}, or give a stored vector with --face_embedding") from None
         check_writable(Path(self.output_dir))
         poses.warn_if_stretched(self.height, self.width)
         return Inputs(photo, poses, embedding)

@@ -19,7 +19,7 @@ LAYERS = [
     {"animation.errors", "animation.windows", "animation.files"},
     {"animation.frames", "animation.writing", "animation.cli", "animation.face.boxes", "animation.onnx_weights"},
     {"animation.video", "animation.skeletons.preview", "animation.face.detection"},
-    {"animation.face.embedding"},
+    {"animation.face.embedding", "animation.face.masks"},
     {"animation.skeletons.settings"},
     {"animation.skeletons.estimation"},
     {"animation.skeletons.extraction"},
@@ -31,7 +31,7 @@ LAYERS = [
     {"animation.pipeline"},
     {"animation.runtime", "animation.face_optimization"},
     {"animation.inference"},
-    {"inference_basic", "skeleton_extraction"},
+    {"inference_basic", "skeleton_extraction", "face_mask_extraction"},
     {"inference_op"},
 ]  # fmt: skip
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
@@ -67,7 +67,7 @@ forbidden = []
 def watch(owner, name):
     def refuse(*args, **kwargs):
         caller = sys._getframe(1).f_globals.get("__name__", "")
-        if caller.split(".")[0] in ("animation", "DWPose", "inference_basic", "inference_op", "benchmarks"):
+        if caller.split(".")[0] in ("animation", "DWPose", "inference_basic", "inference_op", "face_mask_extraction", "benchmarks"):
             forbidden.append(f"{caller}: {name}{args[:1]}")
         return original(*args, **kwargs)
     original = getattr(owner, name)
@@ -95,7 +95,14 @@ def probe(module, folder, code=PROBE):
 
 
 @pytest.mark.parametrize(
-    "module", ["inference_op", "animation.inference", "animation.face_optimization", "benchmarks.denoise"]
+    "module",
+    [
+        "inference_op",
+        "face_mask_extraction",
+        "animation.inference",
+        "animation.face_optimization",
+        "benchmarks.denoise",
+    ],
 )
 def test_importing_touches_nothing(module, tmp_path):
     """These together import every module."""
@@ -119,5 +126,5 @@ def test_the_probe_notices(tmp_path):
 
 
 def test_bad_input_is_answered_without_importing_torch():
-    code = "import sys, json; import inference_basic, inference_op; print(json.dumps('torch' in sys.modules))"
+    code = "import sys, json; import inference_basic, inference_op, face_mask_extraction; print(json.dumps('torch' in sys.modules))"
     assert probe("-", ROOT, code) is False

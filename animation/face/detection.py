@@ -52,7 +52,7 @@ def find_face_models(folder: str | Path, names: tuple[str, ...] = FACE_MODEL_FIL
             return candidate
     raise InputError(
         f"{folder}: the face models {' and '.join(names)} are not there; download the folder antelopev2 of "
-        "FrancisRing/StableAnimator (Hugging Face hub) to it, or give a stored vector with --face_embedding"
+        "FrancisRing/StableAnimator (Hugging Face hub) to it"
     )
 
 
