@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-BOX = 96, 224  # pixels of the detector's input
+BOX = 160, 288  # pixels of the detector's input
 SURE = 0.9
 
 

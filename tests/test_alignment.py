@@ -38,7 +38,7 @@ def test_fit_is_the_least_squares_solution():
 def test_fit_needs_two_points():
     scores = np.zeros(134)
     scores[5] = 1
-    with pytest.raises(PoseError, match="shows 1 body points.*--alignment none"):
+    with pytest.raises(PoseError, match=r"shows 1 body points.*--alignment none"):
         fit_axes(np.zeros((134, 2)), scores, np.random.default_rng(0).uniform(size=(1, 134, 2)), 1)
     with pytest.raises(PoseError, match="one height"):
         fit_axes(np.zeros((134, 2)), np.ones(134), np.zeros((3, 134, 2)), 1)
@@ -90,7 +90,9 @@ def test_limb_keeps_the_photo_s_bones_and_the_driver_s_angles(limbs):
     fit = fit_limbs(photo / PHOTO_SIZE, photo_scores, PHOTO_SIZE, driver / SIZE, scores, SIZE)
     rebuilt = fit(driver / SIZE) * PHOTO_SIZE
     lengths = np.linalg.norm(bones(rebuilt), axis=-1)
-    np.testing.assert_allclose(lengths, np.broadcast_to(np.linalg.norm(bones(photo), axis=-1), lengths.shape), rtol=0.01)
+    np.testing.assert_allclose(
+        lengths, np.broadcast_to(np.linalg.norm(bones(photo), axis=-1), lengths.shape), rtol=0.01
+    )
     found, expected = (np.arctan2(*np.moveaxis(bones(pixels), -1, 0)[::-1]) for pixels in (rebuilt, driver))
     assert np.degrees(np.abs(np.angle(np.exp(1j * (found - expected))))).max() < 1
     for points, leader, _ in FOLLOWERS:
@@ -130,5 +132,5 @@ def test_a_shortened_bone_stays_shortened(limbs):
 def test_limbs_need_bones(limbs):
     driver, photo, scores, photo_scores = limbs
     photo_scores[:] = 0
-    with pytest.raises(PoseError, match="0 visible bones.*--alignment none"):
+    with pytest.raises(PoseError, match=r"0 visible bones.*--alignment none"):
         fit_limbs(photo / PHOTO_SIZE, photo_scores, PHOTO_SIZE, driver / SIZE, scores, SIZE)

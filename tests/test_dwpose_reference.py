@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from DWPose.arrangement import arrange, photo_person
+from animation.frames import FrameFolder
 from DWPose.alignment import fit_axes
+from DWPose.arrangement import arrange, photo_person
 from DWPose.drawing import draw
 from DWPose.recording import Recording
 from DWPose.wholebody import Wholebody
-from animation.frames import FrameFolder
 
 CASES = ("same_aspect", "cross_aspect")
 FOLDERS = {"affine_legacy": "poses", "affine": "poses_aspect_corrected", "none": "poses_unaligned"}

@@ -102,7 +102,7 @@ def test_nobody(recording):
     hidden.scores[:] = 0.1
     with pytest.raises(PoseError, match="no person was found in any frame"):
         arrange(Recording(recording.photo, (200, 300), [hidden], (320, 240), 25.0))
-    with pytest.raises(PoseError, match="no person was found in the photo.*--alignment none"):
+    with pytest.raises(PoseError, match=r"no person was found in the photo.*--alignment none"):
         arrange(Recording(hidden, (200, 300), recording.video, (320, 240), 25.0))
 
 

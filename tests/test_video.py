@@ -103,7 +103,9 @@ def test_lossless_video_is_the_frames(tmp_path):
     np.testing.assert_array_equal(np.stack(list(VideoFrames(path))), pictures())
 
 
-@pytest.mark.parametrize(("matrix", "corner"), [((0, 1, -1, 0), (0, -1)), ((0, -1, 1, 0), (-1, 0)), ((-1, 0, 0, -1), (-1, -1))])
+@pytest.mark.parametrize(
+    ("matrix", "corner"), [((0, 1, -1, 0), (0, -1)), ((0, -1, 1, 0), (-1, 0)), ((-1, 0, 0, -1), (-1, -1))]
+)
 def test_rotation_metadata_is_honoured(tmp_path, video, matrix, corner):
     """A QuickTime matrix in the track header turns the picture: (0 1 −1 0) is a phone's quarter turn clockwise."""
     data = bytearray(video.read_bytes())
