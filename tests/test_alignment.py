@@ -47,7 +47,7 @@ def test_fit_needs_two_points():
 def test_distance_to_photo():
     photo, scores = np.zeros((134, 2)), np.ones(134)
     photo[10, 1] = 0.5  # a body of 384 pixels
-    moved = photo + (0.1, 0)
+    moved = photo + np.array([0.1, 0])
     hidden = np.zeros((2, 134))
     hidden[0] = 1
     found = distance_to_photo(photo, scores, np.stack([moved, moved]), hidden, PHOTO_SIZE)
@@ -79,7 +79,7 @@ def limbs():
     """A driver of random motion and bones, a photo of other bones, and both scores."""
     generator = np.random.default_rng(4)
     angles = generator.uniform(0, 2 * np.pi, 17) + np.cumsum(generator.normal(0, 0.2, (40, 17)), axis=0)
-    roots = (320, 180) + np.cumsum(generator.normal(0, 3, (40, 2)), axis=0)
+    roots = np.array([320, 180]) + np.cumsum(generator.normal(0, 3, (40, 2)), axis=0)
     driver = skeleton(generator.uniform(20, 60, 17), angles, roots)
     photo = skeleton(generator.uniform(40, 90, 17), angles[:1] + 0.3, (250, 300))[0]
     return driver, photo, np.ones((40, 134)), np.ones(134)
