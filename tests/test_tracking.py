@@ -74,6 +74,8 @@ def test_a_picture_without_a_detection_goes_to_the_person_seen_last():
     whole = frame((250, 250), size=np.array([500, 500]), detected=False)
     frames = [frame((100, 100))] * 3 + [whole] + [frame((101, 100))] * 2
     assert places(frames) == [100] * 3 + [250] + [101] * 2
+    assert places(frames[3:]) == [250] + [101] * 2
+    assert places([whole] * 2) == [250] * 2
 
 
 @pytest.mark.parametrize("person", ["2", "somebody", "-1", "1.5"])
