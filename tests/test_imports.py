@@ -63,11 +63,12 @@ def test_imports_point_one_way():
 PROBE = """
 import builtins, importlib, json, os, pathlib, sys
 forbidden = []
+SCRIPTS = "inference_basic", "inference_op", "skeleton_extraction", "face_mask_extraction"
 
 def watch(owner, name):
     def refuse(*args, **kwargs):
         caller = sys._getframe(1).f_globals.get("__name__", "")
-        if caller.split(".")[0] in ("animation", "DWPose", "inference_basic", "inference_op", "face_mask_extraction", "benchmarks"):
+        if caller.split(".")[0] in ("animation", "DWPose", "benchmarks", *SCRIPTS):
             forbidden.append(f"{caller}: {name}{args[:1]}")
         return original(*args, **kwargs)
     original = getattr(owner, name)
@@ -126,5 +127,6 @@ def test_the_probe_notices(tmp_path):
 
 
 def test_bad_input_is_answered_without_importing_torch():
-    code = "import sys, json; import inference_basic, inference_op, face_mask_extraction; print(json.dumps('torch' in sys.modules))"
+    scripts = "inference_basic, inference_op, skeleton_extraction, face_mask_extraction"
+    code = f"import sys, json; import {scripts}; print(json.dumps('torch' in sys.modules))"
     assert probe("-", ROOT, code) is False

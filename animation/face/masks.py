@@ -54,8 +54,8 @@ class FaceMaskSettings:
         source = Path(self.image_folder or self.video).absolute()
         folder = Path(self.masks_folder) if self.masks_folder is not None else source.parent / "faces"
         if folder.resolve() == source.resolve():
-            raise InputError(f"--masks_folder {folder} is the pictures' own folder, where masks would take their names; "
-                             "give another")  # fmt: skip
+            raise InputError(f"--masks_folder {folder} is the pictures' own folder, where masks would take their "
+                             "names; give another")  # fmt: skip
         pictures = _list_pictures(source) if self.video is None else VideoFrames(source)
         find_face_models(self.face_models)
         check_writable(folder)

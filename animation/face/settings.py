@@ -22,6 +22,7 @@ from animation.face.embedding import choose_face
 from animation.files import describe_file
 from animation.frames import FrameFolder, load_photo
 from animation.settings import InferenceSettings, Inputs
+from animation.skeletons.estimation import KEYPOINTS_FILE
 from DWPose.arrangement import photo_person
 from DWPose.errors import PoseError
 from DWPose.keypoints import FACE
@@ -29,7 +30,6 @@ from DWPose.recording import Recording, load_recording
 
 logger = logging.getLogger(__name__)
 
-KEYPOINTS_FILE = "keypoints.npz"
 EXTRACTOR = "checkpoints/Animation/glintr100_torch.pth"
 
 
