@@ -127,7 +127,7 @@ class FaceOptimizer:
                         f"the gradients of the face optimisation hold NaN or infinity at step {step + 1} of "
                         f"{num_steps}; try --dtype bf16 or fp32"
                     )
-                before = similarity if before is None else before
+                before = similarity.item() if before is None else before
                 optimizer.step()
             after = self.similarity(latents, bar.update)
         self._record(step, num_steps, after if before is None else before, after)
@@ -142,7 +142,7 @@ class FaceOptimizer:
 
     def gradient(
         self, latents: torch.Tensor, on_chunk: Callable[[], object] = lambda: None
-    ) -> tuple[float, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss's gradient, accumulated chunk by chunk.
 
         Args:
@@ -171,7 +171,7 @@ class FaceOptimizer:
             total += similarities.detach().sum()
             del frames, pixels, similarities, loss, pixel_gradient, part_gradient  # before the next chunk's
             on_chunk()
-        return (total / self.num_faces).item(), gradient
+        return total / self.num_faces, gradient
 
     @torch.no_grad()
     def similarity(self, latents: torch.Tensor, on_chunk: Callable[[], object] = lambda: None) -> float:

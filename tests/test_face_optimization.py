@@ -16,6 +16,7 @@ from animation.face.boxes import FaceBox
 from animation.face_optimization import FaceOptimizer, crop_faces, latent_window
 from animation.sampling import denoise, predicted_x0
 from animation.weights import load_vae
+from benchmarks.hjb import count_step
 from tests.conftest import relative_error
 from tests.synthetic import SCHEDULER_CONFIG
 
@@ -116,8 +117,8 @@ def test_the_recorded_step(reference):
     previous = denoise(Denoiser(), scheduler, recorded["sample"], scale, lambda x0, *_: hook(x0, step, steps))
     assert relative_error(previous, recorded["expected_prev_sample"]) <= 1e-3
 
-    # Controls that must fail: unrefined, other chunks, fewer iterations, another place in the schedule.
-    others = [x0, refine(3)(x0, step, steps), refine(iterations=2)(x0, step, steps), refine()(x0, step, steps + 1)]
+    # Controls that must fail: unrefined, other chunks, another place in the schedule.
+    others = [x0, refine(chunk_size=3)(x0, step, steps), refine()(x0, step, steps + 1)]
     for other in others:
         assert relative_error(other, recorded["expected_x0"]) > 2e-3
 
@@ -130,7 +131,9 @@ def test_gradients_accumulated_equal_one_backward_pass(request, latents, kind, c
     assert expected.norm() > 1e-3
     similarity, found = optimizer(vae, decode_chunk_size=chunk_size).gradient(latents)
     assert relative_error(found, expected) <= 1e-5
-    assert similarity == pytest.approx(optimizer(vae, decode_chunk_size=chunk_size).similarity(latents), abs=1e-6)
+    assert similarity.item() == pytest.approx(
+        optimizer(vae, decode_chunk_size=chunk_size).similarity(latents), abs=1e-6
+    )
     without_last = [*BOXES[:-1], None]  # a control that must fail
     assert (
         relative_error(optimizer(vae, without_last, decode_chunk_size=chunk_size).gradient(latents)[1], expected) > 0.1
@@ -166,18 +169,19 @@ def test_checkpointing_keeps_less_and_changes_nothing(request, latents, kind):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_decoders_get_gradients_in_their_range(vae, latents, dtype, monkeypatch):
+def test_half_precision_decoders_get_gradients_in_their_range(vae, dtype, monkeypatch):
     """Also for a long video, whose mean over frames makes each frame's gradient small; the latents stay float32."""
+    latents, boxes = random(1, 4, 4, 4) * 0.5, [FaceBox(9, 27, 8, 25)]
     half = copy.deepcopy(vae).to(dtype)
-    exact = optimizer(vae)
+    exact = optimizer(vae, boxes)
     exact.num_faces = 10**7
     expected = exact.gradient(latents)[1]
-    hook = optimizer(half)
+    hook = optimizer(half, boxes, num_iterations=1)
     hook.num_faces = 10**7
     found = hook.gradient(latents)[1]
     assert found.dtype == torch.float32
     assert relative_error(found, expected) < (0.05 if dtype == torch.float16 else 0.2)
-    refined = optimizer(half)(latents[None], 0, 4)
+    refined = optimizer(half, boxes, num_iterations=1)(latents[None], 0, 4)
     assert refined.dtype == torch.float32
     assert relative_error(refined.to(dtype).float(), refined) > 1e-5  # more digits than the decoder's
     if dtype == torch.float16:  # a control that must fail
@@ -288,3 +292,15 @@ def test_the_decoder_stays_frozen(vae):
     """Nothing is trained: no parameter asks for a gradient, and none holds one after a step."""
     optimizer(vae)(random(1, FRAMES, 4, SIZE, SIZE), 0, 4)
     assert all(not p.requires_grad and p.grad is None for p in vae.parameters())
+
+
+def test_memory_grows_with_the_chunk_and_not_with_the_frames():
+    """Bytes alive at once, counted; benchmarks/hjb.py measures them in processes."""
+
+    def peak(frames, chunk, checkpointing=True):
+        return count_step("tiny", torch.float32, chunk, 32, 32, None, checkpointing, frames)
+
+    short, long = peak(1, 1), peak(6, 1)
+    assert long < 1.01 * short
+    assert peak(6, 6) > 4 * short  # one backward pass over everything
+    assert peak(1, 1, checkpointing=False) > 1.5 * short
