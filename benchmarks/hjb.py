@@ -10,6 +10,7 @@ resident size less that before the step, so that nothing of one size is in the n
 """
 
 import argparse
+import contextlib
 import statistics
 import subprocess
 import sys
@@ -130,15 +131,31 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-def count_step(config: str, dtype: torch.dtype, chunk: int, height: int, width: int, crop: int | None = None,
-               checkpointing: bool = True, frames: int | None = None) -> int:  # fmt: skip
-    """Bytes alive at most while one chunk's gradient is made, without allocating any of them."""
-    with FakeTensorMode():
+def count_step(
+    config: str,
+    dtype: torch.dtype,
+    chunk: int,
+    height: int,
+    width: int,
+    crop: int | None = None,
+    checkpointing: bool = True,
+    frames: int | None = None,
+    fake: bool = True,
+) -> int:
+    """Bytes alive at most while a gradient is made.
+
+    Args:
+        chunk: frames decoded together.
+        frames: of the video; None: one chunk.
+        fake: allocate none of them, and compute nothing.
+    """
+    frames = frames or chunk
+    with FakeTensorMode() if fake else contextlib.nullcontext():
         vae = build_vae(config, dtype)
         arcface = ArcFace(**({} if config == "released" else SMALL_ARCFACE)).eval().requires_grad_(False)
-        hook = build_optimizer(vae, frames or chunk, height, width, arcface, decode_chunk_size=chunk, crop_margin=crop,
-                               checkpointing=checkpointing)  # fmt: skip
-        latents = torch.randn(frames or chunk, 4, height // LATENT_SIZE, width // LATENT_SIZE)
+        variant = {"decode_chunk_size": chunk, "crop_margin": crop, "checkpointing": checkpointing}
+        hook = build_optimizer(vae, frames, height, width, arcface, **variant)
+        latents = torch.randn(frames, 4, height // LATENT_SIZE, width // LATENT_SIZE)
         with LiveBytes() as live:
             hook.gradient(latents)
     return live.peak
