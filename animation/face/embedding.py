@@ -55,6 +55,46 @@ def find_face_models(folder: str | Path) -> Path:
     )
 
 
+def load_face_analysis(models_folder: str | Path, device: str = "cpu"):
+    """insightface's detector and recogniser.
+
+    Args:
+        models_folder: antelopev2's folder.
+        device: `cuda` runs the networks there where onnxruntime can.
+
+    Returns:
+        `insightface.app.FaceAnalysis`, ready to be called.
+
+    Raises:
+        InputError: the models are missing or damaged.
+    """
+    import onnxruntime
+    from insightface.app import FaceAnalysis
+
+    folder = find_face_models(models_folder)
+    wanted = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
+    providers = [name for name in wanted if name in onnxruntime.get_available_providers()] + ["CPUExecutionProvider"]
+    try:
+        analysis = FaceAnalysis(str(folder), allowed_modules=["detection", "recognition"], providers=providers)
+    except Exception as error:  # onnxruntime and protobuf raise types of their own
+        raise InputError(f"{folder}: the face models cannot be loaded ({error}); download them again") from None
+    analysis.prepare(ctx_id=0, det_size=DETECTION_SIZE)
+    return analysis
+
+
+def find_faces(analysis, pixels: np.ndarray) -> list:
+    """insightface's faces with boxes, landmarks and embeddings, the largest first.
+
+    Args:
+        analysis: of `load_face_analysis`.
+        pixels: (H, W, 3) uint8, in the order of channels that the networks are to see; BGR is insightface's own.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # insightface's use of scikit-image
+        faces = analysis.get(np.ascontiguousarray(pixels))
+    return sorted(faces, key=lambda face: (face.bbox[0] - face.bbox[2]) * (face.bbox[3] - face.bbox[1]))
+
+
 def embed_face(image: Image.Image, models_folder: str | Path, channel_order: str, device: str = "cpu") -> np.ndarray:
     """Embed the largest face of a photo.
 
@@ -71,27 +111,12 @@ def embed_face(image: Image.Image, models_folder: str | Path, channel_order: str
     Raises:
         InputError: the models are missing or damaged.
     """
-    import onnxruntime
-    from insightface.app import FaceAnalysis
-
-    folder = find_face_models(models_folder)
-    wanted = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
-    providers = [name for name in wanted if name in onnxruntime.get_available_providers()] + ["CPUExecutionProvider"]
-    try:
-        analysis = FaceAnalysis(str(folder), allowed_modules=["detection", "recognition"], providers=providers)
-    except Exception as error:  # onnxruntime and protobuf raise types of their own
-        raise InputError(f"{folder}: the face models cannot be loaded ({error}); download them again") from None
-    analysis.prepare(ctx_id=0, det_size=DETECTION_SIZE)
-    pixels = np.ascontiguousarray(np.asarray(image)[..., :: 1 if channel_order == "rgb" else -1])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # insightface's use of scikit-image
-        faces = analysis.get(pixels)
+    analysis = load_face_analysis(models_folder, device)
+    faces = find_faces(analysis, np.asarray(image)[..., :: 1 if channel_order == "rgb" else -1])
     if not faces:
         logger.warning("no face found in the photo: it is animated without identity tokens from a face; a larger, "
                        "frontal, unobstructed face keeps its likeness")  # fmt: skip
         return np.zeros(EMBEDDING_DIM, np.float32)
-    areas = [(face.bbox[2] - face.bbox[0]) * (face.bbox[3] - face.bbox[1]) for face in faces]
-    face = faces[int(np.argmax(areas))]
     if len(faces) > 1:
         logger.info("%d faces found in the photo: the largest is kept", len(faces))
-    return face.embedding.astype(np.float32)
+    return faces[0].embedding.astype(np.float32)
