@@ -11,6 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Each module may import only from lines above its own.
 LAYERS = [
+    {"DWPose.errors", "DWPose.keypoints"},
+    {"DWPose.sessions", "DWPose.drawing"},
+    {"DWPose.detector", "DWPose.pose"},
+    {"DWPose.wholebody"},
     {"animation.errors", "animation.windows"},
     {"animation.frames", "animation.writing", "animation.cli", "animation.face.embedding"},
     {"animation.modules.attention_processor", "animation.modules.pose_net", "animation.modules.face_encoder",
@@ -27,7 +31,7 @@ RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 
 def modules():
     """Every module of the project but its tests and benchmarks, by dotted name."""
-    paths = [*ROOT.glob("*.py"), *(ROOT / "animation").rglob("*.py")]
+    paths = [*ROOT.glob("*.py"), *(ROOT / "animation").rglob("*.py"), *(ROOT / "DWPose").rglob("*.py")]
     return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths if path.stem != "__init__"}
 
 
@@ -55,7 +59,7 @@ forbidden = []
 def watch(owner, name):
     def refuse(*args, **kwargs):
         caller = sys._getframe(1).f_globals.get("__name__", "")
-        if caller.split(".")[0] in ("animation", "inference_basic", "benchmarks"):
+        if caller.split(".")[0] in ("animation", "DWPose", "inference_basic", "benchmarks"):
             forbidden.append(f"{caller}: {name}{args[:1]}")
         return original(*args, **kwargs)
     original = getattr(owner, name)
