@@ -7,6 +7,7 @@ needs the size of the result, not twice the size of the file. Sizes are read off
 import contextlib
 import json
 import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,9 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
 
 def _read_torch_file(path: Path, zipped: bool) -> dict[str, torch.Tensor]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of TorchScript, which is refused below
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError) as error:
         if "TorchScript" in str(error):
             raise CheckpointError(

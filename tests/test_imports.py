@@ -18,13 +18,17 @@ LAYERS = [
     {"animation.errors", "animation.windows"},
     {"animation.frames", "animation.writing", "animation.cli", "animation.face.embedding"},
     {"animation.modules.attention_processor", "animation.modules.pose_net", "animation.modules.face_encoder",
-     "animation.modules.arcface"},
+     "animation.modules.arcface", "animation.modules.i3d", "animation.modules.lpips"},
     {"animation.modules.unet", "animation.settings"},
     {"animation.weights", "animation.sampling", "animation.report"},
     {"animation.pipeline"},
     {"animation.runtime"},
     {"animation.inference"},
-    {"inference_basic"},
+    {"animation.evaluation.metrics", "animation.evaluation.cases", "animation.evaluation.records"},
+    {"animation.evaluation.settings", "animation.evaluation.contact_sheet"},
+    {"animation.evaluation.measures"},
+    {"animation.evaluation.evaluation"},
+    {"inference_basic", "evaluate"},
 ]  # fmt: skip
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 
@@ -59,7 +63,7 @@ forbidden = []
 def watch(owner, name):
     def refuse(*args, **kwargs):
         caller = sys._getframe(1).f_globals.get("__name__", "")
-        if caller.split(".")[0] in ("animation", "DWPose", "inference_basic", "benchmarks"):
+        if caller.split(".")[0] in ("animation", "DWPose", "inference_basic", "evaluate", "benchmarks"):
             forbidden.append(f"{caller}: {name}{args[:1]}")
         return original(*args, **kwargs)
     original = getattr(owner, name)
@@ -68,7 +72,7 @@ def watch(owner, name):
 for owner, names in ((builtins, ["open"]), (os, ["mkdir", "makedirs"]), (pathlib.Path, ["mkdir", "open"])):
     for name in names:
         watch(owner, name)
-import accelerate, onnxruntime, torch, transformers
+import accelerate, cv2, onnxruntime, torch, transformers
 from diffusers import StableVideoDiffusionPipeline
 watch(onnxruntime, "InferenceSession")
 before = dict(os.environ)  # libraries set variables of their own: what counts is what we add
@@ -86,7 +90,9 @@ def probe(module, folder, code=PROBE):
     return json.loads(environment_free.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("module", ["inference_basic", "animation.inference", "benchmarks.denoise"])
+@pytest.mark.parametrize(
+    "module", ["inference_basic", "animation.inference", "animation.evaluation.evaluation", "benchmarks.denoise"]
+)
 def test_importing_touches_nothing(module, tmp_path):
     """These together import every module."""
     found = probe(module, tmp_path)
@@ -108,6 +114,7 @@ def test_the_probe_notices(tmp_path):
     assert found["changed"] == ["X_MARK"]
 
 
-def test_bad_input_is_answered_without_importing_torch():
-    code = "import sys, json; import inference_basic; print(json.dumps('torch' in sys.modules))"
+@pytest.mark.parametrize("script", ["inference_basic", "evaluate"])
+def test_bad_input_is_answered_without_importing_torch(script):
+    code = f"import sys, json; import {script}; print(json.dumps('torch' in sys.modules))"
     assert probe("-", ROOT, code) is False

@@ -4,7 +4,7 @@ A measure that cannot run here raises `NotRun` when it is made; one that does no
 """
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,12 @@ from animation.evaluation.cases import Case, Chunk
 from animation.evaluation.settings import FACE_MODELS, PCK_THRESHOLDS, POSE_MODELS, EvaluationSettings
 from animation.face.embedding import find_face_models, find_faces, load_face_analysis
 from animation.weights import load_i3d, load_lpips
+from DWPose.errors import PoseError
+from DWPose.keypoints import BODY
+from DWPose.wholebody import Wholebody
 
 Values = dict[str, list[float | None]]  # by column, one a frame; None: does not exist for this frame
 I3D_SIZE = 224  # pixels, height and width
-BODY = slice(0, 18)  # OpenPose's
 
 
 class NotRun(Exception):
@@ -220,16 +222,13 @@ class Skeleton(Measure):
         return people.keypoints[index], people.scores[index]
 
 
-def load_pose_estimator(models_folder: str | None, device: torch.device) -> Callable[[np.ndarray], object]:
+def load_pose_estimator(models_folder: str | None, device: torch.device) -> Wholebody:
     """DWPose from its folder. Raises as `Skeleton`."""
-    from DWPose.errors import PoseError
-    from DWPose.wholebody import Wholebody
-
-    folder = Path(models_folder or POSE_MODELS)
+    folder, device_name = Path(models_folder or POSE_MODELS), "cuda" if device.type == "cuda" else "cpu"
     if models_folder is None and not folder.is_dir():
         raise NotRun(f"no pose models in {folder}; name their folder with --pose_models")
     try:
-        return Wholebody(folder / "yolox_l.onnx", folder / "dw-ll_ucoco_384.onnx", device.type)
+        return Wholebody(folder / "yolox_l.onnx", folder / "dw-ll_ucoco_384.onnx", device_name)
     except PoseError as error:
         raise InputError(str(error)) from None
 
