@@ -1,7 +1,6 @@
 """ONNX networks, opened and checked."""
 
 import logging
-import os
 from pathlib import Path
 
 import onnxruntime
@@ -57,7 +56,7 @@ def open_session(path: str | Path, device: str = "auto") -> onnxruntime.Inferenc
         reason = (
             "its CUDA libraries could not be loaded: CUDA and cuDNN must match onnxruntime-gpu's version"
             if wanted in available
-            else "this onnxruntime has no CUDA: uninstall onnxruntime and onnxruntime-gpu, then install the latter alone"
+            else "this onnxruntime has no CUDA: uninstall both onnxruntime packages, then install onnxruntime-gpu"
         )
         logger.warning("%s runs on the CPU though CUDA was asked for: %s", path.name, reason)
     logger.info("%s runs on %s", path.name, running)
@@ -87,7 +86,7 @@ def check_shapes(path: str | Path, found: dict[str, list], expected: dict[str, t
     if set(found) != set(expected) or not all(map(fits, expected)):
         raise PoseError(
             f"{path}: another network than DWPose's; expected {_describe(expected)}; found {_describe(found)}; "
-            f"download {os.path.basename(path)} of FrancisRing/StableAnimator again"
+            f"download {Path(path).name} of FrancisRing/StableAnimator again"
         )
 
 

@@ -1,6 +1,5 @@
 """Detector and pose estimator together: a picture in, its people out."""
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +27,17 @@ class Wholebody:
 
     def __call__(self, image_rgb: np.ndarray) -> People:
         """The people in a picture, (H, W, 3) uint8, in the detector's order, with 134 key points each."""
-        return self.estimate(image_rgb, self.detector(image_rgb)).openpose()
+        return self.estimate(image_rgb).openpose()
 
-    def estimate(self, image_rgb: np.ndarray, boxes: np.ndarray) -> People:
-        """People with 133 key points from boxes (N, 4); with no boxes, the whole picture is taken for one."""
+    def estimate(self, image_rgb: np.ndarray, boxes: np.ndarray | None = None) -> People:
+        """The people with their raw 133 key points, where nobody is detected one in the whole picture.
+
+        Args:
+            image_rgb: (H, W, 3) uint8.
+            boxes: (N, 4) in pixels, what the detector found; None to let it.
+        """
+        if boxes is None:
+            boxes = self.detector(image_rgb)
         detected = len(boxes) > 0
         if not detected:
             height, width = image_rgb.shape[:2]

@@ -1,7 +1,6 @@
 """run.json: what a run did, with what, and how long it took."""
 
 import contextlib
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -11,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
+
+from animation.files import describe_file
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy", "pillow", "av", "insightface")
 
@@ -66,12 +67,6 @@ class RunReport:
         partial = Path(f"{path}.partial")
         partial.write_text(json.dumps(self.facts, indent=1, default=str) + "\n", encoding="utf-8")
         partial.replace(path)
-
-
-def describe_file(path: Path) -> dict:
-    """Size in bytes and SHA-256 of a file."""
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def device_name(device: torch.device) -> str:

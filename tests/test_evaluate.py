@@ -20,7 +20,9 @@ from animation.evaluation.cases import find_cases
 from animation.evaluation.settings import EvaluationSettings
 from animation.modules.i3d import I3D
 from animation.writing import AnimationWriter
+from DWPose.errors import PoseError
 from DWPose.keypoints import People
+from DWPose.recording import Drawn, Recording
 from tests.face_models import write_face_models
 from tests.synthetic import randomise
 from tests.test_evaluation_networks import SMALL_I3D, alexnet
@@ -153,15 +155,23 @@ def test_everything_is_measured_and_written(monkeypatch, capsys, folders, networ
 
 
 def test_the_skeleton_error_sees_a_shift(monkeypatch, capsys, folders, networks):
-    """The same marks moved by more than the threshold, and a driver of twice the size, which is the same."""
+    """The same marks moved by more than the thresholds, and skeletons that say where they were to be."""
     results = folders["--results"]
     for name, shift in (("case-1", 6), ("case-2", 10)):
         for path in (results / name / "animated_images").iterdir():
             path.unlink()
         (results / name / "animated_images").rmdir()
         write_frames(results / name / "animated_images", {"case-1": 20, "case-2": 4}[name], shift)
-    np.savez(folders["--truth"] / "case-10" / "keypoints.npz", scores=np.ones((3, 18)), size=(128, 192),
-             keypoints=np.broadcast_to([[16 + 4 * k, 10 + 10 * k] for k in range(18)], (3, 18, 2)))  # fmt: skip
+    people = People(np.zeros((0, 4)), np.zeros((0, 133, 2)), np.zeros((0, 133)))
+    keypoints, scores = np.zeros((4, 134, 2)), np.zeros((4, 134))
+    scores[:, :18] = 1
+    keypoints[:, :18] = [[(8 + SHIFT + 2 * k) / SIZE[0], (5 + 5 * k) / SIZE[1]] for k in range(18)]
+    keypoints[2] += 1  # a second person of frame 1: not the one that is followed
+    drawn = Drawn(np.array([0, 1, 1, 2]), keypoints, scores, SIZE, 3)
+    (folders["--truth"] / "case-10" / "poses").mkdir()
+    Recording(None, None, [people] * 3, SIZE, 7.0, drawn=drawn).save(
+        folders["--truth"] / "case-10" / "poses" / "keypoints.npz"
+    )
     run(monkeypatch, capsys, {**folders, **networks})
     cases = json.loads((folders["--output_dir"] / "metrics.json").read_text())["cases"]
     found = {name: [cases[name]["metrics"][f"pck_{t}"] for t in (0.05, 0.1)] for name in cases}
@@ -289,8 +299,7 @@ BAD = [
     ({"--lpips_weights": "nowhere.pth"}, "--lpips_weights nowhere.pth: no such file"),
     ({"--fvd_weights": __file__}, "not a torch weights file"),
     ({"--face_models": "nowhere"}, "the face models"),
-    ({"--pose_models": "nowhere"}, "--pose_models nowhere: no such folder"),
-    ({"--pose_models": "tests"}, "yolox_l.onnx: no such file"),
+    ({"--pose_models": "nowhere"}, "nowhere/yolox_l.onnx: no such file"),
     ({"--output_dir": __file__}, "cannot be written to"),
     ({"--device": "cuda:99"}, "--device cuda:99"),
 ]
@@ -325,17 +334,14 @@ def test_folders_that_do_not_fit_are_refused(folders, tmp_path):
     (results / "case-10" / "animated_images").rename(results / "case-10" / "other")
     with pytest.raises(InputError, match="no generated frames there"):
         find_cases(results, truth, ["case-10"])
-    path = truth / "case-2" / "keypoints.npz"
-    for arrays, reason in (
-        ({"keypoints": np.zeros((4, 18, 2))}, "must hold the arrays"),
-        ({"keypoints": np.zeros((4, 18)), "scores": np.zeros((4, 18)), "size": (1, 1)}, "of shapes"),
-        ({"keypoints": np.zeros((3, 18, 2)), "scores": np.zeros((3, 18)), "size": (1, 1)}, "3 frames of 18 key points"),
-    ):
-        np.savez(path, **arrays)
-        (results / "case-2" / "animated_images" / "frame_3.png").unlink(missing_ok=True)
-        picture(0).save(results / "case-2" / "animated_images" / "frame_3.png")
-        with pytest.raises(InputError, match=reason):
-            find_cases(results, truth, ["case-2"])
+    path = truth / "case-2" / "poses" / "keypoints.npz"
+    picture(0).save(results / "case-2" / "animated_images" / "frame_3.png")
+    Recording(None, None, [], SIZE, 7.0).save(path)
+    with pytest.raises(InputError, match="skeletons of 0 frames for 4 generated ones"):
+        find_cases(results, truth, ["case-2"])
+    path.write_bytes(b"junk")
+    with pytest.raises(PoseError, match="not a file of key points"):
+        find_cases(results, truth, ["case-2"])
 
 
 def test_flags_are_the_settings():

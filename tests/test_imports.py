@@ -12,11 +12,16 @@ ROOT = Path(__file__).parents[1]
 # Each module may import only from lines above its own.
 LAYERS = [
     {"DWPose.errors", "DWPose.keypoints"},
-    {"DWPose.sessions", "DWPose.drawing"},
-    {"DWPose.detector", "DWPose.pose"},
-    {"DWPose.wholebody"},
-    {"animation.errors", "animation.windows"},
+    {"DWPose.sessions", "DWPose.drawing", "DWPose.tracking", "DWPose.smoothing", "DWPose.alignment",
+     "DWPose.recording"},
+    {"DWPose.detector", "DWPose.pose", "DWPose.limbs"},
+    {"DWPose.wholebody", "DWPose.arrangement"},
+    {"animation.errors", "animation.windows", "animation.files"},
     {"animation.frames", "animation.writing", "animation.cli", "animation.face.embedding"},
+    {"animation.video", "animation.skeletons.preview"},
+    {"animation.skeletons.settings"},
+    {"animation.skeletons.estimation"},
+    {"animation.skeletons.extraction"},
     {"animation.modules.attention_processor", "animation.modules.pose_net", "animation.modules.face_encoder",
      "animation.modules.arcface", "animation.modules.i3d", "animation.modules.lpips"},
     {"animation.modules.unet", "animation.settings"},
@@ -28,7 +33,7 @@ LAYERS = [
     {"animation.evaluation.settings", "animation.evaluation.contact_sheet"},
     {"animation.evaluation.measures"},
     {"animation.evaluation.evaluation"},
-    {"inference_basic", "evaluate"},
+    {"inference_basic", "skeleton_extraction", "evaluate"},
 ]  # fmt: skip
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 

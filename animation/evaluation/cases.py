@@ -3,13 +3,13 @@
     TRUTH/case-1/reference.png            the photo
                  truth/     truth.mp4     the ground truth: numbered frames or a video
                  driver/    driver.mp4    the frames whose movement was followed
-                 poses/                   the skeletons, shown where there is no driver
-                 keypoints.npz            the key points that the skeletons were drawn from
+                 poses/                   the skeletons, and keypoints.npz that they were drawn from
     RESULTS/case-1/                       frames in animated_images/ or right there, or animation.mp4
 
 All but the results is optional: what cannot be measured without it is said. Imports no torch.
 """
 
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,9 @@ from PIL import Image
 
 from animation.errors import InputError
 from animation.frames import IMAGE_SUFFIXES, FrameFolder, load_photo
+from animation.video import VideoFrames
 from animation.writing import FRAMES_FOLDER
+from DWPose.recording import load_recording
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +35,7 @@ KEYPOINTS_FILE = "keypoints.npz"
 class Case:
     """One animation and what it is compared with, all of the same number of frames.
 
-    `keypoints` and `scores`, (F, N, 2) and (F, N), are the targets of the skeleton: pixels of an image of
-    `keypoints_size`, (width, height), in OpenPose's order (the first 18 are the body).
+    `keypoints` and `scores`, (F, 134, 2) in 0..1 of the frame and (F, 134), are what the skeletons were drawn from.
     """
 
     name: str
@@ -45,7 +46,6 @@ class Case:
     photo: Image.Image | None = None
     keypoints: np.ndarray | None = None
     scores: np.ndarray | None = None
-    keypoints_size: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.result)
@@ -71,9 +71,36 @@ def _frames_at(candidates: Sequence[Path]) -> Path | None:
     return None
 
 
-def open_frames(path: Path, max_frames: int | None = None) -> Sequence[Image.Image]:
+class VideoClip(Sequence):
+    """The frames of a video file as RGB images, with the interface of `FrameFolder`; fast in rising order.
+
+    Raises InputError: the file is missing, damaged or not a video.
+    """
+
+    def __init__(self, path: Path, max_frames: int | None = None):
+        self.paths, self._video = [path], VideoFrames(path)
+        self.sizes = {self._video.size}  # (width, height), pixels
+        self._length = sum(1 for _ in itertools.islice(self._video, max_frames))
+        self._index, self._frames = -1, iter(())
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Image.Image:
+        index = range(self._length)[index]
+        if index < self._index:
+            self._index = -1
+        if self._index < 0:
+            self._frames = iter(self._video)
+        while self._index < index:
+            self._frame = next(self._frames)
+            self._index += 1
+        return Image.fromarray(self._frame)
+
+
+def open_frames(path: Path, max_frames: int | None = None) -> FrameFolder | VideoClip:
     """The frames of a folder or a video, RGB. Raises InputError."""
-    return FrameFolder(path, max_frames)
+    return FrameFolder(path, max_frames) if path.is_dir() else VideoClip(path, max_frames)
 
 
 def _is_case(path: Path) -> bool:
@@ -153,21 +180,20 @@ def read_case(name: str, result: Path, truth: Path, max_frames: int | None = Non
                 f"case {name}: {len(case)} generated frames, but {len(frames)} of the {part}; make them equally many, "
                 f"or compare the first with --max_frames {min(len(case), len(frames))}"
             )
-    sizes = getattr(case.result, "sizes", {case.size})  # a video has one size
+    sizes = case.result.sizes
     if len(sizes) > 1:
         raise InputError(f"{found}: frames of {len(sizes)} sizes ({_sizes(sizes)}); make them again, all of one size")
-    truth_sizes = getattr(case.truth, "sizes", None) or {case.truth[0].size} if case.truth is not None else sizes
-    if truth_sizes != sizes:
+    if case.truth is not None and case.truth.sizes != sizes:
         logger.info("case %s: the ground truth of %s is resized to the generated frames' %s (width × height)",
-                    name, _sizes(truth_sizes), _sizes(sizes))  # fmt: skip
+                    name, _sizes(case.truth.sizes), _sizes(sizes))  # fmt: skip
     if case.poses is not None and len(case.poses) < len(case):
         case.poses = None  # shown only
     for suffix in IMAGE_SUFFIXES:
         if truth.is_dir() and (truth / f"{PHOTO_STEM}{suffix}").is_file():
             case.photo = load_photo(truth / f"{PHOTO_STEM}{suffix}")
             break
-    if truth.is_dir() and (truth / KEYPOINTS_FILE).is_file():
-        case.keypoints, case.scores, case.keypoints_size = read_keypoints(truth / KEYPOINTS_FILE, len(case))
+    if truth.is_dir() and (truth / "poses" / KEYPOINTS_FILE).is_file():
+        case.keypoints, case.scores = read_targets(truth / "poses" / KEYPOINTS_FILE, len(case))
     return case
 
 
@@ -175,32 +201,29 @@ def _sizes(sizes: set[tuple[int, int]]) -> str:
     return ", ".join(f"{width}×{height}" for width, height in sorted(sizes))
 
 
-def read_keypoints(path: Path, num_frames: int) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
-    """Key points (F, N, 2) in pixels, scores (F, N), and the (width, height) of the image they lie in.
+def read_targets(path: Path, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """The key points that skeletons were drawn from: (F, 134, 2) in 0..1 of the frame, and scores (F, 134).
+
+    Of several people in a frame the first is taken; a frame without people has scores of 0.
 
     Args:
-        path: a .npz file of the arrays `keypoints`, `scores` and `size`, in OpenPose's order.
+        path: the keypoints.npz that skeleton_extraction.py wrote beside the skeletons.
         num_frames: F; more in the file are left out.
 
     Raises:
-        InputError: an array is missing or of another shape.
+        PoseError: the file is damaged.
+        InputError: nothing was drawn from it, or it has fewer frames.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            keypoints, scores, size = (np.asarray(arrays[name], float) for name in ("keypoints", "scores", "size"))
-    except (KeyError, ValueError, OSError, EOFError) as error:
-        raise InputError(
-            f"{path}: cannot be read ({error}); it must hold the arrays keypoints, scores and size"
-        ) from None
-    except Exception as error:  # a damaged archive: zipfile's and zlib's own types
-        raise InputError(f"{path}: a damaged .npz file ({error}); make it again") from None
-    if keypoints.ndim != 3 or keypoints.shape[2] != 2 or scores.shape != keypoints.shape[:2] or size.shape != (2,):
-        shapes = f"{keypoints.shape}, {scores.shape}, {size.shape}"
-        raise InputError(f"{path}: keypoints, scores and size of shapes {shapes}; they must be (F, N, 2), (F, N), (2,)")
-    if len(keypoints) < num_frames or keypoints.shape[1] < 18:
-        raise InputError(f"{path}: {len(keypoints)} frames of {keypoints.shape[1]} key points for {num_frames} frames; "
-                         "each frame needs 18 or more")  # fmt: skip
-    return keypoints[:num_frames], scores[:num_frames], (int(size[0]), int(size[1]))
+    drawn = load_recording(path).drawn
+    if drawn is None or drawn.num_frames < num_frames:
+        frames = 0 if drawn is None else drawn.num_frames
+        raise InputError(f"{path}: skeletons of {frames} frames for {num_frames} generated ones; extract them again, "
+                         "or remove the file")  # fmt: skip
+    keypoints = np.zeros((num_frames, *drawn.keypoints.shape[1:]))
+    scores = np.zeros(keypoints.shape[:2])
+    for i in reversed(np.flatnonzero(drawn.frames < num_frames)):  # so that a frame's first person stays
+        keypoints[drawn.frames[i]], scores[drawn.frames[i]] = drawn.keypoints[i], drawn.scores[i]
+    return keypoints, scores
 
 
 @dataclass(kw_only=True)

@@ -97,9 +97,8 @@ def fingerprint(settings: EvaluationSettings, case: Case, not_run: dict) -> str:
     """A name for the measurement of one case: it changes with the settings, the frames and what can be run."""
     files = []
     for frames in (case.result, case.truth, case.driver):
-        for path in map(Path, getattr(frames, "paths", None) or [getattr(frames, "path", "")]):
-            state = path.stat() if path.is_file() else None
-            files.append([str(path), state and state.st_size, state and state.st_mtime_ns])
+        for path in [] if frames is None else frames.paths:
+            files.append([str(path), path.stat().st_size, path.stat().st_mtime_ns])
     keypoints = None if case.keypoints is None else hashlib.sha256(case.keypoints.tobytes()).hexdigest()
     photo = None if case.photo is None else hashlib.sha256(case.photo.tobytes()).hexdigest()
     facts = [asdict(settings), case.name, files, keypoints, photo, not_run]

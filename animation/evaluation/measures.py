@@ -14,10 +14,16 @@ import torch.nn.functional as F
 from animation.errors import InputError
 from animation.evaluation import metrics
 from animation.evaluation.cases import Case, Chunk
-from animation.evaluation.settings import FACE_MODELS, PCK_THRESHOLDS, POSE_MODELS, EvaluationSettings
+from animation.evaluation.settings import (
+    DETECTOR_FILE,
+    FACE_MODELS,
+    PCK_THRESHOLDS,
+    POSE_FILE,
+    POSE_MODELS,
+    EvaluationSettings,
+)
 from animation.face.embedding import find_face_models, find_faces, load_face_analysis
 from animation.weights import load_i3d, load_lpips
-from DWPose.errors import PoseError
 from DWPose.keypoints import BODY
 from DWPose.wholebody import Wholebody
 
@@ -173,7 +179,7 @@ class Identity(Measure):
 class Skeleton(Measure):
     """PCK of the body: key points found in the generated frames against those that were to be followed.
 
-    The target is the case's `keypoints.npz`, else what the estimator finds in the ground truth, else in the driver.
+    The target is what the case's skeletons were drawn from, else what the estimator finds in the ground truth, else in the driver.
 
     Args:
         models_folder: DWPose's; None: where it usually is, else not run.
@@ -181,7 +187,7 @@ class Skeleton(Measure):
 
     Raises:
         NotRun: there are no models at the usual place.
-        InputError: there are none at the given place, or they are damaged.
+        PoseError: there are none at the given place, or they are damaged.
     """
 
     columns = tuple(f"pck_{threshold:g}" for threshold in PCK_THRESHOLDS)
@@ -203,23 +209,21 @@ class Skeleton(Measure):
         for i, frame in enumerate(chunk.result):
             if case.keypoints is not None:
                 points, scores = case.keypoints[chunk.start + i], case.scores[chunk.start + i]
-                size = case.keypoints_size
             else:
                 target = (chunk.driver if chunk.truth is None else chunk.truth)[i]
                 points, scores = self.largest(target)
-                size = target.shape[1::-1]
-            points = points * (np.array(case.size) / size)  # to pixels of the generated frame
             found, found_scores = self.largest(frame)
+            points, found = points * case.size, found * case.size  # pixels of the generated frame
             row = metrics.pck(found[BODY], found_scores[BODY], points[BODY], scores[BODY], PCK_THRESHOLDS)
             rows.append(row or [None] * len(self.columns))
         return {name: list(column) for name, column in zip(self.columns, zip(*rows, strict=True), strict=True)}
 
     def largest(self, image_rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Key points (N, 2) and scores (N,) of the person with the largest box."""
+        """Key points (134, 2) in 0..1 of the frame, and scores (134,), of the person with the largest box."""
         people = self.find_people(image_rgb)
         sides = people.boxes[:, 2:4] - people.boxes[:, :2]
         index = int(np.argmax(sides.prod(axis=1)))
-        return people.keypoints[index], people.scores[index]
+        return people.keypoints[index] / image_rgb.shape[1::-1], people.scores[index]
 
 
 def load_pose_estimator(models_folder: str | None, device: torch.device) -> Wholebody:
@@ -227,10 +231,7 @@ def load_pose_estimator(models_folder: str | None, device: torch.device) -> Whol
     folder, device_name = Path(models_folder or POSE_MODELS), "cuda" if device.type == "cuda" else "cpu"
     if models_folder is None and not folder.is_dir():
         raise NotRun(f"no pose models in {folder}; name their folder with --pose_models")
-    try:
-        return Wholebody(folder / "yolox_l.onnx", folder / "dw-ll_ucoco_384.onnx", device_name)
-    except PoseError as error:
-        raise InputError(str(error)) from None
+    return Wholebody(folder / DETECTOR_FILE, folder / POSE_FILE, device_name)
 
 
 class VideoDistance(Measure):

@@ -7,9 +7,11 @@ from animation.errors import InputError
 from animation.evaluation.cases import Case, find_cases
 from animation.face.embedding import find_face_models
 from animation.writing import check_writable
+from DWPose.sessions import find_model
 
 FACE_MODELS = "models/antelopev2"  # where a folder is used without being named
 POSE_MODELS = "checkpoints/DWPose"
+DETECTOR_FILE, POSE_FILE = "yolox_l.onnx", "dw-ll_ucoco_384.onnx"
 PCK_THRESHOLDS = (0.05, 0.1)  # of the target's size
 SHORTEST_CLIP = 9  # frames: I3D halves time three times and needs two steps of it
 
@@ -34,7 +36,7 @@ class EvaluationSettings:
         """Check everything that can be checked without loading a network, and find the cases.
 
         Raises:
-            InputError: a setting is out of range, a file or results are missing, or the output is not writable.
+            InputError, PoseError: a setting is out of range, a file or results are missing, or the output is not writable.
         """
         if self.max_frames is not None and self.max_frames < 1:
             raise InputError(f"--max_frames {self.max_frames} is below 1; leave it out to compare all frames")
@@ -46,8 +48,9 @@ class EvaluationSettings:
                 raise InputError(f"--{flag} {path}: no such file; leave it out to go without that metric")
         if self.face_models is not None:
             find_face_models(self.face_models)
-        if self.pose_models is not None and not Path(self.pose_models).is_dir():
-            raise InputError(f"--pose_models {self.pose_models}: no such folder; it holds DWPose's two ONNX files")
+        if self.pose_models is not None:
+            for name in (DETECTOR_FILE, POSE_FILE):
+                find_model(Path(self.pose_models) / name)
         cases = find_cases(self.results, self.truth, self.cases, self.max_frames)
         check_writable(Path(self.output_dir))
         return cases
