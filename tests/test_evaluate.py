@@ -18,14 +18,12 @@ from animation.errors import InputError
 from animation.evaluation import evaluation, measures, metrics
 from animation.evaluation.cases import find_cases
 from animation.evaluation.settings import EvaluationSettings
-from animation.modules.i3d import I3D
 from animation.writing import AnimationWriter
 from DWPose.errors import PoseError
 from DWPose.keypoints import People
 from DWPose.recording import Drawn, Recording
 from tests.face_models import write_face_models
-from tests.synthetic import randomise
-from tests.test_evaluation_networks import SMALL_I3D, alexnet
+from tests.test_evaluation_networks import alexnet, small_i3d
 
 SIZE = (64, 96)  # width, height
 SHIFT = 4  # pixels, of the marks in the results
@@ -78,9 +76,11 @@ def find_marks(image_rgb):
 def networks(tmp_path, monkeypatch):
     """Flags of small networks for every metric; the pose estimator finds the marks."""
     torch.save(alexnet().state_dict(), tmp_path / "alexnet.pth")
-    torch.save(randomise(I3D(**SMALL_I3D), 0).state_dict(), tmp_path / "i3d.pt")
+    torch.save(small_i3d().state_dict(), tmp_path / "i3d.pt")
     monkeypatch.setattr(measures, "Wholebody", lambda *_: find_marks)
     (tmp_path / "DWPose").mkdir()
+    for name in ("yolox_l.onnx", "dw-ll_ucoco_384.onnx"):
+        (tmp_path / "DWPose" / name).write_bytes(b"stood in for")
     return {
         "--lpips_weights": tmp_path / "alexnet.pth",
         "--fvd_weights": tmp_path / "i3d.pt",
@@ -106,6 +106,12 @@ def run(monkeypatch, capsys, flags):
 
 def images(folder):
     return [np.asarray(Image.open(folder / f"frame_{i}.png")) for i in range(len(list(folder.iterdir())))]
+
+
+def to_clip(frames_rgb):
+    """(1, 3, T, 224, 224) in −1..1."""
+    frames = torch.from_numpy(np.stack(frames_rgb)).permute(0, 3, 1, 2) / 127.5 - 1
+    return torch.nn.functional.interpolate(frames, (224, 224), mode="bilinear").transpose(0, 1)[None]
 
 
 def test_everything_is_measured_and_written(monkeypatch, capsys, folders, networks):
@@ -136,7 +142,12 @@ def test_everything_is_measured_and_written(monkeypatch, capsys, folders, networ
     assert third["not_run"]["psnr"] == third["not_run"]["csim_truth"] == "no ground truth"
     assert "psnr" not in third["metrics"]
     assert found["fvd"]["clips"] == 2
-    assert found["fvd"]["value"] > 0
+    features = [
+        [small_i3d()(to_clip(images(folder / "case-1" / part)[k : k + 10]))[0].detach().numpy() for k in (0, 10)]
+        for folder, part in ((folders["--results"], "animated_images"), (folders["--truth"], "truth"))
+    ]
+    assert found["fvd"]["value"] == pytest.approx(metrics.frechet_distance(*features), rel=1e-3)
+    assert found["fvd"]["value"] > 1e-4
     assert found["settings"]["fvd_clip_frames"] == 10
     assert "torchmetrics" in found["versions"]
     assert found["not_run"] == {}

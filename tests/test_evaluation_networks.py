@@ -92,6 +92,23 @@ def test_i3d_has_the_ports_tensors():
     }  # fmt: skip
 
 
+def smooth_clips(frames):
+    """Two clips, (2, 3, T, 224, 224)."""
+    coarse = torch.rand(2, 3, frames, 7, 7, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    return F.interpolate(coarse, (frames, 224, 224), mode="trilinear")
+
+
+def small_i3d(frames=10):
+    """A small I3D whose batch norms keep the differences of clips alive through all layers."""
+    model = randomise(I3D(**SMALL_I3D), 0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.train()(smooth_clips(frames))
+    return model.eval()
+
+
 def naive_i3d(state, clip):
     """I3D written from the paper's figure, one call a layer, padding counted by hand."""
 
@@ -143,16 +160,10 @@ def naive_i3d(state, clip):
 
 @pytest.mark.parametrize("frames", [9, 16])
 def test_i3d_against_a_naive_one(tmp_path, frames):
-    model, generator = randomise(I3D(**SMALL_I3D), 0), torch.Generator().manual_seed(1)
-    coarse = torch.rand(2, 3, frames, 7, 7, generator=generator) * 2 - 1
-    clips = F.interpolate(coarse, (frames, 224, 224), mode="trilinear")
+    model = small_i3d(frames)
+    torch.save(model.state_dict(), tmp_path / "i3d.pt")
+    loaded, clip = load_i3d(tmp_path / "i3d.pt"), smooth_clips(frames)[:1]
     with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm3d):
-                module.momentum = 1.0
-        model.train()(clips)  # so that the batch norms keep the clip's differences alive through the layers
-        torch.save(model.state_dict(), tmp_path / "i3d.pt")
-        loaded, clip = load_i3d(tmp_path / "i3d.pt"), clips[:1]
         found, expected = loaded(clip), naive_i3d(model.state_dict(), clip)
         assert found.shape == (1, 10)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

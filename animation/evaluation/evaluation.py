@@ -21,6 +21,7 @@ from animation.report import device_name, library_versions
 logger = logging.getLogger(__name__)
 
 CHUNK = 16  # frames that are in memory at a time
+LIBRARIES = ("torch", "numpy", "scipy", "scikit-image", "torchmetrics", "pillow", "av", "insightface", "onnxruntime")
 PROGRESS_FOLDER = ".partial"  # cases that are done, until all are
 
 
@@ -72,7 +73,7 @@ def evaluate(settings: EvaluationSettings, cases: Sequence[Case]) -> list[Record
             whole.replace(path)
     fvd = _video_distance(settings, records, not_run)
     print(table(records, fvd and fvd["value"], not_run))
-    facts = {"settings": asdict(settings), "device": device_name(device), "versions": library_versions()}
+    facts = {"settings": asdict(settings), "device": device_name(device), "versions": library_versions(LIBRARIES)}
     _write(output_dir, partial, cases, records, metrics_json(records, fvd, not_run, facts))
     return records
 

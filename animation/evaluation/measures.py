@@ -179,7 +179,8 @@ class Identity(Measure):
 class Skeleton(Measure):
     """PCK of the body: key points found in the generated frames against those that were to be followed.
 
-    The target is what the case's skeletons were drawn from, else what the estimator finds in the ground truth, else in the driver.
+    The target is what the case's skeletons were drawn from, else what the estimator finds in the ground truth, else
+    in the driver.
 
     Args:
         models_folder: DWPose's; None: where it usually is, else not run.

@@ -36,7 +36,8 @@ class EvaluationSettings:
         """Check everything that can be checked without loading a network, and find the cases.
 
         Raises:
-            InputError, PoseError: a setting is out of range, a file or results are missing, or the output is not writable.
+            InputError, PoseError: a setting is out of range, a file or results are missing, or the output cannot be
+                written.
         """
         if self.max_frames is not None and self.max_frames < 1:
             raise InputError(f"--max_frames {self.max_frames} is below 1; leave it out to compare all frames")
