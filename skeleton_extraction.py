@@ -60,8 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
     skeletons.add_argument(
         "--alignment",
         choices=ALIGNMENTS,
-        help="affine: one scale and offset an axis, corrected for the driver's aspect ratio; affine_legacy: the released "
-        "formula, uncorrected; limb: the photo's own bone lengths with the driver's joint angles; none",
+        help="affine: one scale and offset an axis, corrected for the driver's aspect ratio; affine_legacy: the "
+        "released formula, uncorrected; limb: the photo's own bone lengths with the driver's joint angles; none",
     )
     skeletons.add_argument(
         "--person",

@@ -57,7 +57,7 @@ def identify(frames: Sequence[People]) -> list[np.ndarray]:
     Everybody is followed at once, so that nobody takes the number of another who is still there: first by overlap with
     where each is expected, then with where each was last seen, then, one frame later at most, by nearness at a like
     size. A picture in which the detector found nobody says nothing of where its person is: it goes to the person who
-    was seen last.
+    was seen last, or is the first to be seen.
 
     Args:
         frames: the people of each frame.
@@ -68,9 +68,11 @@ def identify(frames: Sequence[People]) -> list[np.ndarray]:
     tracks: list[_Track] = []
     numbers = []
     for frame, people in enumerate(frames):
-        if not people.detected and len(people) and tracks:
-            latest = max(range(len(tracks)), key=lambda k: (tracks[k].frame, _areas(tracks[k].box[None])[0]))
-            numbers.append(np.array([latest]))
+        if not people.detected:
+            latest = max(
+                range(len(tracks)), key=lambda k: (tracks[k].frame, _areas(tracks[k].box[None])[0]), default=0
+            )
+            numbers.append(np.full(len(people), latest))
             continue
         boxes = np.asarray(people.boxes, float)
         number = np.full(len(boxes), -1)

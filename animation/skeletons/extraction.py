@@ -113,16 +113,15 @@ def report(arrangement: Arrangement, recording: Recording) -> None:
     if len(absent):
         named = ", ".join(map(str, absent[:NAMED_FRAMES]))
         more = f" and {len(absent) - NAMED_FRAMES} more" if len(absent) > NAMED_FRAMES else ""
-        logger.warning("the person was not found in %d of %d frames: %s%s", len(absent), len(arrangement.missing), named,
-                       more)  # fmt: skip
+        logger.warning("the person was not found in %d of %d frames: %s%s",
+                       len(absent), len(arrangement.missing), named, more)  # fmt: skip
     distances = arrangement.distances
     if distances is None or not np.isfinite(distances).any() or not distances[0] > FAR_FROM_PHOTO:
         return
     nearest = int(np.nanargmin(distances))
     remedy = "take a photo in a pose like the driver's first"
     if distances[nearest] < FAR_FROM_PHOTO:
-        remedy += (
-            f", or start at frame {nearest} ({distances[nearest]:.2f} away), about {nearest / recording.fps:.2f} s in"
-        )
+        seconds = nearest / recording.fps
+        remedy += f", or start {seconds:.2f} s later, at frame {nearest}, which is {distances[nearest]:.2f} away"
     logger.warning("the first pose is %.2f of a body height from the photo's, which often costs the face: %s",
                    distances[0], remedy)  # fmt: skip
