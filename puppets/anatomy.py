@@ -216,5 +216,5 @@ def _keypoints(character, head, joints, fingers, feet, mouth) -> tuple[np.ndarra
 def ear_centre(head: Head, character: Character, side: int) -> np.ndarray:
     """(2,) pixels; side 1 is the left ear. It moves inwards when the head turns its side to the viewer, or away."""
     longitude = side * np.pi / 2 + head.yaw
-    offset = head.radii * [1.04 * np.sin(longitude), np.sin(character.eye_latitude + 0.12 + head.pitch)]
+    offset = head.radii * [1.1 * np.sin(longitude), np.sin(character.eye_latitude + 0.12 + head.pitch)]
     return _turn(head.centre + offset, head.centre, head.roll)

@@ -28,10 +28,13 @@ class Clip:
         posed = [(character, motion(frame), place) for character, motion, place in self.actors]
         return render(posed, self.stage, width, height)
 
-    def played_by(self, characters: Sequence[Character], stage: Stage) -> "Clip":
-        """The same motions and places with other characters on another stage."""
-        actors = tuple((new, motion, place) for new, (_, motion, place) in zip(characters, self.actors, strict=True))
-        return replace(self, actors=actors, stage=stage)
+    def moved_like(self, other: "Clip") -> "Clip":
+        """The same characters at the same places, moving as those of another clip do."""
+        actors = tuple(
+            (character, motion, place)
+            for (character, _, place), (_, motion, _) in zip(self.actors, other.actors, strict=True)
+        )
+        return replace(self, actors=actors)
 
 
 def make_stage(split: str, index: int) -> Stage:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from DWPose.recording import Drawn, Recording
-from puppets.characters import make_character
 from puppets.clips import Clip, encode_png, face_masks, make_clip, people, skeleton
 from puppets.rendering import Truth
 
@@ -145,7 +144,7 @@ def write_case(folder: Path, index: int, form: Format, kind: str = "same") -> Pa
         if partial is not None:
             photo = make_clip("held_out", index)
             driver = photo if kind == "same" else make_clip("held_out", DRIVERS + index)
-            truth = driver if kind == "same" else driver.played_by([make_character("held_out", 2 * index)], photo.stage)
+            truth = driver if kind == "same" else photo.moved_like(driver)
             moment = -PHOTO_MOMENT * photo.actors[0][1].period
             reference, _ = photo.render(moment, form.width, form.height)
             (partial / "reference.png").write_bytes(encode_png(reference))
