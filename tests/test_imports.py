@@ -33,7 +33,14 @@ LAYERS = [
     {"animation.evaluation.settings", "animation.evaluation.contact_sheet"},
     {"animation.evaluation.measures"},
     {"animation.evaluation.evaluation"},
-    {"inference_basic", "skeleton_extraction", "evaluate"},
+    {"puppets.seeds"},
+    {"puppets.characters", "puppets.motions"},
+    {"puppets.anatomy"},
+    {"puppets.drawing"},
+    {"puppets.rendering"},
+    {"puppets.clips"},
+    {"puppets.writing"},
+    {"inference_basic", "skeleton_extraction", "evaluate", "make_puppets"},
 ]  # fmt: skip
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 
@@ -41,6 +48,7 @@ RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 def modules():
     """Every module of the project but its tests and benchmarks, by dotted name."""
     paths = [*ROOT.glob("*.py"), *(ROOT / "animation").rglob("*.py"), *(ROOT / "DWPose").rglob("*.py")]
+    paths += (ROOT / "puppets").rglob("*.py")
     return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths if path.stem != "__init__"}
 
 
@@ -59,6 +67,8 @@ def test_imports_point_one_way():
             if imported in RANK:
                 assert RANK[imported] < RANK[name], f"{name} imports {imported}"
             assert imported.split(".")[0] not in ("tests", "benchmarks"), f"{name} imports {imported}"
+            if name.split(".")[0] in ("DWPose", "puppets"):
+                assert imported.split(".")[0] not in ("animation", "torch"), f"{name} imports {imported}"
 
 
 PROBE = """
