@@ -21,8 +21,8 @@ PARTS = {  # what is fetched for each part: the hub's folder, and where it goes
     "cases": (CASES_ARCHIVE, "."),
 }
 LICENCES = {
-    "svd": "Stable Video Diffusion is under Stability AI's own licence: https://stability.ai/license (commercial use is "
-    "bound to it)",
+    "svd": "Stable Video Diffusion is under Stability AI's own licence, which binds commercial use: "
+    "https://stability.ai/license",
     "antelopev2": "insightface's models are for non-commercial research only: "
     "https://github.com/deepinsight/insightface#license",
 }
@@ -161,8 +161,8 @@ def fetch(
     missing = sum(file.missing_bytes for file in files)
     free = shutil.disk_usage(_existing(Path(destination))).free
     if missing and free < missing + SPARE_BYTES:
-        raise InputError(f"{destination}: {_size(free)} free and {_size(missing)} to fetch, with {_size(SPARE_BYTES)} to "
-                         "spare; make room, choose --parts, or give another --destination")  # fmt: skip
+        raise InputError(f"{destination}: {_size(free)} free and {_size(missing)} to fetch, with {_size(SPARE_BYTES)} "
+                         "to spare; make room, choose --parts, or give another --destination")  # fmt: skip
     for number, file in enumerate(files, 1):
         logger.info("%d of %d: %s", number, len(files), file.name)
         try:
