@@ -74,10 +74,10 @@ def device_name(device: torch.device) -> str:
     return f"{device} ({torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.machine()})"
 
 
-def library_versions() -> dict[str, str]:
-    """Versions of Python and of the installed libraries that matter for a result."""
+def library_versions(libraries: Iterable[str] = LIBRARIES) -> dict[str, str]:
+    """Versions of Python and of those libraries that are installed; the default ones matter for an animation."""
     versions = {"python": platform.python_version(), "platform": platform.platform()}
-    for library in LIBRARIES:
+    for library in libraries:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[library] = importlib.metadata.version(library)
     return versions

@@ -24,14 +24,25 @@ LAYERS = [
     {"animation.skeletons.estimation"},
     {"animation.skeletons.extraction"},
     {"animation.modules.attention_processor", "animation.modules.pose_net", "animation.modules.face_encoder",
-     "animation.modules.arcface"},
+     "animation.modules.arcface", "animation.modules.i3d", "animation.modules.lpips"},
     {"animation.modules.unet", "animation.settings"},
     {"animation.face.settings"},
     {"animation.weights", "animation.sampling", "animation.report", "animation.decoding"},
     {"animation.pipeline"},
     {"animation.runtime", "animation.face_optimization"},
     {"animation.inference"},
-    {"inference_basic", "skeleton_extraction", "face_mask_extraction"},
+    {"animation.evaluation.metrics", "animation.evaluation.cases", "animation.evaluation.records"},
+    {"animation.evaluation.settings", "animation.evaluation.contact_sheet"},
+    {"animation.evaluation.measures"},
+    {"animation.evaluation.evaluation"},
+    {"puppets.seeds"},
+    {"puppets.characters", "puppets.motions"},
+    {"puppets.anatomy"},
+    {"puppets.drawing"},
+    {"puppets.rendering"},
+    {"puppets.clips"},
+    {"puppets.writing"},
+    {"inference_basic", "skeleton_extraction", "face_mask_extraction", "evaluate", "make_puppets"},
     {"inference_op"},
 ]  # fmt: skip
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
@@ -40,6 +51,7 @@ RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 def modules():
     """Every module of the project but its tests and benchmarks, by dotted name."""
     paths = [*ROOT.glob("*.py"), *(ROOT / "animation").rglob("*.py"), *(ROOT / "DWPose").rglob("*.py")]
+    paths += (ROOT / "puppets").rglob("*.py")
     return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths if path.stem != "__init__"}
 
 
@@ -58,12 +70,14 @@ def test_imports_point_one_way():
             if imported in RANK:
                 assert RANK[imported] < RANK[name], f"{name} imports {imported}"
             assert imported.split(".")[0] not in ("tests", "benchmarks"), f"{name} imports {imported}"
+            if name.split(".")[0] in ("DWPose", "puppets"):
+                assert imported.split(".")[0] not in ("animation", "torch"), f"{name} imports {imported}"
 
 
 PROBE = """
 import builtins, importlib, json, os, pathlib, sys
 forbidden = []
-SCRIPTS = "inference_basic", "inference_op", "skeleton_extraction", "face_mask_extraction"
+SCRIPTS = "inference_basic", "inference_op", "skeleton_extraction", "face_mask_extraction", "evaluate"
 
 def watch(owner, name):
     def refuse(*args, **kwargs):
@@ -102,6 +116,7 @@ def probe(module, folder, code=PROBE):
         "face_mask_extraction",
         "animation.inference",
         "animation.face_optimization",
+        "animation.evaluation.evaluation",
         "benchmarks.denoise",
     ],
 )
@@ -126,7 +141,7 @@ def test_the_probe_notices(tmp_path):
     assert found["changed"] == ["X_MARK"]
 
 
-def test_bad_input_is_answered_without_importing_torch():
-    scripts = "inference_basic, inference_op, skeleton_extraction, face_mask_extraction"
-    code = f"import sys, json; import {scripts}; print(json.dumps('torch' in sys.modules))"
+@pytest.mark.parametrize("script", ["inference_op", "skeleton_extraction", "face_mask_extraction", "evaluate"])
+def test_bad_input_is_answered_without_importing_torch(script):
+    code = f"import sys, json; import {script}; print(json.dumps('torch' in sys.modules))"
     assert probe("-", ROOT, code) is False
