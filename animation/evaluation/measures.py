@@ -142,7 +142,9 @@ class Identity(Measure):
     def embed(self, image_rgb: np.ndarray) -> np.ndarray | None:
         """The embedding of the largest face in (H, W, 3) uint8, (512,); None: no face."""
         faces, _way = self.finder(image_rgb)
-        return self.finder.embed(image_rgb, max(faces, key=lambda face: face.area), "bgr") if faces else None
+        if not faces:
+            return None
+        return self.finder.embed(image_rgb, max(faces, key=lambda face: face.area), "bgr")
 
     def begin(self, case: Case) -> dict[str, str]:
         """Says what there is no photo, ground truth or driver for; embeds the photo."""
