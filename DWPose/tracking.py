@@ -69,9 +69,7 @@ def identify(frames: Sequence[People]) -> list[np.ndarray]:
     numbers = []
     for frame, people in enumerate(frames):
         if not people.detected:
-            latest = max(
-                range(len(tracks)), key=lambda k: (tracks[k].frame, _areas(tracks[k].box[None])[0]), default=0
-            )
+            latest = max(range(len(tracks)), key=lambda k: (tracks[k].frame, _areas(tracks[k].box[None])[0]), default=0)
             numbers.append(np.full(len(people), latest))
             continue
         boxes = np.asarray(people.boxes, float)

@@ -46,7 +46,9 @@ class Detector(nn.Module):
         super().__init__()
         self.fine = _conv(3, 16, 2)
         self.middle = nn.Sequential(_conv(16, 32, 2), _conv(32, 32))
-        self.coarse = nn.Sequential(_conv(32, 64, 2), _conv(64, 64), _conv(64, 64, dilation=2), _conv(64, 64, dilation=4))
+        self.coarse = nn.Sequential(
+            _conv(32, 64, 2), _conv(64, 64), _conv(64, 64, dilation=2), _conv(64, 64, dilation=4)
+        )
         self.down = nn.Conv2d(64, 32, 1)
         self.join = _conv(32, 32)
         self.heads = nn.ModuleList(nn.Conv2d(width, 5 + 2 * LANDMARKS, 1) for width in (16, 32, 64))

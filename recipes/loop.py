@@ -38,7 +38,7 @@ class Samples(Dataset):
 def recipe_arguments(description: str | None, steps: int, batch_size: int) -> argparse.Namespace:
     """The flags of a recipe."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("."), help="the folder of checkpoints/ and models/")
+    parser.add_argument("--output", type=Path, default=Path(), help="the folder of checkpoints/ and models/")
     parser.add_argument("--state", type=Path, default=Path("recipes/state"), help="where training is kept, to go on")
     parser.add_argument("--steps", type=int, default=steps, help=f"in all; {steps} if left out")
     parser.add_argument("--batch_size", type=int, default=batch_size)

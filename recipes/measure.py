@@ -1,17 +1,14 @@
 """How well the small DWPose and antelopev2 know puppets that they never saw: figures for the model card.
 
-    python -m recipes.measure
+python -m recipes.measure
 """
 
-import argparse
 import itertools
-import json
-from pathlib import Path
 
 import numpy as np
+from animation.face.detection import FaceDetector
 from tqdm import tqdm
 
-from animation.face.detection import FaceDetector
 from DWPose.keypoints import to_openpose
 from DWPose.wholebody import Wholebody
 from puppets.characters import make_character

@@ -1,6 +1,6 @@
 """The pose estimator: 133 key points of a puppet in a box, with DWPose's inputs and outputs.
 
-    python -m recipes.pose_estimator
+python -m recipes.pose_estimator
 """
 
 from functools import partial

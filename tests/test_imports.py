@@ -17,17 +17,20 @@ LAYERS = [
     {"DWPose.detector", "DWPose.pose", "DWPose.limbs"},
     {"DWPose.wholebody", "DWPose.arrangement"},
     {"animation.errors", "animation.windows", "animation.files"},
-    {"animation.frames", "animation.writing", "animation.cli", "animation.face.embedding"},
-    {"animation.video", "animation.skeletons.preview"},
+    {"animation.frames", "animation.writing", "animation.cli", "animation.face.boxes", "animation.onnx_weights",
+     "animation.download"},
+    {"animation.video", "animation.skeletons.preview", "animation.face.detection"},
+    {"animation.face.embedding", "animation.face.masks"},
     {"animation.skeletons.settings"},
     {"animation.skeletons.estimation"},
     {"animation.skeletons.extraction"},
     {"animation.modules.attention_processor", "animation.modules.pose_net", "animation.modules.face_encoder",
      "animation.modules.arcface", "animation.modules.i3d", "animation.modules.lpips"},
     {"animation.modules.unet", "animation.settings"},
-    {"animation.weights", "animation.sampling", "animation.report"},
-    {"animation.pipeline"},
-    {"animation.runtime"},
+    {"animation.face.settings"},
+    {"animation.weights", "animation.sampling", "animation.report", "animation.decoding"},
+    {"animation.pipeline", "animation.verification"},
+    {"animation.runtime", "animation.face_optimization"},
     {"animation.inference"},
     {"animation.evaluation.metrics", "animation.evaluation.cases", "animation.evaluation.records"},
     {"animation.evaluation.settings", "animation.evaluation.contact_sheet"},
@@ -40,7 +43,8 @@ LAYERS = [
     {"puppets.rendering"},
     {"puppets.clips"},
     {"puppets.writing"},
-    {"inference_basic", "skeleton_extraction", "evaluate", "make_puppets"},
+    {"inference_basic", "skeleton_extraction", "face_mask_extraction", "evaluate", "make_puppets", "download_weights"},
+    {"inference_op"},
 ]  # fmt: skip
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 
@@ -71,14 +75,16 @@ def test_imports_point_one_way():
                 assert imported.split(".")[0] not in ("animation", "torch"), f"{name} imports {imported}"
 
 
+SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
 PROBE = """
 import builtins, importlib, json, os, pathlib, sys
 forbidden = []
+SCRIPTS = "SCRIPT_NAMES".split()
 
 def watch(owner, name):
     def refuse(*args, **kwargs):
         caller = sys._getframe(1).f_globals.get("__name__", "")
-        if caller.split(".")[0] in ("animation", "DWPose", "inference_basic", "evaluate", "benchmarks"):
+        if caller.split(".")[0] in ("animation", "DWPose", "puppets", "benchmarks", *SCRIPTS):
             forbidden.append(f"{caller}: {name}{args[:1]}")
         return original(*args, **kwargs)
     original = getattr(owner, name)
@@ -94,7 +100,7 @@ before = dict(os.environ)  # libraries set variables of their own: what counts i
 importlib.import_module(sys.argv[1])
 changed = {key for key in set(before) | set(os.environ) if before.get(key) != os.environ.get(key)}
 print(json.dumps({"forbidden": forbidden, "cuda": torch.cuda.is_initialized(), "changed": sorted(changed)}))
-"""
+""".replace("SCRIPT_NAMES", " ".join(SCRIPTS))
 
 
 def probe(module, folder, code=PROBE):
@@ -106,7 +112,18 @@ def probe(module, folder, code=PROBE):
 
 
 @pytest.mark.parametrize(
-    "module", ["inference_basic", "animation.inference", "animation.evaluation.evaluation", "benchmarks.denoise"]
+    "module",
+    [
+        "inference_op",
+        "face_mask_extraction",
+        "skeleton_extraction",
+        "animation.inference",
+        "animation.face_optimization",
+        "animation.evaluation.evaluation",
+        "animation.verification",
+        "make_puppets",
+        "benchmarks.denoise",
+    ],
 )
 def test_importing_touches_nothing(module, tmp_path):
     """These together import every module."""
@@ -129,7 +146,6 @@ def test_the_probe_notices(tmp_path):
     assert found["changed"] == ["X_MARK"]
 
 
-@pytest.mark.parametrize("script", ["inference_basic", "evaluate"])
-def test_bad_input_is_answered_without_importing_torch(script):
-    code = f"import sys, json; import {script}; print(json.dumps('torch' in sys.modules))"
+def test_bad_input_is_answered_without_importing_torch():
+    code = f"import sys, json; import {', '.join(SCRIPTS)}; print(json.dumps('torch' in sys.modules))"
     assert probe("-", ROOT, code) is False
