@@ -3,12 +3,15 @@
 python -m recipes.measure
 """
 
+import argparse
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
-from animation.face.detection import FaceFinder
 from tqdm import tqdm
 
+from animation.face.detection import FaceFinder
 from DWPose.keypoints import to_openpose
 from DWPose.wholebody import Wholebody
 from puppets.characters import make_character
