@@ -30,7 +30,7 @@ LAYERS = [
     {"animation.face.settings"},
     {"animation.weights", "animation.sampling", "animation.report", "animation.decoding"},
     {"animation.pipeline", "animation.verification"},
-    {"animation.runtime", "animation.face_optimization"},
+    {"animation.runtime", "animation.face_optimization", "animation.diagnosis"},
     {"animation.inference"},
     {"animation.evaluation.metrics", "animation.evaluation.cases", "animation.evaluation.records"},
     {"animation.evaluation.settings", "animation.evaluation.contact_sheet"},
@@ -43,7 +43,8 @@ LAYERS = [
     {"puppets.rendering"},
     {"puppets.clips"},
     {"puppets.writing"},
-    {"inference_basic", "skeleton_extraction", "face_mask_extraction", "evaluate", "make_puppets", "download_weights"},
+    {"inference_basic", "skeleton_extraction", "face_mask_extraction", "evaluate", "make_puppets", "download_weights",
+     "doctor"},
     {"inference_op"},
 ]  # fmt: skip
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
