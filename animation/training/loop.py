@@ -1,0 +1,526 @@
+"""The training loop: one process on a CPU, many GPUs and many machines from the same code, by accelerate."""
+
+import json
+import logging
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, ProjectConfiguration, gather_object, set_seed
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from animation.errors import InputError, NonFiniteError, RunError
+from animation.report import describe_file
+from animation.runtime import DTYPES, is_out_of_memory
+from animation.training import checkpoint as checkpoints
+from animation.training import model as models
+from animation.training.cache import FrameCache
+from animation.training.check import check_share
+from animation.training.clips import Bucket
+from animation.training.dataset import ClipDataset, Sample, make_batch, to_unit_range
+from animation.training.plan import MicroBatches, SamplePlan
+from animation.training.settings import TRACKERS, TrainingSettings
+from animation.training.step import FrozenEncoders, training_step
+from animation.training.validation import Metrics, Validation, default_metrics
+from animation.weights import read_face_channel_order, resolve_svd_folder, weights_file
+from animation.face.embedding import find_face_models
+
+logger = logging.getLogger(__name__)
+
+LOG_FILE = "training_log.jsonl"
+MEMORY_LEVERS = (
+    "--gradient_checkpointing, --mixed_precision bf16, --use_8bit_adam, --cache_latents, fewer --sample_n_frames, "
+    "smaller buckets, --lora_rank 16 with --finetune_mode"
+)
+
+
+def train(settings: TrainingSettings, buckets: list[Bucket], metrics: Metrics = default_metrics) -> None:
+    """Train, and write checkpoints, validation videos and the log to `settings.output_dir`.
+
+    Args:
+        settings: of the run.
+        buckets: what `settings.read_inputs()` returned.
+        metrics: compare validation videos with the true frames.
+
+    Raises:
+        InputError: a checkpoint, a device or the data does not do.
+        RunError: memory did not suffice, or NaN appeared.
+    """
+    trainer = Trainer(settings, buckets, metrics)
+    try:
+        trainer.run()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RunError(f"out of memory on {trainer.accelerator.device}; these help: {MEMORY_LEVERS}") from None
+    finally:
+        trainer.accelerator.end_training()
+
+
+def make_accelerator(settings: TrainingSettings) -> Accelerator:
+    """The engine: processes, devices, number format, gradient accumulation and trackers.
+
+    Raises:
+        InputError: the device does not compute in the number format.
+    """
+    log_with = None if settings.report_to == "none" else settings.report_to
+    accelerator = Accelerator(
+        cpu=settings.cpu,
+        mixed_precision=settings.mixed_precision,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(
+            num_steps=settings.gradient_accumulation_steps, sync_with_dataloader=False
+        ),
+        log_with=log_with,
+        project_config=ProjectConfiguration(settings.output_dir, str(Path(settings.output_dir) / settings.logging_dir)),
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise InputError("--mixed_precision fp16 on a CPU: it has no fast half-precision arithmetic; use bf16 or no")
+    if settings.allow_tf32:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    return accelerator
+
+
+def make_optimizer(settings: TrainingSettings, parameters: list, learning_rate: float) -> torch.optim.Optimizer:
+    """AdamW, in 8 bits where asked for. Raises InputError where bitsandbytes does not work here."""
+    optimizer_class = torch.optim.AdamW
+    if settings.use_8bit_adam:
+        try:
+            from bitsandbytes.optim import AdamW8bit as optimizer_class
+        except (ImportError, RuntimeError) as error:
+            raise InputError(f"--use_8bit_adam: bitsandbytes does not work here ({error}); leave the flag out") from None
+    return optimizer_class(
+        parameters,
+        lr=learning_rate,
+        betas=(settings.adam_beta1, settings.adam_beta2),
+        weight_decay=settings.adam_weight_decay,
+        eps=settings.adam_epsilon,
+    )
+
+
+def _ignore_interrupts(_worker: int) -> None:
+    """Workers leave an interrupt to the process that they read for."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _as_list(samples: list[Sample]) -> list[Sample]:
+    return samples
+
+
+class Trainer:
+    """Everything that a run holds between steps.
+
+    Args:
+        settings: of the run.
+        buckets: the clips by size.
+        metrics: of validation videos.
+    """
+
+    def __init__(self, settings: TrainingSettings, buckets: list[Bucket], metrics: Metrics = default_metrics):
+        self.settings, self.buckets = settings, buckets
+        self.accelerator = make_accelerator(settings)
+        self.output_dir = Path(settings.output_dir)
+        self.is_main = self.accelerator.is_main_process
+        if not self.is_main:
+            logging.getLogger("animation").setLevel(logging.WARNING)
+        set_seed(settings.seed)  # nothing below draws from global generators; libraries might
+        self.plan = SamplePlan([len(bucket.clips) for bucket in buckets], self.batch_size, settings.seed)
+        self.max_steps = settings.max_train_steps or settings.num_train_epochs * self.plan.steps_per_epoch
+        self.bad_clips: dict[str, str] = {}
+        self.total_clips = sum(len(bucket.clips) for bucket in buckets)
+        self.step = 0
+        self._load_models()
+        self._load_data()
+        self._prepare()
+        self.validation = None
+        if settings.validation_image is not None and self.is_main:
+            self.validation = Validation(settings, buckets, self.svd, self.channel_order, metrics)
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of one optimizer step, over all processes and accumulated batches."""
+        settings = self.settings
+        return settings.per_gpu_batch_size * settings.gradient_accumulation_steps * self.accelerator.num_processes
+
+    @property
+    def sharded(self) -> bool:
+        """Whether parameters or optimizer states are spread over the processes."""
+        return self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+    def _load_models(self) -> None:
+        settings, device = self.settings, self.accelerator.device
+        stored = read_face_channel_order(settings.face_encoder_finetune_path) if settings.finetune_mode else None
+        self.channel_order = models.default_channel_order(settings, stored)
+        parts, self.svd = models.load_models(settings)
+        self.adapter_scale = None
+        if settings.lora_rank:
+            alpha = settings.lora_alpha or settings.lora_rank
+            models.add_adapters(parts.unet, settings.lora_rank, alpha, settings.seed)
+            self.adapter_scale = alpha / settings.lora_rank
+        else:
+            models.choose_trainable(parts, settings.trainable)
+        if settings.gradient_checkpointing:
+            parts.unet.enable_gradient_checkpointing()
+        dtype = DTYPES.get(self.accelerator.mixed_precision, torch.float32)
+        if not self.sharded:  # those cast and gather tensors themselves
+            for parameter in parts.parameters():
+                if not parameter.requires_grad:
+                    parameter.data = parameter.data.to(dtype)
+        vae = self.svd["vae"]
+        self.svd["vae"] = vae.to(device, torch.float32 if vae.config.get("force_upcast", True) else dtype)
+        self.svd["image_encoder"] = self.svd["image_encoder"].to(device, dtype)
+        self.encoders = FrozenEncoders(self.svd["vae"], self.svd["image_encoder"], self.svd["feature_extractor"])
+        self.parts = parts
+        self.trainable = {name: p for name, p in parts.named_parameters() if p.requires_grad}
+        counts = (sum(p.numel() for p in params) for params in (self.trainable.values(), parts.parameters()))
+        logger.info("%d of %d parameters are trained, %s; faces in %s order", *counts,
+                    f"in batches of {self.batch_size}", self.channel_order)  # fmt: skip
+
+    def _load_data(self) -> None:
+        settings = self.settings
+        cache = Path(settings.cache_dir or self.output_dir / "cache")
+        face_model = find_face_models(settings.face_models) / "glintr100.onnx"
+        faces = FrameCache(cache / f"faces-{self.channel_order}-{_fingerprint(face_model)}")
+        vae_folder = resolve_svd_folder(settings.pretrained_model_name_or_path, settings.revision) / "vae"
+        vae_file = weights_file(vae_folder, "diffusion_pytorch_model", prefer_half=False)
+        self.moments = None
+        if settings.cache_latents:
+            root = cache / f"latents-{_fingerprint(vae_file)}"
+            sizes = {(bucket.width, bucket.height) for bucket in self.buckets}
+            self.moments = {size: FrameCache(root / f"{size[0]}x{size[1]}") for size in sizes}
+        vae = self.svd["vae"]
+        with torch.no_grad():
+            probe = self.encoders.moments(torch.zeros(1, 3, 64, 64, device=self.accelerator.device))
+        self.dataset = ClipDataset(
+            self.buckets,
+            self.batch_size,
+            settings.seed,
+            settings.sample_n_frames,
+            settings.sample_stride,
+            vae.config.latent_channels,
+            64 // probe.shape[-1],
+            settings.face_models,
+            self.channel_order,
+            faces,
+            self.moments,
+        )
+
+    def _prepare(self) -> None:
+        settings = self.settings
+        scale = self.batch_size if settings.scale_lr else 1
+        self.learning_rate = settings.learning_rate * scale
+        optimizer = make_optimizer(settings, list(self.trainable.values()), self.learning_rate)
+        # The rate is a pure function of the step: the schedule's own counter is never used.
+        self.lr_factor = get_scheduler(
+            settings.lr_scheduler, optimizer, settings.lr_warmup_steps, self.max_steps
+        ).lr_lambdas[0]
+        self.model, self.optimizer = self.accelerator.prepare(self.parts, optimizer)
+        self.ema = None
+        if settings.use_ema:
+            if self.sharded:
+                raise InputError("--use_ema: not for weights that are spread over processes (FSDP, DeepSpeed)")
+            self.ema = EMAModel(list(self.trainable.values()))
+
+    # --- state -------------------------------------------------------------------------------------------------
+
+    def _fingerprint(self) -> dict:
+        """What must be equal for a resumed run to be as one that was never stopped."""
+        settings = self.settings
+        names = ("seed", "sample_n_frames", "sample_stride", "learning_rate", "lr_scheduler", "conditioning_dropout_prob")
+        return {
+            "batch_size": self.batch_size,
+            "clips": [len(bucket.clips) for bucket in self.buckets],
+            **{name: getattr(settings, name) for name in names},
+        }
+
+    def save(self) -> None:
+        """Write the checkpoint of the current step; all processes call it."""
+        accelerator = self.accelerator
+        name = f"checkpoint-{self.step}{checkpoints.PARTIAL_SUFFIX}"
+        if self.is_main:
+            checkpoints.begin_checkpoint(self.output_dir, self.step)
+        accelerator.wait_for_everyone()
+        partial = self.output_dir / name
+        state = accelerator.get_state_dict(self.model)
+        if self.sharded:
+            accelerator.save_state(str(partial / checkpoints.STATE_FOLDER / "shards"))
+        if self.is_main:
+            tensors, numbers = {}, {}
+            if not self.sharded:
+                tensors["parameters"] = self.trainable
+                tensors["optimizer"], numbers = checkpoints.optimizer_tensors(self._bare_optimizer, self.trainable)
+            if self.ema is not None:
+                averages = dict(zip(self.trainable, self.ema.shadow_params, strict=True))
+                tensors["ema"] = averages
+                state = {**state, **averages}
+            scaler = self.accelerator.scaler
+            position = {
+                "step": self.step,
+                "run": self._fingerprint(),
+                "bad_clips": self.bad_clips,
+                "optimizer_numbers": numbers,
+                "scaler": scaler.state_dict() if scaler is not None else None,
+                "ema_steps": self.ema.optimization_step if self.ema is not None else None,
+            }
+            properties = {
+                "face_channel_order": self.channel_order,
+                "step": self.step,
+                "sizes": [str(bucket) for bucket in self.buckets],
+                "settings": asdict(self.settings),
+            }
+            checkpoints.write_parts(partial, models.split_parts(state, self.adapter_scale), properties)
+            checkpoints.write_state(partial, position, tensors)
+            checkpoints.finish_checkpoint(partial, self.settings.checkpoints_total_limit)
+        accelerator.wait_for_everyone()
+
+    @property
+    def _bare_optimizer(self) -> torch.optim.Optimizer:
+        return getattr(self.optimizer, "optimizer", self.optimizer)
+
+    def resume(self, folder: Path) -> None:
+        """Go on from a checkpoint. Raises CheckpointError."""
+        position = checkpoints.read_position(folder)
+        if self.sharded:
+            self.accelerator.load_state(str(folder / checkpoints.STATE_FOLDER / "shards"))
+        else:
+            checkpoints.load_trained(folder, "parameters", self.trainable)
+            checkpoints.restore_optimizer(
+                self._bare_optimizer,
+                self.trainable,
+                checkpoints.read_tensors(folder, "optimizer"),
+                position["optimizer_numbers"],
+            )
+        if self.ema is not None:
+            if position["ema_steps"] is None:
+                logger.warning("%s holds no averaged weights: averaging starts anew", folder)
+            else:
+                checkpoints.load_trained(folder, "ema", self.trainable, self.ema.shadow_params)
+                self.ema.optimization_step = position["ema_steps"]
+        if self.accelerator.scaler is not None and position["scaler"]:
+            self.accelerator.scaler.load_state_dict(position["scaler"])
+        changed = [name for name, value in self._fingerprint().items() if position["run"].get(name) != value]
+        if changed:
+            logger.warning("%s was made with other settings (%s): the run goes on, but not as if it had never stopped",
+                           folder, ", ".join(changed))  # fmt: skip
+        self.step, self.bad_clips = position["step"], position["bad_clips"]
+        logger.info("resumed from %s", folder)
+
+    # --- steps -------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """All steps that are left."""
+        settings = self.settings
+        if self.is_main:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            checkpoints.remove_partial(self.output_dir)
+        self.accelerator.wait_for_everyone()
+        if self.ema is not None:
+            self.ema.to(self.accelerator.device)
+        if settings.resume_from_checkpoint is not None:
+            folder = checkpoints.find_checkpoint(settings.resume_from_checkpoint, self.output_dir)
+            if folder is not None:
+                self.resume(folder)
+            else:
+                logger.info("no checkpoint in %s yet: starting from the beginning", self.output_dir)
+        if self.is_main:
+            self._cut_log()
+        self._start_trackers()
+        batches = iter(self._loader())
+        progress = tqdm(
+            total=self.max_steps, initial=self.step, desc="training", unit="step", disable=not self.is_main
+        )
+        saved = self.step
+        with progress:
+            while self.step < self.max_steps:
+                started = time.perf_counter()
+                loss, grad_norm, rate = self._optimize(batches)
+                self.step += 1
+                self._log(loss, grad_norm, rate, self.batch_size / (time.perf_counter() - started))
+                progress.set_postfix(loss=f"{loss:.4g}")
+                progress.update()
+                if self.step % settings.checkpointing_steps == 0:
+                    self.save()
+                    saved = self.step
+                if self.step % settings.validation_steps == 0:
+                    self._validate()
+        if saved != self.step:
+            self.save()
+
+    def _loader(self) -> DataLoader:
+        settings, accelerator = self.settings, self.accelerator
+        return DataLoader(
+            self.dataset,
+            batch_sampler=MicroBatches(
+                self.plan,
+                self.step,
+                self.max_steps,
+                settings.per_gpu_batch_size,
+                accelerator.process_index,
+                accelerator.num_processes,
+            ),
+            num_workers=settings.num_workers,
+            collate_fn=_as_list,
+            worker_init_fn=_ignore_interrupts,
+        )
+
+    def _optimize(self, batches: Iterator[list[Sample]]) -> tuple[float, float, float]:
+        """One optimizer step: its loss, gradient norm and learning rate."""
+        settings, accelerator = self.settings, self.accelerator
+        rate = self.learning_rate * self.lr_factor(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        total, bad = torch.zeros((), device=accelerator.device), {}
+        grad_norm = None
+        for _ in range(settings.gradient_accumulation_steps):
+            samples = next(batches)
+            for sample in samples:
+                bad |= sample.bad_clips
+                if not sample.tensors:
+                    raise RunError(f"no usable clip in {len(sample.bad_clips)} tries; run --check_data: {_few(bad)}")
+            self._encode_missing(samples)
+            batch = make_batch(samples, accelerator.device)
+            with accelerator.accumulate(self.model):
+                result = training_step(self.model, self.encoders, batch, settings.conditioning_dropout_prob)
+                loss = result.losses.mean()
+                total += loss.detach() / settings.gradient_accumulation_steps
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    limit = settings.max_grad_norm or math.inf
+                    grad_norm = accelerator.clip_grad_norm_(self.model.parameters(), limit)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.step(self.trainable.values())
+        self._share_bad_clips(bad)
+        loss = float(accelerator.reduce(total, "mean"))
+        if not math.isfinite(loss):
+            raise NonFiniteError(
+                f"the loss is {loss} at step {self.step + 1}; try --mixed_precision bf16 or no, a smaller "
+                "--learning_rate, and resume from the last checkpoint"
+            )
+        return loss, float(grad_norm) if grad_norm is not None else math.nan, rate
+
+    def _encode_missing(self, samples: list[Sample]) -> None:
+        """Replace pixels by moments of the VAE's posterior, and keep those, where latents are cached."""
+        if self.moments is None:
+            return
+        for sample in samples:
+            pixels = sample.tensors.pop("pixels", None)
+            if pixels is None:
+                continue
+            moments = self.encoders.moments(to_unit_range(pixels.to(self.accelerator.device))).cpu()
+            cache = self.moments[pixels.shape[-1], pixels.shape[-2]]
+            for image, array in zip(sample.images, moments.numpy(), strict=True):
+                cache.write(image, array)
+            sample.tensors["moments"] = moments
+
+    def _share_bad_clips(self, bad: dict[str, str]) -> None:
+        """Tell every process of clips that one could not use. Raises InputError where they are too many."""
+        accelerator = self.accelerator
+        bad = {clip: reason for clip, reason in bad.items() if clip not in self.bad_clips}
+        if accelerator.num_processes > 1:
+            count = torch.tensor(len(bad), device=accelerator.device)
+            if int(accelerator.reduce(count, "sum")) == 0:
+                return
+            bad = dict(gather_object(list(bad.items())))
+        for clip, reason in bad.items():
+            logger.info("skipped: %s: %s (%d of %d clips so far)", clip, reason, len(self.bad_clips) + 1,
+                        self.total_clips)  # fmt: skip
+            self.bad_clips[clip] = reason
+        check_share(self.bad_clips, self.total_clips, self.settings.max_bad_clips)
+
+    # --- what is told ------------------------------------------------------------------------------------------
+
+    def _start_trackers(self) -> None:
+        if self.settings.report_to == "none":
+            return
+        config = {
+            name: value if isinstance(value, (int, float, str, bool)) else str(value)
+            for name, value in asdict(self.settings).items()
+        }
+        self.accelerator.init_trackers("training", config)
+
+    def _cut_log(self) -> None:
+        """Drop lines of steps that are done again."""
+        path = self.output_dir / LOG_FILE
+        if path.is_file():
+            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= self.step]
+            path.write_text("".join(f"{line}\n" for line in kept))
+
+    def _log(self, loss: float, grad_norm: float, rate: float, throughput: float) -> None:
+        values = {
+            "loss": loss,
+            "learning_rate": rate,
+            "grad_norm": grad_norm,
+            "samples_per_second": throughput,
+            "bad_clips": len(self.bad_clips),
+        }
+        self._write_log(values)
+        self.accelerator.log(values, step=self.step)
+
+    def _write_log(self, values: dict[str, float]) -> None:
+        if self.is_main:
+            with (self.output_dir / LOG_FILE).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": self.step, **values}) + "\n")
+
+    def _validate(self) -> None:
+        """Make the validation video on the first process, with averaged weights where they are kept."""
+        if self.settings.validation_image is None:
+            return
+        if self.sharded:
+            logger.warning("no validation video: the weights are spread over the processes")
+            return
+        if self.is_main:
+            with self._averaged(), self.accelerator.autocast(), torch.no_grad():
+                folder = self.output_dir / "validation" / f"step-{self.step}"
+                frames, values = self.validation.run(self.parts, folder)
+            named = {f"validation/{name}": value for name, value in values.items()}
+            if named:
+                self._write_log(named)
+                self.accelerator.log(named, step=self.step)
+                logger.info("step %d: %s", self.step, ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
+            for tracker in self.accelerator.trackers:
+                if tracker.name == "tensorboard":
+                    tracker.log_images({"validation/frames": frames}, step=self.step, dataformats="NHWC")
+                elif tracker.name == "wandb":
+                    tracker.log_images({"validation/frames": list(frames)}, step=self.step)
+        self.accelerator.wait_for_everyone()
+
+    @contextmanager
+    def _averaged(self):
+        """The averaged weights in place of the trained ones."""
+        if self.ema is None:
+            yield
+            return
+        self.ema.store(self.trainable.values())
+        self.ema.copy_to(self.trainable.values())
+        try:
+            yield
+        finally:
+            self.ema.restore(self.trainable.values())
+
+
+def _fingerprint(path: Path) -> str:
+    """Tells files of weights apart."""
+    return describe_file(path)["sha256"][:12]
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def _few(bad: dict[str, str]) -> str:
+    return "; ".join(f"{clip}: {reason}" for clip, reason in list(bad.items())[:3])

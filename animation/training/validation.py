@@ -1,0 +1,97 @@
+"""A validation video during training, and its metrics."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from animation.face.embedding import FaceEmbedder
+from animation.frames import FrameFolder, load_photo
+from animation.pipeline import AnimationPipeline
+from animation.training.clips import Bucket
+from animation.training.settings import TrainingSettings
+from animation.training.step import TrainableParts
+from animation.writing import AnimationWriter
+
+# Generated and true frames, (F, H, W, 3) uint8 RGB each, to numbers by name.
+Metrics = Callable[[np.ndarray, np.ndarray], Mapping[str, float]]
+
+
+def psnr(found: np.ndarray, truth: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB of uint8 images, over all their pixels; infinite where they are equal."""
+    error = np.square(found.astype(np.float64) - truth).mean()
+    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+def default_metrics(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """PSNR and mean absolute difference (in 0..255)."""
+    difference = np.abs(found.astype(np.float64) - truth)
+    return {"psnr": psnr(found, truth), "l1": float(difference.mean())}
+
+
+class Validation:
+    """Animates the validation photo with the parts being trained.
+
+    Args:
+        settings: name the photo, its poses and, for the metrics, the true frames.
+        buckets: the sizes; the one whose aspect ratio is nearest to the poses' is used.
+        svd: SVD's parts by name.
+        channel_order: of the face crops.
+        metrics: compares with the true frames.
+    """
+
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        buckets: Sequence[Bucket],
+        svd: dict,
+        channel_order: str,
+        metrics: Metrics = default_metrics,
+    ):
+        self.settings, self.svd, self.metrics = settings, svd, metrics
+        self.photo = load_photo(settings.validation_image)
+        self.poses = FrameFolder(settings.validation_control_folder)
+        aspect = np.divide(*self.poses[0].size)
+        self.size = min(((b.width, b.height) for b in buckets), key=lambda size: abs(np.log(size[0] / size[1] / aspect)))
+        self.embedding, _ = FaceEmbedder(settings.face_models, channel_order).embed(self.photo)
+        self.truth = None
+        if settings.validation_image_folder is not None:
+            frames = FrameFolder(settings.validation_image_folder)[: len(self.poses)]
+            resized = [frame.resize(self.size, Image.Resampling.LANCZOS) for frame in frames]
+            self.truth = np.stack([np.asarray(frame) for frame in resized])
+
+    def run(self, parts: TrainableParts, folder: Path) -> tuple[np.ndarray, dict[str, float]]:
+        """Write the video of the current parts to `folder`.
+
+        Returns:
+            The frames, (F, H, W, 3) uint8 RGB, and the metrics by name; none without true frames.
+        """
+        settings = self.settings
+        pipeline = AnimationPipeline(
+            **self.svd, unet=parts.unet, pose_net=parts.pose_net, face_encoder=parts.face_encoder
+        )
+        pipeline.set_progress_bar_config(desc="validating", unit="window", leave=False)
+        width, height = self.size
+        generator = torch.Generator(parts.unet.device).manual_seed(settings.seed)
+        conditions = pipeline.encode(
+            self.photo, self.poses, self.embedding, height, width, generator=generator
+        )
+        latents = pipeline.denoise(
+            conditions,
+            settings.validation_inference_steps,
+            settings.validation_guidance_scale,
+            tile_size=max(2, settings.sample_n_frames),
+            overlap=min(4, max(1, settings.sample_n_frames - 1)),
+            generator=generator,
+        )
+        chunks = []
+        with AnimationWriter(folder, len(self.poses), 7, png=False) as writer:
+            for frames in pipeline.decode(latents):
+                writer.write(frames)
+                chunks.append(frames)
+        video = np.concatenate(chunks)
+        if self.truth is None:
+            return video, {}
+        return video, dict(self.metrics(video[: len(self.truth)], self.truth))
