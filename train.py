@@ -103,6 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     switch(run, "use_ema", "average the weights over the steps; checkpoints and videos take the average")
     run.add_argument("--conditioning_dropout_prob", type=float, help="of image token and image latents, for guidance")
     run.add_argument("--seed", type=int, help="the same seed gives the same training")
+    switch(run, "overfit", "repeat the first step's clips, noise and noise levels, to see whether a set-up can learn")
 
     memory = parser.add_argument_group("speed and memory (the README's table says what each costs)")
     memory.add_argument(

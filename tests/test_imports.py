@@ -15,12 +15,17 @@ LAYERS = [
     {"animation.frames", "animation.writing", "animation.cli", "animation.face.embedding"},
     {"animation.modules.attention_processor", "animation.modules.pose_net", "animation.modules.face_encoder",
      "animation.modules.arcface"},
-    {"animation.modules.unet", "animation.settings"},
+    {"animation.modules.unet", "animation.settings", "animation.training.clips", "animation.training.cache"},
+    {"animation.training.check", "animation.training.losses", "animation.training.plan"},
+    {"animation.training.settings"},
     {"animation.weights", "animation.sampling", "animation.report"},
     {"animation.pipeline"},
     {"animation.runtime"},
-    {"animation.inference"},
-    {"inference_basic"},
+    {"animation.inference", "animation.training.step", "animation.training.validation"},
+    {"animation.training.dataset", "animation.training.model"},
+    {"animation.training.checkpoint"},
+    {"animation.training.loop"},
+    {"inference_basic", "train"},
 ]  # fmt: skip
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 
@@ -55,7 +60,7 @@ forbidden = []
 def watch(owner, name):
     def refuse(*args, **kwargs):
         caller = sys._getframe(1).f_globals.get("__name__", "")
-        if caller.split(".")[0] in ("animation", "inference_basic", "benchmarks"):
+        if caller.split(".")[0] in ("animation", "inference_basic", "train", "benchmarks"):
             forbidden.append(f"{caller}: {name}{args[:1]}")
         return original(*args, **kwargs)
     original = getattr(owner, name)
@@ -82,7 +87,7 @@ def probe(module, folder, code=PROBE):
     return json.loads(environment_free.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("module", ["inference_basic", "animation.inference", "benchmarks.denoise"])
+@pytest.mark.parametrize("module", ["inference_basic", "animation.inference", "train", "animation.training.loop", "benchmarks.denoise"])
 def test_importing_touches_nothing(module, tmp_path):
     """These together import every module."""
     found = probe(module, tmp_path)
@@ -104,6 +109,7 @@ def test_the_probe_notices(tmp_path):
     assert found["changed"] == ["X_MARK"]
 
 
-def test_bad_input_is_answered_without_importing_torch():
-    code = "import sys, json; import inference_basic; print(json.dumps('torch' in sys.modules))"
+@pytest.mark.parametrize("script", ["inference_basic", "train"])
+def test_bad_input_is_answered_without_importing_torch(script):
+    code = f"import sys, json; import {script}; print(json.dumps('torch' in sys.modules))"
     assert probe("-", ROOT, code) is False

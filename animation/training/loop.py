@@ -134,7 +134,7 @@ class Trainer:
         if not self.is_main:
             logging.getLogger("animation").setLevel(logging.WARNING)
         set_seed(settings.seed)  # nothing below draws from global generators; libraries might
-        self.plan = SamplePlan([len(bucket.clips) for bucket in buckets], self.batch_size, settings.seed)
+        self.plan = SamplePlan([len(bucket.clips) for bucket in buckets], self.batch_size, settings.seed, settings.overfit)
         self.max_steps = settings.max_train_steps or settings.num_train_epochs * self.plan.steps_per_epoch
         self.bad_clips: dict[str, str] = {}
         self.total_clips = sum(len(bucket.clips) for bucket in buckets)
@@ -222,7 +222,10 @@ class Trainer:
         optimizer = make_optimizer(settings, list(self.trainable.values()), self.learning_rate)
         # The rate is a pure function of the step: the schedule's own counter is never used.
         self.lr_factor = get_scheduler(
-            settings.lr_scheduler, optimizer, settings.lr_warmup_steps, self.max_steps
+            settings.lr_scheduler,
+            optimizer,
+            num_warmup_steps=settings.lr_warmup_steps,
+            num_training_steps=self.max_steps,
         ).lr_lambdas[0]
         self.model, self.optimizer = self.accelerator.prepare(self.parts, optimizer)
         self.ema = None

@@ -52,10 +52,12 @@ class SamplePlan:
         bucket_sizes: the number of clips in each bucket.
         batch_size: of the global batch: processes × batch per process × gradient accumulation.
         seed: of everything.
+        repeat: every step is the first one, random numbers included.
     """
 
-    def __init__(self, bucket_sizes: Sequence[int], batch_size: int, seed: int):
+    def __init__(self, bucket_sizes: Sequence[int], batch_size: int, seed: int, repeat: bool = False):
         self.bucket_sizes, self.batch_size, self.seed = list(bucket_sizes), batch_size, seed
+        self.repeat = repeat
         self.steps_of_bucket = [-(-size // batch_size) for size in bucket_sizes]
 
     @property
@@ -73,6 +75,7 @@ class SamplePlan:
 
     def samples(self, step: int) -> list[SampleKey]:
         """The global batch of a step."""
+        step = 0 if self.repeat else step
         bucket, turn = self.bucket_turn(step)
         size, first = self.bucket_sizes[bucket], turn * self.batch_size
         positions = range(first, first + self.batch_size)

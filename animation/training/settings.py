@@ -80,6 +80,7 @@ class TrainingSettings:
     use_ema: bool = False
     conditioning_dropout_prob: float = 0.1
     seed: int = SEED
+    overfit: bool = False
 
     mixed_precision: str | None = None
     gradient_checkpointing: bool = False

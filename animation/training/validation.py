@@ -12,7 +12,6 @@ from animation.frames import FrameFolder, load_photo
 from animation.pipeline import AnimationPipeline
 from animation.training.clips import Bucket
 from animation.training.settings import TrainingSettings
-from animation.training.step import TrainableParts
 from animation.writing import AnimationWriter
 
 # Generated and true frames, (F, H, W, 3) uint8 RGB each, to numbers by name.
@@ -62,8 +61,11 @@ class Validation:
             resized = [frame.resize(self.size, Image.Resampling.LANCZOS) for frame in frames]
             self.truth = np.stack([np.asarray(frame) for frame in resized])
 
-    def run(self, parts: TrainableParts, folder: Path) -> tuple[np.ndarray, dict[str, float]]:
+    def run(self, parts: torch.nn.Module, folder: Path) -> tuple[np.ndarray, dict[str, float]]:
         """Write the video of the current parts to `folder`.
+
+        Args:
+            parts: has `pose_net`, `face_encoder` and `unet`.
 
         Returns:
             The frames, (F, H, W, 3) uint8 RGB, and the metrics by name; none without true frames.
