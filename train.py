@@ -97,7 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--lr_scheduler", choices=LR_SCHEDULES, help="how the learning rate goes")
     run.add_argument("--lr_warmup_steps", type=int, help="steps of growing rate; constant has none")
     for name, text in (("beta1", "first moment's decay"), ("beta2", "second moment's decay"),
-                       ("weight_decay", "decoupled weight decay"), ("epsilon", "added to the denominator")):  # fmt: skip
+                       ("weight_decay", "decoupled decay"), ("epsilon", "added to the denominator")):  # fmt: skip
         run.add_argument(f"--adam_{name}", type=float, help=text)
     run.add_argument("--max_grad_norm", type=float, help="gradients are scaled down to this norm; 0: never")
     switch(run, "use_ema", "average the weights over the steps; checkpoints and videos take the average")

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from animation.errors import InputError, RunError
+from DWPose.errors import PoseError
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 def start_logging() -> None:
     """Log one plain line a message to standard error."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("animation").setLevel(logging.INFO)
+    for package in ("animation", "DWPose"):
+        logging.getLogger(package).setLevel(logging.INFO)
 
 
 def quiet_libraries() -> None:
@@ -44,7 +46,7 @@ def run(main: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()
-    except InputError as error:
+    except (InputError, PoseError) as error:
         sys.exit(_say(error, 2))
     except RunError as error:
         sys.exit(_say(error, 1))

@@ -1,7 +1,6 @@
 """run.json: what a run did, with what, and how long it took."""
 
 import contextlib
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -11,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
+
+from animation.files import describe_file
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy", "pillow", "av", "insightface")
 
@@ -68,21 +69,15 @@ class RunReport:
         partial.replace(path)
 
 
-def describe_file(path: Path) -> dict:
-    """Size in bytes and SHA-256 of a file."""
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
 def device_name(device: torch.device) -> str:
     """The device with the name of its hardware."""
     return f"{device} ({torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.machine()})"
 
 
-def library_versions() -> dict[str, str]:
-    """Versions of Python and of the installed libraries that matter for a result."""
+def library_versions(libraries: Iterable[str] = LIBRARIES) -> dict[str, str]:
+    """Versions of Python and of those libraries that are installed; the default ones matter for an animation."""
     versions = {"python": platform.python_version(), "platform": platform.platform()}
-    for library in LIBRARIES:
+    for library in libraries:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[library] = importlib.metadata.version(library)
     return versions

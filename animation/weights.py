@@ -7,6 +7,7 @@ needs the size of the result, not twice the size of the file. Sizes are read off
 import contextlib
 import json
 import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionMode
 from animation.errors import CheckpointError
 from animation.modules.arcface import ArcFace
 from animation.modules.face_encoder import FaceEncoder
+from animation.modules.i3d import I3D
+from animation.modules.lpips import LPIPS
 from animation.modules.pose_net import PoseNet
 from animation.modules.unet import PoseGuidedUNet
 
@@ -39,6 +42,8 @@ SIGNATURES = {
     "an ArcFace recogniser": "layer1.0.bn3.weight",
     "a plain SVD UNet, without the ID-Adapter": "conv_norm_out.weight",
     "a VAE": "decoder.conv_in.weight",
+    "an I3D network": "Mixed_3b.b0.conv3d.weight",
+    "an ImageNet classifier": "features.0.weight",
 }
 DOWNLOAD_HINT = "download the released weights (FrancisRing/StableAnimator on the Hugging Face hub)"
 
@@ -75,8 +80,15 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
 
 def _read_torch_file(path: Path, zipped: bool) -> dict[str, torch.Tensor]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of TorchScript, which is refused below
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError) as error:
+        if "TorchScript" in str(error):
+            raise CheckpointError(
+                f"{path}: a TorchScript program, which could run code; where you trust it, save its tensors alone: "
+                "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')"
+            ) from None
         if "GLOBAL" in str(error):  # a global that the safe unpickler does not know
             raise CheckpointError(
                 f"{path}: refused, because it holds Python objects that could run code, not only tensors; get the "
@@ -137,9 +149,11 @@ def assign_state_dict(
     model.eval().requires_grad_(False)
 
 
-def _load_self_described(model_class, path: str | Path, dtype: torch.dtype) -> nn.Module:
-    """Load a model whose sizes its own tensors tell."""
-    state = read_state_dict(path)
+def _load_self_described(
+    model_class, path: str | Path, dtype: torch.dtype, state: Mapping[str, torch.Tensor] | None = None
+) -> nn.Module:
+    """Load a model whose sizes its own tensors tell; they are read from the file unless given."""
+    state = read_state_dict(path) if state is None else state
     try:
         config = model_class.config_from_shapes({name: tensor.shape for name, tensor in state.items()})
     except KeyError as error:
@@ -165,6 +179,31 @@ def load_face_encoder(path: str | Path, dtype: torch.dtype = torch.float32) -> F
 def load_arcface(path: str | Path, dtype: torch.dtype = torch.float32) -> ArcFace:
     """Load `glintr100_torch.pth` (or its `.safetensors` twin). Raises CheckpointError."""
     return _load_self_described(ArcFace, path, dtype)
+
+
+def load_i3d(path: str | Path, dtype: torch.dtype = torch.float32) -> I3D:
+    """Load a state dict of I3D's PyTorch ports. Raises CheckpointError."""
+    return _load_self_described(I3D, path, dtype)
+
+
+def load_lpips(backbone_path: str | Path, heads_folder: str | Path, dtype: torch.dtype = torch.float32) -> LPIPS:
+    """Load LPIPS from torchvision's AlexNet or VGG-16 file and a folder of the released heads.
+
+    Args:
+        backbone_path: a classifier of ImageNet; its layers after the features are left out.
+        heads_folder: holds `alex.pth` and `vgg.pth`.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or of another network.
+    """
+    state = read_state_dict(backbone_path)
+    features = {name: tensor for name, tensor in state.items() if name.startswith("features.")}
+    try:
+        net = LPIPS.config_from_shapes({name: tensor.shape for name, tensor in features.items()})["net"]
+    except KeyError:
+        raise CheckpointError(f"{backbone_path}: neither AlexNet nor VGG-16; {_recognise(set(state))}") from None
+    features.update(read_state_dict(Path(heads_folder) / f"{net}.pth"))
+    return _load_self_described(LPIPS, backbone_path, dtype, features)
 
 
 def read_face_channel_order(face_encoder_path: str | Path) -> str | None:

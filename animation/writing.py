@@ -171,14 +171,8 @@ class AnimationWriter:
             shutil.rmtree(self.partial, ignore_errors=True)
 
     def _publish(self) -> None:
-        folder = self.output_dir / FRAMES_FOLDER
         if self.png:
-            folder.mkdir(exist_ok=True)
-            for i in range(self.count):
-                (self.partial / FRAMES_FOLDER / f"frame_{i}.png").replace(folder / f"frame_{i}.png")
-            stale = itertools.takewhile(Path.exists, (folder / f"frame_{i}.png" for i in itertools.count(self.count)))
-            for path in stale:  # frames of an earlier, longer video
-                path.unlink()
+            publish_frames(self.partial / FRAMES_FOLDER, self.output_dir / FRAMES_FOLDER, self.count)
         for name, wanted in (("animated_images.gif", self.gif), ("animation.mp4", self.mp4)):
             if wanted and self.count:
                 (self.partial / name).replace(self.output_dir / name)
@@ -188,6 +182,15 @@ class AnimationWriter:
         """The names of what is written, relative to the output folder."""
         wanted = ((FRAMES_FOLDER, self.png), ("animated_images.gif", self.gif), ("animation.mp4", self.mp4))
         return [name for name, written in wanted if written]
+
+
+def publish_frames(source: Path, folder: Path, count: int) -> None:
+    """Move frame_0.png … of `source` to `folder`, and remove those of an earlier, longer video there."""
+    folder.mkdir(exist_ok=True)
+    for i in range(count):
+        (source / f"frame_{i}.png").replace(folder / f"frame_{i}.png")
+    for path in itertools.takewhile(Path.exists, (folder / f"frame_{i}.png" for i in itertools.count(count))):
+        path.unlink()
 
 
 def check_writable(folder: Path) -> None:

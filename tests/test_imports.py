@@ -11,10 +11,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Each module may import only from lines above its own.
 LAYERS = [
-    {"animation.errors", "animation.windows"},
+    {"DWPose.errors", "DWPose.keypoints"},
+    {"DWPose.sessions", "DWPose.drawing", "DWPose.tracking", "DWPose.smoothing", "DWPose.alignment",
+     "DWPose.recording"},
+    {"DWPose.detector", "DWPose.pose", "DWPose.limbs"},
+    {"DWPose.wholebody", "DWPose.arrangement"},
+    {"animation.errors", "animation.windows", "animation.files"},
     {"animation.frames", "animation.writing", "animation.cli", "animation.face.embedding"},
+    {"animation.video", "animation.skeletons.preview"},
+    {"animation.skeletons.settings"},
+    {"animation.skeletons.estimation"},
+    {"animation.skeletons.extraction"},
     {"animation.modules.attention_processor", "animation.modules.pose_net", "animation.modules.face_encoder",
-     "animation.modules.arcface"},
+     "animation.modules.arcface", "animation.modules.i3d", "animation.modules.lpips"},
     {"animation.modules.unet", "animation.settings", "animation.training.clips", "animation.training.cache"},
     {"animation.training.check", "animation.training.losses", "animation.training.plan"},
     {"animation.training.settings"},
@@ -24,15 +33,20 @@ LAYERS = [
     {"animation.inference", "animation.training.step", "animation.training.validation"},
     {"animation.training.dataset", "animation.training.model"},
     {"animation.training.checkpoint"},
+    {"animation.training.engine", "animation.training.journal"},
     {"animation.training.loop"},
-    {"inference_basic", "train"},
+    {"animation.evaluation.metrics", "animation.evaluation.cases", "animation.evaluation.records"},
+    {"animation.evaluation.settings", "animation.evaluation.contact_sheet"},
+    {"animation.evaluation.measures"},
+    {"animation.evaluation.evaluation"},
+    {"inference_basic", "skeleton_extraction", "evaluate", "train"},
 ]  # fmt: skip
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 
 
 def modules():
     """Every module of the project but its tests and benchmarks, by dotted name."""
-    paths = [*ROOT.glob("*.py"), *(ROOT / "animation").rglob("*.py")]
+    paths = [*ROOT.glob("*.py"), *(ROOT / "animation").rglob("*.py"), *(ROOT / "DWPose").rglob("*.py")]
     return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths if path.stem != "__init__"}
 
 
@@ -60,7 +74,7 @@ forbidden = []
 def watch(owner, name):
     def refuse(*args, **kwargs):
         caller = sys._getframe(1).f_globals.get("__name__", "")
-        if caller.split(".")[0] in ("animation", "inference_basic", "train", "benchmarks"):
+        if caller.split(".")[0] in ("animation", "DWPose", "inference_basic", "evaluate", "train", "benchmarks"):
             forbidden.append(f"{caller}: {name}{args[:1]}")
         return original(*args, **kwargs)
     original = getattr(owner, name)
@@ -69,7 +83,7 @@ def watch(owner, name):
 for owner, names in ((builtins, ["open"]), (os, ["mkdir", "makedirs"]), (pathlib.Path, ["mkdir", "open"])):
     for name in names:
         watch(owner, name)
-import accelerate, onnxruntime, torch, transformers
+import accelerate, cv2, onnxruntime, torch, transformers
 from diffusers import StableVideoDiffusionPipeline
 watch(onnxruntime, "InferenceSession")
 before = dict(os.environ)  # libraries set variables of their own: what counts is what we add
@@ -87,7 +101,17 @@ def probe(module, folder, code=PROBE):
     return json.loads(environment_free.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("module", ["inference_basic", "animation.inference", "train", "animation.training.loop", "benchmarks.denoise"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "inference_basic",
+        "animation.inference",
+        "animation.evaluation.evaluation",
+        "animation.training.loop",
+        "train",
+        "benchmarks.denoise",
+    ],
+)
 def test_importing_touches_nothing(module, tmp_path):
     """These together import every module."""
     found = probe(module, tmp_path)
@@ -109,7 +133,7 @@ def test_the_probe_notices(tmp_path):
     assert found["changed"] == ["X_MARK"]
 
 
-@pytest.mark.parametrize("script", ["inference_basic", "train"])
+@pytest.mark.parametrize("script", ["inference_basic", "evaluate", "train"])
 def test_bad_input_is_answered_without_importing_torch(script):
     code = f"import sys, json; import {script}; print(json.dumps('torch' in sys.modules))"
     assert probe("-", ROOT, code) is False

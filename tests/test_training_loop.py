@@ -1,7 +1,6 @@
 """Training as a user runs it: curves, checkpoints, a kill and a resume, several processes, adapters, overfitting."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -14,7 +13,6 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from diffusers import UNetSpatioTemporalConditionModel
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import inference_basic
@@ -413,7 +411,8 @@ def test_overfitting_one_clip(flags, shallow_checkpoint, data, monkeypatch, tmp_
             "--guidance_scale": 1, "--tile_size": 4, "--frames_overlap": 1, "--seed": 0,
         }  # fmt: skip
         assert run(inference, monkeypatch, inference_basic) == 0
-        return psnr(np.stack([np.asarray(frame) for frame in FrameFolder(folder / "video" / "animated_images")]), round_trip)
+        made = FrameFolder(folder / "video" / "animated_images")
+        return psnr(np.stack([np.asarray(frame) for frame in made]), round_trip)
 
     assert distance(flags["--output_dir"] / "checkpoint-40") > distance(tmp_path / "untrained" / "checkpoint-1") + 1
 

@@ -55,64 +55,75 @@ def find_face_models(folder: str | Path) -> Path:
     )
 
 
-class FaceEmbedder:
-    """Embeds the largest face of an image, with insightface's networks loaded once.
+def load_face_analysis(models_folder: str | Path, device: str = "cpu", threads: int | None = None):
+    """insightface's detector and recogniser.
 
     Args:
         models_folder: antelopev2's folder.
-        channel_order: the order of channels handed to insightface, `rgb` (released weights) or `bgr`: a property of
-            the checkpoint that the embedding is for.
         device: `cuda` runs the networks there where onnxruntime can.
         threads: of the CPU that each network takes; None: all.
+
+    Returns:
+        `insightface.app.FaceAnalysis`, ready to be called.
 
     Raises:
         InputError: the models are missing or damaged.
     """
+    import onnxruntime
+    from insightface.app import FaceAnalysis
 
-    def __init__(
-        self, models_folder: str | Path, channel_order: str, device: str = "cpu", threads: int | None = None
-    ):
-        import onnxruntime
-        from insightface.app import FaceAnalysis
+    folder = find_face_models(models_folder)
+    wanted = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
+    providers = [name for name in wanted if name in onnxruntime.get_available_providers()] + ["CPUExecutionProvider"]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    try:
+        analysis = FaceAnalysis(
+            str(folder), allowed_modules=["detection", "recognition"], providers=providers, sess_options=options
+        )
+    except Exception as error:  # onnxruntime and protobuf raise types of their own
+        raise InputError(f"{folder}: the face models cannot be loaded ({error}); download them again") from None
+    analysis.prepare(ctx_id=0, det_size=DETECTION_SIZE)
+    return analysis
 
-        folder = find_face_models(models_folder)
-        wanted = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
-        providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        try:
-            self.analysis = FaceAnalysis(
-                str(folder),
-                allowed_modules=["detection", "recognition"],
-                providers=[*providers, "CPUExecutionProvider"],
-                sess_options=options,
-            )
-        except Exception as error:  # onnxruntime and protobuf raise types of their own
-            raise InputError(f"{folder}: the face models cannot be loaded ({error}); download them again") from None
-        self.analysis.prepare(ctx_id=0, det_size=DETECTION_SIZE)
-        self.channel_order = channel_order
 
-    def embed(self, image: Image.Image) -> tuple[np.ndarray, int]:
-        """Embed the largest face.
+def find_faces(analysis, pixels: np.ndarray) -> list:
+    """insightface's faces with boxes, landmarks and embeddings, the largest first.
 
-        Args:
-            image: RGB.
+    Args:
+        analysis: of `load_face_analysis`.
+        pixels: (H, W, 3) uint8, in the order of channels that the networks are to see; BGR is insightface's own.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # insightface's use of scikit-image
+        faces = analysis.get(np.ascontiguousarray(pixels))
+    return sorted(faces, key=lambda face: (face.bbox[0] - face.bbox[2]) * (face.bbox[3] - face.bbox[1]))
 
-        Returns:
-            (512,) float32, raw (not normalised), zeros where no face is found; and the number of faces found.
-        """
-        pixels = np.ascontiguousarray(np.asarray(image)[..., :: 1 if self.channel_order == "rgb" else -1])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # insightface's use of scikit-image
-            faces = self.analysis.get(pixels)
-        if not faces:
-            return np.zeros(EMBEDDING_DIM, np.float32), 0
-        areas = [(face.bbox[2] - face.bbox[0]) * (face.bbox[3] - face.bbox[1]) for face in faces]
-        return faces[int(np.argmax(areas))].embedding.astype(np.float32), len(faces)
+
+def embed_largest_face(analysis, image: Image.Image, channel_order: str) -> tuple[np.ndarray, int]:
+    """Embed the largest face of a picture with networks that are loaded.
+
+    Args:
+        analysis: of `load_face_analysis`.
+        image: RGB.
+        channel_order: the order of channels handed to insightface, `rgb` (released weights) or `bgr`.
+
+    Returns:
+        (512,) float32, raw (not normalised), zeros where no face is found; and the number of faces found.
+    """
+    faces = find_faces(analysis, np.asarray(image)[..., :: 1 if channel_order == "rgb" else -1])
+    return (faces[0].embedding.astype(np.float32) if faces else np.zeros(EMBEDDING_DIM, np.float32)), len(faces)
 
 
 def embed_face(image: Image.Image, models_folder: str | Path, channel_order: str, device: str = "cpu") -> np.ndarray:
-    """Embed the largest face of a photo, as `FaceEmbedder`, whose arguments these are.
+    """Embed the largest face of a photo.
+
+    Args:
+        image: RGB.
+        models_folder: antelopev2's folder.
+        channel_order: the order of channels handed to insightface, `rgb` (released weights) or `bgr`: a property of
+            the checkpoint that the embedding is for.
+        device: `cuda` runs the networks there where onnxruntime can.
 
     Returns:
         (512,) float32, raw (not normalised); zeros, with a warning, where no face is found.
@@ -120,10 +131,10 @@ def embed_face(image: Image.Image, models_folder: str | Path, channel_order: str
     Raises:
         InputError: the models are missing or damaged.
     """
-    embedding, faces = FaceEmbedder(models_folder, channel_order, device).embed(image)
-    if not faces:
+    embedding, count = embed_largest_face(load_face_analysis(models_folder, device), image, channel_order)
+    if not count:
         logger.warning("no face found in the photo: it is animated without identity tokens from a face; a larger, "
                        "frontal, unobstructed face keeps its likeness")  # fmt: skip
-    if faces > 1:
-        logger.info("%d faces found in the photo: the largest is kept", faces)
+    if count > 1:
+        logger.info("%d faces found in the photo: the largest is kept", count)
     return embedding

@@ -104,8 +104,8 @@ def describe_bucket(bucket: Bucket, findings: Sequence[ClipFindings], verbose: b
             lines.append(f"  {what}: {len(clips)} clips: {named}{more}")
 
     size = (bucket.width, bucket.height)
-    stretched = [(clip, "%d×%d" % next(s for s in clip.sizes if not _same_aspect(s, size))) for clip in good
-                 if not all(_same_aspect(s, size) for s in clip.sizes)]  # fmt: skip
+    others = [(clip, [f"{w}×{h}" for w, h in clip.sizes if not _same_aspect((w, h), size)]) for clip in good]
+    stretched = [(clip, ", ".join(sizes)) for clip, sizes in others if sizes]
     name("cannot be trained on", ((clip, clip.error) for clip in findings if clip.error is not None))
     name("frames without a skeleton, which are left out",
          ((clip, clip.missing_poses) for clip in good if clip.missing_poses))  # fmt: skip

@@ -124,7 +124,9 @@ def read_clip_list(path: str | Path, root: str | Path | None = None) -> list[Pat
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise InputError(f"{path}: cannot be read ({reason}); give a text file with a clip folder on each line") from None
+        raise InputError(
+            f"{path}: cannot be read ({reason}); give a text file with a clip folder on each line"
+        ) from None
     folders = [Path(line) for line in lines if line and not line.startswith("#")]
     if not folders:
         raise InputError(f"{path}: lists no clip; write a clip folder on each line")

@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from animation.errors import InputError
-from animation.face.embedding import FaceEmbedder
+from animation.face.embedding import embed_largest_face, load_face_analysis
 from animation.frames import UNREADABLE, load_photo
 from animation.training.cache import FrameCache
 from animation.training.clips import Bucket, Clip, ClipError, choose_frames, read_clip
@@ -115,7 +115,7 @@ class ClipDataset(Dataset):
         self.latent_channels, self.latent_scale = latent_channels, latent_scale
         self.face_models, self.face_channel_order = face_models, face_channel_order
         self.embeddings, self.moments = embeddings, moments
-        self._embedder: FaceEmbedder | None = None  # made in the worker that needs it
+        self._analysis = None  # loaded in the worker that needs it
 
     def __getitem__(self, key: SampleKey) -> Sample:
         bucket, bad, clip = self.buckets[key.bucket], {}, key.clip
@@ -164,9 +164,8 @@ class ClipDataset(Dataset):
     def _embedding(self, image: Path) -> np.ndarray:
         embedding = self.embeddings.read(image)
         if embedding is None:
-            if self._embedder is None:
-                self._embedder = FaceEmbedder(self.face_models, self.face_channel_order, threads=1)
-            embedding, _ = self._embedder.embed(load_photo(image))
+            self._analysis = self._analysis or load_face_analysis(self.face_models, threads=1)
+            embedding, _ = embed_largest_face(self._analysis, load_photo(image), self.face_channel_order)
             self.embeddings.write(image, embedding)
         return embedding
 

@@ -1,6 +1,5 @@
 """The training loop: one process on a CPU, many GPUs and many machines from the same code, by accelerate."""
 
-import json
 import logging
 import math
 import signal
@@ -11,15 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import DistributedType, GradientAccumulationPlugin, ProjectConfiguration, gather_object, set_seed
+from accelerate.utils import DistributedType, gather_object, set_seed
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from animation.errors import InputError, NonFiniteError, RunError
-from animation.report import describe_file
+from animation.face.embedding import find_face_models
+from animation.files import describe_file
 from animation.runtime import DTYPES, is_out_of_memory
 from animation.training import checkpoint as checkpoints
 from animation.training import model as models
@@ -27,16 +26,22 @@ from animation.training.cache import FrameCache
 from animation.training.check import check_share
 from animation.training.clips import Bucket
 from animation.training.dataset import ClipDataset, Sample, make_batch, to_unit_range
+from animation.training.engine import make_accelerator, make_optimizer
+from animation.training.journal import Journal
 from animation.training.plan import MicroBatches, SamplePlan
-from animation.training.settings import TRACKERS, TrainingSettings
+from animation.training.settings import TrainingSettings
 from animation.training.step import FrozenEncoders, training_step
 from animation.training.validation import Metrics, Validation, default_metrics
 from animation.weights import read_face_channel_order, resolve_svd_folder, weights_file
-from animation.face.embedding import find_face_models
 
 logger = logging.getLogger(__name__)
 
-LOG_FILE = "training_log.jsonl"
+# Settings that must stay equal for a resumed run to be as one that was never stopped; the batch and the data as well.
+RUN_IDENTITY = (
+    "seed", "sample_n_frames", "sample_stride", "learning_rate", "scale_lr", "lr_scheduler", "lr_warmup_steps",
+    "conditioning_dropout_prob", "adam_beta1", "adam_beta2", "adam_weight_decay", "adam_epsilon", "max_grad_norm",
+    "overfit",
+)  # fmt: skip
 MEMORY_LEVERS = (
     "--gradient_checkpointing, --mixed_precision bf16, --use_8bit_adam, --cache_latents, fewer --sample_n_frames, "
     "smaller buckets, --lora_rank 16 with --finetune_mode"
@@ -66,47 +71,6 @@ def train(settings: TrainingSettings, buckets: list[Bucket], metrics: Metrics = 
         trainer.accelerator.end_training()
 
 
-def make_accelerator(settings: TrainingSettings) -> Accelerator:
-    """The engine: processes, devices, number format, gradient accumulation and trackers.
-
-    Raises:
-        InputError: the device does not compute in the number format.
-    """
-    log_with = None if settings.report_to == "none" else settings.report_to
-    accelerator = Accelerator(
-        cpu=settings.cpu,
-        mixed_precision=settings.mixed_precision,
-        gradient_accumulation_plugin=GradientAccumulationPlugin(
-            num_steps=settings.gradient_accumulation_steps, sync_with_dataloader=False
-        ),
-        log_with=log_with,
-        project_config=ProjectConfiguration(settings.output_dir, str(Path(settings.output_dir) / settings.logging_dir)),
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
-    )
-    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise InputError("--mixed_precision fp16 on a CPU: it has no fast half-precision arithmetic; use bf16 or no")
-    if settings.allow_tf32:
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    return accelerator
-
-
-def make_optimizer(settings: TrainingSettings, parameters: list, learning_rate: float) -> torch.optim.Optimizer:
-    """AdamW, in 8 bits where asked for. Raises InputError where bitsandbytes does not work here."""
-    optimizer_class = torch.optim.AdamW
-    if settings.use_8bit_adam:
-        try:
-            from bitsandbytes.optim import AdamW8bit as optimizer_class
-        except (ImportError, RuntimeError) as error:
-            raise InputError(f"--use_8bit_adam: bitsandbytes does not work here ({error}); leave the flag out") from None
-    return optimizer_class(
-        parameters,
-        lr=learning_rate,
-        betas=(settings.adam_beta1, settings.adam_beta2),
-        weight_decay=settings.adam_weight_decay,
-        eps=settings.adam_epsilon,
-    )
-
-
 def _ignore_interrupts(_worker: int) -> None:
     """Workers leave an interrupt to the process that they read for."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -134,10 +98,12 @@ class Trainer:
         if not self.is_main:
             logging.getLogger("animation").setLevel(logging.WARNING)
         set_seed(settings.seed)  # nothing below draws from global generators; libraries might
-        self.plan = SamplePlan([len(bucket.clips) for bucket in buckets], self.batch_size, settings.seed, settings.overfit)
+        sizes = [len(bucket.clips) for bucket in buckets]
+        self.plan = SamplePlan(sizes, self.batch_size, settings.seed, settings.overfit)
         self.max_steps = settings.max_train_steps or settings.num_train_epochs * self.plan.steps_per_epoch
         self.bad_clips: dict[str, str] = {}
-        self.total_clips = sum(len(bucket.clips) for bucket in buckets)
+        self.total_clips = sum(sizes)
+        self.journal = Journal(self.accelerator, self.output_dir)
         self.step = 0
         self._load_models()
         self._load_data()
@@ -233,85 +199,54 @@ class Trainer:
             if self.sharded:
                 raise InputError("--use_ema: not for weights that are spread over processes (FSDP, DeepSpeed)")
             self.ema = EMAModel(list(self.trainable.values()))
+        self.state = checkpoints.TrainingState(
+            None if self.sharded else getattr(self.optimizer, "optimizer", self.optimizer),
+            self.trainable,
+            self.ema,
+            self.accelerator.scaler,
+        )
 
     # --- state -------------------------------------------------------------------------------------------------
 
-    def _fingerprint(self) -> dict:
+    def _identity(self) -> dict:
         """What must be equal for a resumed run to be as one that was never stopped."""
         settings = self.settings
-        names = ("seed", "sample_n_frames", "sample_stride", "learning_rate", "lr_scheduler", "conditioning_dropout_prob")
         return {
             "batch_size": self.batch_size,
             "clips": [len(bucket.clips) for bucket in self.buckets],
-            **{name: getattr(settings, name) for name in names},
+            **{name: getattr(settings, name) for name in RUN_IDENTITY},
         }
 
     def save(self) -> None:
         """Write the checkpoint of the current step; all processes call it."""
         accelerator = self.accelerator
-        name = f"checkpoint-{self.step}{checkpoints.PARTIAL_SUFFIX}"
+        partial = checkpoints.partial_folder(self.output_dir, self.step)
         if self.is_main:
-            checkpoints.begin_checkpoint(self.output_dir, self.step)
+            checkpoints.begin_checkpoint(partial)
         accelerator.wait_for_everyone()
-        partial = self.output_dir / name
-        state = accelerator.get_state_dict(self.model)
+        weights = accelerator.get_state_dict(self.model)
         if self.sharded:
-            accelerator.save_state(str(partial / checkpoints.STATE_FOLDER / "shards"))
+            accelerator.save_state(str(partial / checkpoints.SHARDS_FOLDER))
         if self.is_main:
-            tensors, numbers = {}, {}
-            if not self.sharded:
-                tensors["parameters"] = self.trainable
-                tensors["optimizer"], numbers = checkpoints.optimizer_tensors(self._bare_optimizer, self.trainable)
-            if self.ema is not None:
-                averages = dict(zip(self.trainable, self.ema.shadow_params, strict=True))
-                tensors["ema"] = averages
-                state = {**state, **averages}
-            scaler = self.accelerator.scaler
-            position = {
-                "step": self.step,
-                "run": self._fingerprint(),
-                "bad_clips": self.bad_clips,
-                "optimizer_numbers": numbers,
-                "scaler": scaler.state_dict() if scaler is not None else None,
-                "ema_steps": self.ema.optimization_step if self.ema is not None else None,
-            }
+            position = {"step": self.step, "run": self._identity(), "bad_clips": self.bad_clips}
             properties = {
                 "face_channel_order": self.channel_order,
                 "step": self.step,
                 "sizes": [str(bucket) for bucket in self.buckets],
                 "settings": asdict(self.settings),
             }
-            checkpoints.write_parts(partial, models.split_parts(state, self.adapter_scale), properties)
-            checkpoints.write_state(partial, position, tensors)
+            weights = {**weights, **self.state.averages()}
+            checkpoints.write_parts(partial, models.split_parts(weights, self.adapter_scale), properties)
+            self.state.write(partial, position)
             checkpoints.finish_checkpoint(partial, self.settings.checkpoints_total_limit)
         accelerator.wait_for_everyone()
 
-    @property
-    def _bare_optimizer(self) -> torch.optim.Optimizer:
-        return getattr(self.optimizer, "optimizer", self.optimizer)
-
     def resume(self, folder: Path) -> None:
         """Go on from a checkpoint. Raises CheckpointError."""
-        position = checkpoints.read_position(folder)
         if self.sharded:
-            self.accelerator.load_state(str(folder / checkpoints.STATE_FOLDER / "shards"))
-        else:
-            checkpoints.load_trained(folder, "parameters", self.trainable)
-            checkpoints.restore_optimizer(
-                self._bare_optimizer,
-                self.trainable,
-                checkpoints.read_tensors(folder, "optimizer"),
-                position["optimizer_numbers"],
-            )
-        if self.ema is not None:
-            if position["ema_steps"] is None:
-                logger.warning("%s holds no averaged weights: averaging starts anew", folder)
-            else:
-                checkpoints.load_trained(folder, "ema", self.trainable, self.ema.shadow_params)
-                self.ema.optimization_step = position["ema_steps"]
-        if self.accelerator.scaler is not None and position["scaler"]:
-            self.accelerator.scaler.load_state_dict(position["scaler"])
-        changed = [name for name, value in self._fingerprint().items() if position["run"].get(name) != value]
+            self.accelerator.load_state(str(folder / checkpoints.SHARDS_FOLDER))
+        position = self.state.read(folder)
+        changed = [name for name, value in self._identity().items() if position["run"].get(name) != value]
         if changed:
             logger.warning("%s was made with other settings (%s): the run goes on, but not as if it had never stopped",
                            folder, ", ".join(changed))  # fmt: skip
@@ -335,20 +270,23 @@ class Trainer:
                 self.resume(folder)
             else:
                 logger.info("no checkpoint in %s yet: starting from the beginning", self.output_dir)
-        if self.is_main:
-            self._cut_log()
-        self._start_trackers()
+        self.journal.start(self.step, asdict(settings))
         batches = iter(self._loader())
-        progress = tqdm(
-            total=self.max_steps, initial=self.step, desc="training", unit="step", disable=not self.is_main
-        )
+        progress = tqdm(total=self.max_steps, initial=self.step, desc="training", unit="step", disable=not self.is_main)
         saved = self.step
         with progress:
             while self.step < self.max_steps:
                 started = time.perf_counter()
                 loss, grad_norm, rate = self._optimize(batches)
                 self.step += 1
-                self._log(loss, grad_norm, rate, self.batch_size / (time.perf_counter() - started))
+                values = {
+                    "loss": loss,
+                    "learning_rate": rate,
+                    "grad_norm": grad_norm,
+                    "samples_per_second": self.batch_size / (time.perf_counter() - started),
+                    "bad_clips": len(self.bad_clips),
+                }
+                self.journal.write(self.step, values)
                 progress.set_postfix(loss=f"{loss:.4g}")
                 progress.update()
                 if self.step % settings.checkpointing_steps == 0:
@@ -444,38 +382,6 @@ class Trainer:
 
     # --- what is told ------------------------------------------------------------------------------------------
 
-    def _start_trackers(self) -> None:
-        if self.settings.report_to == "none":
-            return
-        config = {
-            name: value if isinstance(value, (int, float, str, bool)) else str(value)
-            for name, value in asdict(self.settings).items()
-        }
-        self.accelerator.init_trackers("training", config)
-
-    def _cut_log(self) -> None:
-        """Drop lines of steps that are done again."""
-        path = self.output_dir / LOG_FILE
-        if path.is_file():
-            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= self.step]
-            path.write_text("".join(f"{line}\n" for line in kept))
-
-    def _log(self, loss: float, grad_norm: float, rate: float, throughput: float) -> None:
-        values = {
-            "loss": loss,
-            "learning_rate": rate,
-            "grad_norm": grad_norm,
-            "samples_per_second": throughput,
-            "bad_clips": len(self.bad_clips),
-        }
-        self._write_log(values)
-        self.accelerator.log(values, step=self.step)
-
-    def _write_log(self, values: dict[str, float]) -> None:
-        if self.is_main:
-            with (self.output_dir / LOG_FILE).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": self.step, **values}) + "\n")
-
     def _validate(self) -> None:
         """Make the validation video on the first process, with averaged weights where they are kept."""
         if self.settings.validation_image is None:
@@ -487,16 +393,10 @@ class Trainer:
             with self._averaged(), self.accelerator.autocast(), torch.no_grad():
                 folder = self.output_dir / "validation" / f"step-{self.step}"
                 frames, values = self.validation.run(self.parts, folder)
-            named = {f"validation/{name}": value for name, value in values.items()}
-            if named:
-                self._write_log(named)
-                self.accelerator.log(named, step=self.step)
-                logger.info("step %d: %s", self.step, ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
-            for tracker in self.accelerator.trackers:
-                if tracker.name == "tensorboard":
-                    tracker.log_images({"validation/frames": frames}, step=self.step, dataformats="NHWC")
-                elif tracker.name == "wandb":
-                    tracker.log_images({"validation/frames": list(frames)}, step=self.step)
+            if values:
+                self.journal.write(self.step, {f"validation/{name}": value for name, value in values.items()})
+                logger.info("step %d: %s", self.step, ", ".join(f"{name} {v:.4g}" for name, v in values.items()))
+            self.journal.show(self.step, "validation/frames", frames)
         self.accelerator.wait_for_everyone()
 
     @contextmanager
@@ -516,13 +416,6 @@ class Trainer:
 def _fingerprint(path: Path) -> str:
     """Tells files of weights apart."""
     return describe_file(path)["sha256"][:12]
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return math.inf
 
 
 def _few(bad: dict[str, str]) -> str:

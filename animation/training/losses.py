@@ -9,7 +9,7 @@ IMAGE_DIM, NOISE_DIM_LOW, NOISE_DIM_HIGH = 64, 32, 64
 
 
 def cosine_interpolated_sigma(u: torch.Tensor) -> torch.Tensor:
-    """Quantiles of the interpolated cosine distribution of noise levels (simple diffusion, arXiv 2301.11093, section 3.1).
+    """Quantiles of the interpolated cosine distribution of noise levels (simple diffusion, arXiv 2301.11093).
 
     The log signal-to-noise ratio of the cosine schedule is −2·log tan(θ), θ running along a line between the limits;
     a schedule made for `d` pixels is shifted by 2·log(d / IMAGE_DIM), and log-ratios are interpolated in u between the

@@ -156,4 +156,3 @@ def default_channel_order(settings: TrainingSettings, stored: str | None) -> str
     if settings.face_channel_order:
         return settings.face_channel_order
     return (stored or "rgb") if settings.finetune_mode else "bgr"
-

@@ -113,7 +113,13 @@ class TrainingSettings:
             value = getattr(self, name)
             if value is not None and not (value >= minimum and math.isfinite(value)):
                 raise InputError(f"--{name} {value} is not a number of {minimum} or more")
-        most = {"max_bad_clips": 1, "adam_beta1": 0.9999999, "adam_beta2": 0.9999999, "conditioning_dropout_prob": 1 / 3}
+        below_one = 0.9999999
+        most = {
+            "max_bad_clips": 1,
+            "adam_beta1": below_one,
+            "adam_beta2": below_one,
+            "conditioning_dropout_prob": 1 / 3,
+        }
         for name, maximum in most.items():
             if getattr(self, name) > maximum:
                 raise InputError(f"--{name} {getattr(self, name)} is above {maximum:g}; give a smaller number")
@@ -139,13 +145,13 @@ class TrainingSettings:
         """Raise InputError for a setting whose package is not installed."""
         if self.report_to in TRACKERS and find_spec(TRACKERS[self.report_to]) is None:
             raise InputError(
-                f"--report_to {self.report_to}: the package {TRACKERS[self.report_to]} is not installed; install it, or "
-                "use --report_to none"
+                f"--report_to {self.report_to}: the package {TRACKERS[self.report_to]} is not installed; install it, "
+                "or use --report_to none"
             )
         if self.use_8bit_adam and find_spec("bitsandbytes") is None:
             raise InputError(
-                "--use_8bit_adam: the package bitsandbytes is not installed; install it (requirements-gpu.txt) or leave "
-                "the flag out"
+                "--use_8bit_adam: the package bitsandbytes is not installed; install it (requirements-gpu.txt) or "
+                "leave the flag out"
             )
         if self.lora_rank and find_spec("peft") is None:
             raise InputError("--lora_rank: the package peft is not installed; install requirements.txt")

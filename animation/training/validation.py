@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from animation.face.embedding import FaceEmbedder
+from animation.face.embedding import embed_largest_face, load_face_analysis
 from animation.frames import FrameFolder, load_photo
 from animation.pipeline import AnimationPipeline
 from animation.training.clips import Bucket
@@ -53,8 +53,10 @@ class Validation:
         self.photo = load_photo(settings.validation_image)
         self.poses = FrameFolder(settings.validation_control_folder)
         aspect = np.divide(*self.poses[0].size)
-        self.size = min(((b.width, b.height) for b in buckets), key=lambda size: abs(np.log(size[0] / size[1] / aspect)))
-        self.embedding, _ = FaceEmbedder(settings.face_models, channel_order).embed(self.photo)
+        sizes = [(bucket.width, bucket.height) for bucket in buckets]
+        self.size = min(sizes, key=lambda size: abs(np.log(size[0] / size[1] / aspect)))
+        analysis = load_face_analysis(settings.face_models)
+        self.embedding, _ = embed_largest_face(analysis, self.photo, channel_order)
         self.truth = None
         if settings.validation_image_folder is not None:
             frames = FrameFolder(settings.validation_image_folder)[: len(self.poses)]
@@ -77,9 +79,7 @@ class Validation:
         pipeline.set_progress_bar_config(desc="validating", unit="window", leave=False)
         width, height = self.size
         generator = torch.Generator(parts.unet.device).manual_seed(settings.seed)
-        conditions = pipeline.encode(
-            self.photo, self.poses, self.embedding, height, width, generator=generator
-        )
+        conditions = pipeline.encode(self.photo, self.poses, self.embedding, height, width, generator=generator)
         latents = pipeline.denoise(
             conditions,
             settings.validation_inference_steps,

@@ -1,0 +1,104 @@
+"""People in a picture, by YOLOX (arXiv 2107.08430)."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from DWPose.sessions import check_shapes, open_session
+
+STRIDES = (8, 16, 32)
+PADDING = 114  # grey level around the picture
+NUM_CLASSES, PERSON = 80, 0  # COCO's
+PERSON_SCORE = 0.3
+OVERLAP = 0.45  # intersection over union above which the weaker box is dropped
+
+
+class PersonDetector:
+    """Finds people with `yolox_l.onnx`, or another YOLOX of the same inputs and outputs.
+
+    Args:
+        path: of the ONNX file: input (1, 3, S, S), output (1, cells, 85).
+        device: `auto`, `cuda` or `cpu`.
+
+    Raises:
+        PoseError: the file is missing, damaged, or another network.
+    """
+
+    def __init__(self, path: str | Path, device: str = "auto"):
+        self.session = open_session(path, device)
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        side = inputs[0].shape[-1] if len(inputs[0].shape) == 4 else None
+        self.side = side if isinstance(side, int) else 640
+        self.grid, self.strides = _grid(self.side)
+        check_shapes(
+            path,
+            {"input": inputs[0].shape} | {f"output {k}": tensor.shape for k, tensor in enumerate(outputs)},
+            {"input": (1, 3, self.side, self.side), "output 0": (1, len(self.grid), 5 + NUM_CLASSES)},
+        )
+        self.input_name = inputs[0].name
+
+    def __call__(self, image_rgb: np.ndarray) -> np.ndarray:
+        """Boxes of the people in a picture.
+
+        Args:
+            image_rgb: (H, W, 3) uint8.
+
+        Returns:
+            (N, 4) x_min, y_min, x_max, y_max in pixels, the surest first; N may be 0.
+        """
+        pixels, ratio = letterbox(image_rgb, self.side)
+        batch = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32)  # (1, 3, S, S)
+        output = self.session.run(None, {self.input_name: batch})[0][0]  # (cells, 85)
+        return self._people(output, ratio)
+
+    def _people(self, output: np.ndarray, ratio: float) -> np.ndarray:
+        scores = output[:, 4] * output[:, 5 + PERSON]
+        sure = scores > PERSON_SCORE  # a weaker box never suppresses a surer one, so it may go first
+        output, strides = output[sure], self.strides[sure]
+        centres = (output[:, :2] + self.grid[sure]) * strides
+        sizes = np.exp(output[:, 2:4]) * strides
+        boxes = np.concatenate([centres - sizes / 2, centres + sizes / 2], axis=1) / ratio
+        return boxes[suppress(boxes, scores[sure])]
+
+
+def letterbox(image: np.ndarray, side: int) -> tuple[np.ndarray, float]:
+    """Resize a picture into the top left corner of a grey square; returns the square and the resizing ratio."""
+    height, width = image.shape[:2]
+    ratio = min(side / height, side / width)
+    square = np.full((side, side, 3), PADDING, np.uint8)
+    resized = cv2.resize(image, (max(1, int(width * ratio)), max(1, int(height * ratio))))
+    square[: resized.shape[0], : resized.shape[1]] = resized
+    return square, ratio
+
+
+def suppress(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Non-maximum suppression: the indices of the boxes to keep, the best score first.
+
+    Pixels are counted inclusively: a box from 3 to 5 is 3 wide.
+
+    Args:
+        boxes: (N, 4) x_min, y_min, x_max, y_max in pixels.
+        scores: (N,).
+    """
+    order = scores.argsort()[::-1]
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2] + 1, axis=1)
+    kept = []
+    while order.size:
+        best, others = order[0], order[1:]
+        kept.append(best)
+        low = np.maximum(boxes[best, :2], boxes[others, :2])
+        high = np.minimum(boxes[best, 2:], boxes[others, 2:])
+        shared = np.prod(np.maximum(0, high - low + 1), axis=1)
+        order = others[shared / (areas[best] + areas[others] - shared) <= OVERLAP]
+    return np.array(kept, int)
+
+
+def _grid(side: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each cell of the output: its column and row (cells, 2), and its stride in pixels (cells, 1)."""
+    cells, strides = [], []
+    for stride in STRIDES:
+        rows, columns = np.indices((side // stride, side // stride))
+        cells.append(np.stack([columns.ravel(), rows.ravel()], axis=1))
+        strides.append(np.full((rows.size, 1), stride))
+    return np.concatenate(cells).astype(np.float32), np.concatenate(strides).astype(np.float32)

@@ -1,0 +1,106 @@
+"""Skeletons as pictures. The models were trained on exactly these pixels, so they are part of the interface."""
+
+import colorsys
+import threading
+
+import cv2
+import numpy as np
+
+from DWPose.keypoints import BODY, CONFIDENCE, FACE, LEFT_HAND, RIGHT_HAND
+
+SHORT_SIDE = 2160  # pixels of the canvas that is drawn on, before it is resized to the picture's size
+LIMBS = (
+    (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10),
+    (1, 11), (11, 12), (12, 13), (1, 0), (0, 14), (14, 16), (0, 15), (15, 17),
+)  # fmt: skip
+COLOURS = (
+    (255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0),
+    (0, 255, 0), (0, 255, 85), (0, 255, 170), (0, 255, 255), (0, 170, 255), (0, 85, 255),
+    (0, 0, 255), (85, 0, 255), (170, 0, 255), (255, 0, 255), (255, 0, 170), (255, 0, 85),
+)  # fmt: skip
+FINGERS = tuple((0 if end % 4 == 1 else end - 1, end) for end in range(1, 21))  # five chains from the wrist
+FINGER_COLOURS = tuple(colorsys.hsv_to_rgb(k / len(FINGERS), 1, 1) for k in range(len(FINGERS)))
+LIMB_WIDTH, BODY_RADIUS, FINGER_WIDTH, HAND_RADIUS, FACE_RADIUS = 4, 4, 2, 4, 3  # pixels of the canvas
+LIMB_BRIGHTNESS = 0.6
+_LARGEST = 2**20  # pixels: coordinates beyond are far outside of any canvas, and near what OpenCV can hold
+
+_thread = threading.local()
+
+
+def canvas_size(width: int, height: int) -> tuple[int, int]:
+    """Width and height of the canvas for a picture: its short side is 2160 pixels."""
+    short = min(width, height)
+    return tuple(SHORT_SIDE if side == short else int(side * SHORT_SIDE / short) for side in (width, height))
+
+
+def draw(
+    keypoints: np.ndarray, scores: np.ndarray, width: int, height: int, confidence: float = CONFIDENCE
+) -> np.ndarray:
+    """Draw people's skeletons on black.
+
+    Args:
+        keypoints: (N, 134, 2) in OpenPose's order, x and y in 0..1 of the picture's width and height.
+        scores: (N, 134).
+        width, height: of the picture, pixels.
+        confidence: body points with larger scores are drawn, and limbs between two of at least this score.
+
+    Returns:
+        (height, width, 3) uint8 RGB.
+    """
+    size = canvas_size(width, height)
+    canvas = _black_canvas(size)
+    points = np.clip(keypoints * np.array(size, float), -_LARGEST, _LARGEST)  # (N, 134, 2)
+    pixels = points.astype(int)
+    _draw_limbs(canvas, points[:, BODY], scores[:, BODY], confidence)
+    _draw_body_points(canvas, pixels[:, BODY], scores[:, BODY], confidence)
+    for hand in (LEFT_HAND, RIGHT_HAND):
+        for hand_pixels, hand_scores in zip(pixels[:, hand], scores[:, hand], strict=True):
+            _draw_hand(canvas, hand_pixels, hand_scores)
+    for pixel, score in zip(pixels[:, FACE].reshape(-1, 2), scores[:, FACE].ravel(), strict=True):
+        if _inside(pixel):
+            cv2.circle(canvas, pixel.tolist(), FACE_RADIUS, (int(255 * score),) * 3, cv2.FILLED)
+    return cv2.resize(canvas, (width, height))
+
+
+def _black_canvas(size: tuple[int, int]) -> np.ndarray:
+    """A canvas that this thread keeps: blackening it again is faster than allocating another."""
+    if getattr(_thread, "size", None) != size:
+        _thread.size, _thread.canvas = size, np.empty((size[1], size[0], 3), np.uint8)
+    _thread.canvas.fill(0)
+    return _thread.canvas
+
+
+def _draw_limbs(canvas: np.ndarray, points: np.ndarray, scores: np.ndarray, confidence: float) -> None:
+    for (a, b), colour in zip(LIMBS, COLOURS, strict=False):
+        for person, score in zip(points, scores, strict=True):
+            if score[a] < confidence or score[b] < confidence:
+                continue
+            (x, y), (dx, dy) = (person[a] + person[b]) / 2, person[a] - person[b]
+            axes = (int(np.hypot(dx, dy) / 2), LIMB_WIDTH)
+            outline = cv2.ellipse2Poly((int(x), int(y)), axes, int(np.degrees(np.arctan2(dy, dx))), 0, 360, 1)
+            # The whole picture is dimmed once the limbs are drawn: the same as drawing them in dimmed colours.
+            bright = np.clip(np.trunc(np.multiply(colour, score[a] * score[b])), 0, 255)
+            cv2.fillConvexPoly(canvas, outline, np.floor(bright * LIMB_BRIGHTNESS).tolist())
+
+
+def _draw_body_points(canvas: np.ndarray, pixels: np.ndarray, scores: np.ndarray, confidence: float) -> None:
+    for k, colour in enumerate(COLOURS):
+        for pixel, score in zip(pixels[:, k], scores[:, k], strict=True):
+            if score > confidence:
+                cv2.circle(
+                    canvas, pixel.tolist(), BODY_RADIUS, np.trunc(np.multiply(colour, score)).tolist(), cv2.FILLED
+                )
+
+
+def _draw_hand(canvas: np.ndarray, pixels: np.ndarray, scores: np.ndarray) -> None:
+    for (a, b), colour in zip(FINGERS, FINGER_COLOURS, strict=True):
+        if _inside(pixels[a]) and _inside(pixels[b]):
+            shade = np.multiply(colour, int(scores[a] * scores[b] * 255)).tolist()
+            cv2.line(canvas, pixels[a].tolist(), pixels[b].tolist(), shade, FINGER_WIDTH)
+    for pixel, score in zip(pixels, scores, strict=True):
+        if _inside(pixel):
+            cv2.circle(canvas, pixel.tolist(), HAND_RADIUS, (0, 0, int(255 * score)), cv2.FILLED)
+
+
+def _inside(pixel: np.ndarray) -> bool:
+    return pixel[0] >= 1 and pixel[1] >= 1

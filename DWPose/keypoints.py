@@ -1,0 +1,67 @@
+"""The 133 key points of COCO-WholeBody, and the 134 in OpenPose's order that are aligned and drawn."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+NUM_WHOLEBODY = 133  # 17 body, 6 feet, 68 face, 21 left hand, 21 right hand
+NUM_KEYPOINTS = 134  # the neck added, the body in OpenPose's order of 18
+BODY, FEET, FACE = slice(0, 18), slice(18, 24), slice(24, 92)
+LEFT_HAND, RIGHT_HAND = slice(92, 113), slice(113, 134)
+NOSE, NECK = 0, 1
+
+# For each OpenPose body point its COCO one: nose, neck (none), right arm, left arm, right leg, left leg, eyes, ears.
+_COCO_OF_OPENPOSE = (0, None, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)
+_SHOULDERS = (5, 6)  # COCO
+
+CONFIDENCE = 0.3  # a key point with a larger score is visible
+
+
+@dataclass
+class People:
+    """The people of one picture.
+
+    Attributes:
+        boxes: (N, 4), x_min, y_min, x_max, y_max in pixels.
+        keypoints: (N, K, 2), x and y in pixels; K is 133 (raw) or 134 (OpenPose's order).
+        scores: (N, K), 0 to a little above 1.
+        detected: whether the boxes come from the detector; else the one box is the whole picture.
+    """
+
+    boxes: np.ndarray
+    keypoints: np.ndarray
+    scores: np.ndarray
+    detected: bool = True
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def openpose(self, confidence: float = CONFIDENCE) -> "People":
+        """The same people with 134 key points each: see `to_openpose`."""
+        return People(self.boxes, *to_openpose(self.keypoints, self.scores, confidence), self.detected)
+
+
+def to_openpose(
+    keypoints: np.ndarray, scores: np.ndarray, confidence: float = CONFIDENCE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Insert the neck, midway between the shoulders, and put the body in OpenPose's order.
+
+    Args:
+        keypoints: (N, 133, 2).
+        scores: (N, 133).
+        confidence: the neck's score is 1 where both shoulders' scores are above it, else 0.
+
+    Returns:
+        Key points (N, 134, 2) and scores (N, 134), float64.
+    """
+    shoulders = list(_SHOULDERS)
+    neck = keypoints[:, shoulders].mean(axis=1)
+    neck_score = (scores[:, shoulders] > confidence).all(axis=1)
+    ordered = np.empty((len(keypoints), NUM_KEYPOINTS, 2))
+    ordered_scores = np.empty((len(keypoints), NUM_KEYPOINTS))
+    for openpose, coco in enumerate(_COCO_OF_OPENPOSE):
+        ordered[:, openpose] = neck if coco is None else keypoints[:, coco]
+        ordered_scores[:, openpose] = neck_score if coco is None else scores[:, coco]
+    ordered[:, FEET.start :] = keypoints[:, FEET.start - 1 :]
+    ordered_scores[:, FEET.start :] = scores[:, FEET.start - 1 :]
+    return ordered, ordered_scores

@@ -1,0 +1,138 @@
+"""The photo's own bone lengths with the driver's joint angles: for builds that one scale an axis cannot fit."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from DWPose.alignment import FITTED
+from DWPose.drawing import LIMBS
+from DWPose.errors import PoseError
+from DWPose.keypoints import CONFIDENCE, FACE, LEFT_HAND, NECK, NOSE, RIGHT_HAND
+
+BONES = LIMBS  # from the neck outwards: each bone's first point is placed before its second
+MIRRORED = (1, 0, 4, 5, 2, 3, 9, 10, 11, 6, 7, 8, 12, 15, 16, 13, 14)  # each bone's twin on the other side
+FOLLOWERS = (  # points, the body point that they follow, and the bone whose length scales them
+    (FACE, NOSE, (1, 0)),
+    (LEFT_HAND, 7, (6, 7)),
+    (RIGHT_HAND, 4, (3, 4)),
+    (slice(18, 21), 13, (12, 13)),  # left foot
+    (slice(21, 24), 10, (9, 10)),
+)
+LEAST_BONES = 2
+EXTREME = 3  # times the person's scale: the most that one bone may differ from the others
+FULL_LENGTH = 90  # percentile over the video of a bone's length in the picture: where it points across the view
+
+
+@dataclass
+class LimbFit:
+    """Rebuilds a skeleton bone by bone, from the neck outwards.
+
+    A bone that the driver turns towards the viewer is shortened in the picture; the photo's is shortened alike.
+
+    Attributes:
+        ratios: (17,) of each bone's full length in the photo to the driver's.
+        face_ratio: of the sizes of the faces.
+        scale: of the neck's path, the median ratio.
+        offset: (2,), pixels of the photo.
+        size, photo_size: (2,) widths and heights, pixels.
+    """
+
+    ratios: np.ndarray
+    face_ratio: float
+    scale: float
+    offset: np.ndarray
+    size: np.ndarray
+    photo_size: np.ndarray
+
+    def __call__(self, keypoints: np.ndarray) -> np.ndarray:
+        """Move key points (…, 134, 2) in 0..1 of the driver's frame to 0..1 of the photo."""
+        return (self._rebuild(keypoints * self.size) + self.offset) / self.photo_size
+
+    def _rebuild(self, pixels: np.ndarray) -> np.ndarray:
+        rebuilt = np.zeros(pixels.shape)
+        rebuilt[..., NECK, :] = pixels[..., NECK, :] * self.scale
+        for (a, b), ratio in zip(BONES, self.ratios, strict=True):
+            rebuilt[..., b, :] = rebuilt[..., a, :] + (pixels[..., b, :] - pixels[..., a, :]) * ratio
+        for points, leader, bone in FOLLOWERS:
+            ratio = self.face_ratio if points is FACE else self.ratios[BONES.index(bone)]
+            offsets = pixels[..., points, :] - pixels[..., leader : leader + 1, :]
+            rebuilt[..., points, :] = rebuilt[..., leader : leader + 1, :] + offsets * ratio
+        return rebuilt
+
+
+def fit_limbs(
+    photo_keypoints: np.ndarray,
+    photo_scores: np.ndarray,
+    photo_size: tuple[int, int],
+    keypoints: np.ndarray,
+    scores: np.ndarray,
+    size: tuple[int, int],
+    confidence: float = CONFIDENCE,
+) -> LimbFit:
+    """Measure the photo's bones against the driver's, and place the video where the photo's person stands.
+
+    A bone that the photo does not show takes the ratio of its twin on the other side, else the median ratio.
+
+    Args:
+        photo_keypoints: (134, 2) of the photo's person, in 0..1 of its width and height.
+        photo_scores: (134,).
+        photo_size: width and height of the photo, pixels.
+        keypoints: (F, 134, 2) of the driver, one person a frame, in 0..1 of its frame.
+        scores: (F, 134).
+        size: width and height of the driver's frame, pixels.
+        confidence: points with larger scores are visible.
+
+    Raises:
+        PoseError: fewer than two bones are visible in both the photo and the driver.
+    """
+    size, photo_size = np.array(size, float), np.array(photo_size, float)
+    pixels, photo_pixels = keypoints * size, photo_keypoints * photo_size
+    visible, photo_visible = scores > confidence, photo_scores > confidence
+    first, second = np.array(BONES).T
+    lengths = _largest(
+        np.linalg.norm(pixels[:, second] - pixels[:, first], axis=-1), visible[:, first] & visible[:, second]
+    )
+    photo_lengths = np.linalg.norm(photo_pixels[second] - photo_pixels[first], axis=-1)
+    known = photo_visible[first] & photo_visible[second] & (lengths > 0)
+    if known.sum() < LEAST_BONES:
+        raise PoseError(
+            f"the photo and the driver have {known.sum()} visible bones in common and limb alignment needs "
+            f"{LEAST_BONES}; give a photo with the person in full view, or --alignment none"
+        )
+    ratios = np.where(known, photo_lengths / np.where(lengths > 0, lengths, 1), np.nan)
+    scale = float(np.nanmedian(ratios))
+    ratios = np.where(np.isnan(ratios), ratios[list(MIRRORED)], ratios)
+    ratios = np.clip(np.where(np.isnan(ratios), scale, ratios), scale / EXTREME, scale * EXTREME)
+    face_ratio = _face_ratio(photo_pixels, photo_visible, pixels, visible)
+    if face_ratio is None:
+        face_ratio = ratios[BONES.index((NECK, NOSE))]
+    fit = LimbFit(ratios, face_ratio, scale, np.zeros(2), size, photo_size)
+    rebuilt = fit._rebuild(pixels)[:, FITTED]  # (F, 14, 2)
+    shared = (visible & photo_visible)[:, FITTED]
+    if shared.any():
+        fit.offset = (photo_pixels[list(FITTED)] - rebuilt)[shared].mean(axis=0)
+    return fit
+
+
+def _face_ratio(photo_pixels, photo_visible, pixels, visible) -> float | None:
+    """Of the faces' sizes, by the spread of their 68 points; None where most of them are hidden in either."""
+    seen = visible[:, FACE].mean(axis=1) > 0.5
+    if photo_visible[FACE].mean() <= 0.5 or not seen.any():
+        return None
+    spread = _largest(_spread(pixels[:, FACE])[:, None], seen[:, None])[0]
+    return float(_spread(photo_pixels[FACE]) / spread) if spread > 0 else None
+
+
+def _spread(points: np.ndarray) -> np.ndarray:
+    """Root mean square distance from the centroid: (…, K, 2) → (…)."""
+    return np.sqrt(np.square(points - points.mean(axis=-2, keepdims=True)).sum(axis=-1).mean(axis=-1))
+
+
+def _largest(lengths: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """A robust maximum of each column over the frames where it is visible: (F, N) → (N,), 0 where it never is."""
+    return np.array(
+        [
+            np.percentile(column[seen], FULL_LENGTH) if seen.any() else 0.0
+            for column, seen in zip(lengths.T, visible.T, strict=True)
+        ]
+    )

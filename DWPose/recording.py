@@ -1,0 +1,164 @@
+"""What the networks found in a photo and a video, and what was drawn from it, in one file: `keypoints.npz`."""
+
+import json
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from DWPose.errors import PoseError
+from DWPose.keypoints import NUM_KEYPOINTS, NUM_WHOLEBODY, People
+
+FORMAT = 1
+
+
+@dataclass
+class Drawn:
+    """The people that were drawn, aligned.
+
+    Attributes:
+        frames: (M,) the output frame of each.
+        keypoints: (M, 134, 2) in OpenPose's order, in 0..1 of the output's width and height.
+        scores: (M, 134).
+        size: width and height of the output, pixels.
+        num_frames: of the output.
+    """
+
+    frames: np.ndarray
+    keypoints: np.ndarray
+    scores: np.ndarray
+    size: tuple[int, int]
+    num_frames: int
+
+
+@dataclass
+class Recording:
+    """Raw key points, before any choice, smoothing or alignment.
+
+    Attributes:
+        photo: its people, 133 key points each; None where there is no photo.
+        photo_size: its width and height, pixels.
+        video: the people of each frame, 133 key points each.
+        video_size: width and height of the frames, pixels.
+        fps: frames a second.
+        sources: what it was made from: names and hashes of networks, photo and video, and the part of the video.
+        drawn: what was drawn from it, if anything.
+    """
+
+    photo: People | None
+    photo_size: tuple[int, int] | None
+    video: list[People]
+    video_size: tuple[int, int]
+    fps: float
+    sources: dict = field(default_factory=dict)
+    drawn: Drawn | None = None
+
+    def save(self, path: str | Path) -> None:
+        """Write to a .npz file, whole or not at all."""
+        path = Path(path)
+        arrays = {
+            "format": FORMAT,
+            "sources": json.dumps(self.sources),
+            "fps": self.fps,
+            "video_size": self.video_size,
+            "video_counts": [len(people) for people in self.video],
+            "video_detected": np.array([people.detected for people in self.video], bool),
+            **_stack("video", self.video),
+        }
+        if self.photo is not None:
+            arrays |= {"photo_size": self.photo_size, "photo_detected": self.photo.detected}
+            arrays |= _stack("photo", [self.photo])
+        if self.drawn is not None:
+            arrays |= {
+                "drawn_frame": self.drawn.frames.astype(np.int32),
+                "drawn_keypoints": self.drawn.keypoints.astype(np.float32),
+                "drawn_scores": self.drawn.scores.astype(np.float32),
+                "drawn_size": self.drawn.size,
+                "num_frames": self.drawn.num_frames,
+            }
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            with partial.open("wb") as file:
+                np.savez(file, **arrays)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def load_recording(path: str | Path) -> Recording:
+    """Read what `Recording.save` wrote.
+
+    Raises:
+        PoseError: the file is missing, damaged, or something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PoseError(f"{path}: no such file; give the keypoints.npz that skeleton_extraction.py wrote")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        if arrays["format"] != FORMAT:
+            raise ValueError(f"its format is {arrays['format']} and this version reads {FORMAT}")
+        return _read(arrays)
+    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise PoseError(
+            f"{path}: not a file of key points ({error}); give the keypoints.npz that skeleton_extraction.py wrote"
+        ) from None
+
+
+def _read(arrays: dict) -> Recording:
+    counts = arrays["video_counts"]
+    video = _unstack("video", arrays, counts, arrays["video_detected"])
+    photo = photo_size = drawn = None
+    if "photo_size" in arrays:
+        count = len(arrays["photo_boxes"])
+        photo = _unstack("photo", arrays, [count], [bool(arrays["photo_detected"])])[0]
+        photo_size = _size(arrays["photo_size"])
+    if "drawn_frame" in arrays:
+        drawn = Drawn(
+            arrays["drawn_frame"],
+            _shaped(arrays["drawn_keypoints"], (NUM_KEYPOINTS, 2)),
+            _shaped(arrays["drawn_scores"], (NUM_KEYPOINTS,)),
+            _size(arrays["drawn_size"]),
+            int(arrays["num_frames"]),
+        )
+    sources = json.loads(str(arrays["sources"]))
+    return Recording(photo, photo_size, video, _size(arrays["video_size"]), float(arrays["fps"]), sources, drawn)
+
+
+def _stack(name: str, frames: list[People]) -> dict[str, np.ndarray]:
+    def all_of(part: str, shape: tuple[int, ...], dtype) -> np.ndarray:
+        return np.concatenate([np.empty((0, *shape), dtype), *(getattr(people, part) for people in frames)])
+
+    return {
+        f"{name}_boxes": all_of("boxes", (4,), np.float64),
+        f"{name}_keypoints": all_of("keypoints", (NUM_WHOLEBODY, 2), np.float64),
+        f"{name}_scores": all_of("scores", (NUM_WHOLEBODY,), np.float32),
+    }
+
+
+def _unstack(name: str, arrays: dict, counts, detected) -> list[People]:
+    boxes = _shaped(arrays[f"{name}_boxes"], (4,))
+    keypoints = _shaped(arrays[f"{name}_keypoints"], (NUM_WHOLEBODY, 2))
+    scores = _shaped(arrays[f"{name}_scores"], (NUM_WHOLEBODY,))
+    if not len(boxes) == len(keypoints) == len(scores) == sum(counts):
+        raise ValueError(f"its {name} parts are of different lengths")
+    ends = np.cumsum(counts)
+    return [
+        People(boxes[end - count : end], keypoints[end - count : end], scores[end - count : end], bool(found))
+        for end, count, found in zip(ends, counts, detected, strict=True)
+    ]
+
+
+def _shaped(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if array.shape[1:] != shape or not np.isfinite(array).all():
+        raise ValueError(f"an array of {array.shape} where (N, {', '.join(map(str, shape))}) finite numbers were due")
+    return array
+
+
+def _size(array: np.ndarray) -> tuple[int, int]:
+    width, height = map(int, array)
+    if min(width, height) < 1:
+        raise ValueError(f"a size of {width}×{height}")
+    return width, height

@@ -1,0 +1,94 @@
+"""ONNX networks, opened and checked."""
+
+import logging
+from pathlib import Path
+
+import onnxruntime
+
+from DWPose.errors import PoseError
+
+logger = logging.getLogger(__name__)
+
+DEVICES = ("auto", "cuda", "cpu")
+_PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+
+
+def find_model(path: str | Path) -> Path:
+    """The path of an ONNX file that looks whole, or PoseError with where to get it."""
+    path = Path(path)
+    remedy = f"download {path.name} from the folder DWPose of FrancisRing/StableAnimator (Hugging Face hub) to it"
+    if not path.is_file():
+        raise PoseError(f"{path}: no such file; {remedy}")
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head.startswith(b"version https://git-lfs"):
+        raise PoseError(f"{path}: a git-lfs pointer, not the network itself; {remedy}")
+    if head.lstrip()[:1] == b"<":
+        raise PoseError(f"{path}: a web page, not a network; {remedy}")
+    return path
+
+
+def open_session(path: str | Path, device: str = "auto") -> onnxruntime.InferenceSession:
+    """Open an ONNX network and log which provider really runs it.
+
+    Args:
+        path: of the ONNX file.
+        device: `cuda`, `cpu`, or `auto`: CUDA where onnxruntime has it.
+
+    Raises:
+        PoseError: the file is missing or not a network, or the device unknown.
+    """
+    if device not in DEVICES:
+        raise PoseError(f"device {device!r} is unknown; give one of {', '.join(DEVICES)}")
+    path = find_model(path)
+    available = onnxruntime.get_available_providers()
+    wanted = _PROVIDERS["cuda"] if device != "cpu" else None
+    providers = [name for name in (wanted, _PROVIDERS["cpu"]) if name in available]
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails is said below, in one line
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # onnxruntime raises types of its own
+        reason = str(error).strip().splitlines()[0]
+        raise PoseError(f"{path}: not a network that onnxruntime can open ({reason}); download it again") from None
+    running = session.get_providers()[0]
+    if device == "cuda" and running != wanted:
+        reason = (
+            "its CUDA libraries could not be loaded: CUDA and cuDNN must match onnxruntime-gpu's version"
+            if wanted in available
+            else "this onnxruntime has no CUDA: uninstall both onnxruntime packages, then install onnxruntime-gpu"
+        )
+        logger.warning("%s runs on the CPU though CUDA was asked for: %s", path.name, reason)
+    logger.info("%s runs on %s", path.name, running)
+    return session
+
+
+def check_shapes(path: str | Path, found: dict[str, list], expected: dict[str, tuple]) -> None:
+    """Raise PoseError unless each tensor of a network has the expected name and shape.
+
+    Args:
+        path: named in the message.
+        found: shapes by name; a size that is not an integer is free.
+        expected: the same; None stands for any size.
+    """
+
+    def fits(name: str) -> bool:
+        shape = found.get(name)
+        return (
+            shape is not None
+            and len(shape) == len(expected[name])
+            and all(
+                want is None or not isinstance(have, int) or have == want
+                for have, want in zip(shape, expected[name], strict=True)
+            )
+        )
+
+    if set(found) != set(expected) or not all(map(fits, expected)):
+        raise PoseError(
+            f"{path}: another network than DWPose's; expected {_describe(expected)}; found {_describe(found)}; "
+            f"download {Path(path).name} of FrancisRing/StableAnimator again"
+        )
+
+
+def _describe(shapes: dict) -> str:
+    return ", ".join(f"{name} ({', '.join('any' if n is None else str(n) for n in s)})" for name, s in shapes.items())

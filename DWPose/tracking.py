@@ -1,0 +1,160 @@
+"""Who is who from frame to frame, by the overlap of boxes; and whom to follow."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from DWPose.errors import PoseError
+from DWPose.keypoints import BODY, CONFIDENCE, People
+
+LEAST_OVERLAP = 0.1  # intersection over union with where a person is expected
+LARGEST_STEP = 0.5  # of the box's longer side: how far a person may have moved where nothing overlaps
+LARGEST_GROWTH = 2  # ratio of areas, there
+LEAST_VISIBLE = 4  # body points that make a person of a picture in which the detector found nobody
+COASTING = 5  # frames for which an unseen person is expected to go on moving
+CHOICES = ("track", "largest", "all")  # or a number
+
+
+@dataclass
+class _Track:
+    box: np.ndarray  # (4,), where last seen
+    velocity: np.ndarray  # (4,), pixels a frame
+    frame: int  # when last seen
+
+    def expected(self, frame: int) -> np.ndarray:
+        """Where the person would be by now."""
+        return self.box + self.velocity * min(frame - self.frame, COASTING)
+
+    def see(self, box: np.ndarray, frame: int) -> None:
+        """Note where the person is."""
+        self.velocity = (self.velocity + (box - self.box) / (frame - self.frame)) / 2
+        self.box, self.frame = box, frame
+
+
+def is_person(people: People, confidence: float = CONFIDENCE) -> np.ndarray:
+    """Whether each is a person, (N,) bool: the detector said so, or enough body points are visible.
+
+    Args:
+        people: with 134 key points each.
+        confidence: a point with a larger score is visible.
+    """
+    return people.detected | ((people.scores[:, BODY] > confidence).sum(axis=1) >= LEAST_VISIBLE)
+
+
+def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Intersection over union of each pair of boxes: (N, 4), (M, 4) → (N, M)."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    shared = np.prod(np.maximum(0, high - low), axis=-1)
+    union = _areas(boxes)[:, None] + _areas(others)[None] - shared
+    return shared / np.maximum(union, np.finfo(float).tiny)
+
+
+def identify(frames: Sequence[People]) -> list[np.ndarray]:
+    """Number the people of a video: the same person has the same number in all frames.
+
+    Everybody is followed at once, so that nobody takes the number of another who is still there: first by overlap with
+    where each is expected, then with where each was last seen, then, one frame later at most, by nearness at a like
+    size. A picture in which the detector found nobody says nothing of where its person is: it goes to the person who
+    was seen last, or is the first to be seen.
+
+    Args:
+        frames: the people of each frame.
+
+    Returns:
+        For each frame (N,) int numbers, from 0 in order of appearance.
+    """
+    tracks: list[_Track] = []
+    numbers = []
+    for frame, people in enumerate(frames):
+        if not people.detected:
+            latest = max(range(len(tracks)), key=lambda k: (tracks[k].frame, _areas(tracks[k].box[None])[0]), default=0)
+            numbers.append(np.full(len(people), latest))
+            continue
+        boxes = np.asarray(people.boxes, float)
+        number = np.full(len(boxes), -1)
+        if tracks and len(boxes):
+            seen = np.stack([track.box for track in tracks])
+            recent = np.array([track.frame == frame - 1 for track in tracks])
+            expected = np.stack([track.expected(frame) for track in tracks])
+            _assign(number, overlaps(expected, boxes), LEAST_OVERLAP)
+            _assign(number, overlaps(seen, boxes), LEAST_OVERLAP)
+            _assign(number, np.where(recent[:, None], _nearness(seen, boxes), 0), 0)
+        for k, box in enumerate(boxes):
+            if number[k] < 0:
+                number[k] = len(tracks)
+                tracks.append(_Track(box, np.zeros(4), frame))
+            else:
+                tracks[number[k]].see(box, frame)
+        numbers.append(number)
+    return numbers
+
+
+def choose(frames: Sequence[People], numbers: Sequence[np.ndarray], person: str | int) -> list[People]:
+    """Keep the people of each frame that are to be drawn; a frame may hold none.
+
+    Args:
+        frames: the people of each frame.
+        numbers: what `identify` made of them.
+        person: `all`; `largest`, of each frame by itself; `track`, the one who fills most of the picture over the whole
+            video; or a number from 0, counted from the left in the first frame that has so many.
+
+    Raises:
+        PoseError: the choice is unknown, or no frame has so many people.
+    """
+    if person == "all":
+        return list(frames)
+    if person == "largest":
+        return [_take(people, _areas(people.boxes).argmax() if len(people) else None) for people in frames]
+    followed = _most_prominent(frames, numbers) if person == "track" else _from_the_left(frames, numbers, person)
+    chosen = [np.flatnonzero(number == followed) for number in numbers]
+    return [_take(people, k[0] if len(k) else None) for people, k in zip(frames, chosen, strict=True)]
+
+
+def _most_prominent(frames: Sequence[People], numbers: Sequence[np.ndarray]) -> int:
+    totals = np.zeros(max((number.max() + 1 for number in numbers if len(number)), default=1))
+    for people, number in zip(frames, numbers, strict=True):
+        np.add.at(totals, number, _areas(people.boxes))
+    return int(totals.argmax())
+
+
+def _from_the_left(frames: Sequence[People], numbers: Sequence[np.ndarray], person: str | int) -> int:
+    if not str(person).isdecimal():
+        raise PoseError(f"person {person!r} is unknown; give one of {', '.join(CHOICES)}, or a number from 0")
+    for people, number in zip(frames, numbers, strict=True):
+        if len(people) > int(person):
+            return number[np.argsort(people.boxes[:, [0, 2]].sum(axis=1), kind="stable")[int(person)]]
+    most = max(map(len, frames), default=0)
+    raise PoseError(f"person {person}: no frame has more than {most} people; give a number from 0 to {most - 1}")
+
+
+def _take(people: People, k: int | None) -> People:
+    """The k-th person alone, or nobody."""
+    kept = slice(0, 0) if k is None else slice(k, k + 1)
+    return People(people.boxes[kept], people.keypoints[kept], people.scores[kept], people.detected)
+
+
+def _assign(number: np.ndarray, affinity: np.ndarray, least: float) -> None:
+    """Give tracks (rows) to the boxes (columns) without a number, the best pair first, each above `least`."""
+    affinity = affinity.copy()
+    affinity[number[number >= 0]] = -np.inf
+    affinity[:, number >= 0] = -np.inf
+    while affinity.size and affinity.max() > least:
+        track, box = np.unravel_index(affinity.argmax(), affinity.shape)
+        number[box] = track
+        affinity[track], affinity[:, box] = -np.inf, -np.inf
+
+
+def _nearness(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """1 where centres coincide, 0 where they are too far apart or the sizes too unlike: (N, 4), (M, 4) → (N, M)."""
+    centres, other_centres = ((b[:, :2] + b[:, 2:]) / 2 for b in (boxes, others))
+    reach = LARGEST_STEP * (boxes[:, 2:] - boxes[:, :2]).max(axis=1)[:, None]
+    distance = np.linalg.norm(centres[:, None] - other_centres[None], axis=-1)
+    growth = _areas(others)[None] / np.maximum(_areas(boxes)[:, None], np.finfo(float).tiny)
+    alike = (growth < LARGEST_GROWTH) & (growth > 1 / LARGEST_GROWTH)
+    return np.where(alike, 1 - distance / np.maximum(reach, np.finfo(float).tiny), 0)
+
+
+def _areas(boxes: np.ndarray) -> np.ndarray:
+    return np.prod(np.asarray(boxes, float)[:, 2:] - np.asarray(boxes, float)[:, :2], axis=1)

@@ -1,0 +1,45 @@
+"""Detector and pose estimator together: a picture in, its people out."""
+
+from pathlib import Path
+
+import numpy as np
+
+from DWPose.detector import PersonDetector
+from DWPose.keypoints import People
+from DWPose.pose import PoseEstimator
+
+
+class Wholebody:
+    """DWPose: the key points of all people in a picture.
+
+    Args:
+        detector_path: YOLOX's ONNX file.
+        pose_path: the pose estimator's.
+        device: `auto`, `cuda` or `cpu`.
+
+    Raises:
+        PoseError: a file is missing, damaged, or another network.
+    """
+
+    def __init__(self, detector_path: str | Path, pose_path: str | Path, device: str = "auto"):
+        self.detector = PersonDetector(detector_path, device)
+        self.estimator = PoseEstimator(pose_path, device)
+
+    def __call__(self, image_rgb: np.ndarray) -> People:
+        """The people in a picture, (H, W, 3) uint8, in the detector's order, with 134 key points each."""
+        return self.estimate(image_rgb).openpose()
+
+    def estimate(self, image_rgb: np.ndarray, boxes: np.ndarray | None = None) -> People:
+        """The people with their raw 133 key points, where nobody is detected one in the whole picture.
+
+        Args:
+            image_rgb: (H, W, 3) uint8.
+            boxes: (N, 4) in pixels, what the detector found; None to let it.
+        """
+        if boxes is None:
+            boxes = self.detector(image_rgb)
+        detected = len(boxes) > 0
+        if not detected:
+            height, width = image_rgb.shape[:2]
+            boxes = np.array([[0, 0, width, height]], float)
+        return People(boxes, *self.estimator(image_rgb, boxes), detected)

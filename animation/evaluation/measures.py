@@ -1,0 +1,311 @@
+"""What is measured on each case, frame by frame: the formulas of `metrics.py` with the networks that they need.
+
+A measure that cannot run here raises `NotRun` when it is made; one that does not apply to a case says why.
+"""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from animation.errors import InputError
+from animation.evaluation import metrics
+from animation.evaluation.cases import Case, Chunk
+from animation.evaluation.settings import (
+    DETECTOR_FILE,
+    FACE_MODELS,
+    PCK_THRESHOLDS,
+    POSE_FILE,
+    POSE_MODELS,
+    EvaluationSettings,
+)
+from animation.face.embedding import find_face_models, find_faces, load_face_analysis
+from animation.weights import load_i3d, load_lpips
+from DWPose.keypoints import BODY
+from DWPose.wholebody import Wholebody
+
+Values = dict[str, list[float | None]]  # by column, one a frame; None: does not exist for this frame
+I3D_SIZE = 224  # pixels, height and width
+
+
+class NotRun(Exception):
+    """Why a metric cannot be measured here."""
+
+
+class Measure:
+    """One kind of measurement; `columns` are the names of its values a frame."""
+
+    columns: tuple[str, ...] = ()
+
+    def begin(self, case: Case) -> dict[str, str]:
+        """Prepare for a case; returns, by column, why it does not apply to it."""
+        return {}
+
+    def values(self, chunk: Chunk) -> Values:
+        """The values of a chunk's frames, of the columns that apply."""
+        raise NotImplementedError
+
+
+def _needs_truth(measure: Measure, case: Case) -> dict[str, str]:
+    return {} if case.truth is not None else dict.fromkeys(measure.columns, "no ground truth")
+
+
+class Pixels(Measure):
+    """L1, PSNR, DisCo's PSNR and SSIM against the ground truth."""
+
+    columns = ("l1", "psnr", "psnr_disco", "ssim")
+
+    def begin(self, case: Case) -> dict[str, str]:
+        """Nothing applies without ground truth; SSIM needs frames of 11×11 pixels."""
+        reasons = _needs_truth(self, case)
+        if not reasons and min(case.size) < 11:
+            reasons["ssim"] = "frames smaller than 11×11"
+        self.functions = {name: getattr(metrics, name) for name in self.columns if name not in reasons}
+        return reasons
+
+    def values(self, chunk: Chunk) -> Values:
+        """One value of each a frame."""
+        pairs = list(zip(chunk.result, chunk.truth, strict=True)) if self.functions else []
+        return {name: [function(*pair) for pair in pairs] for name, function in self.functions.items()}
+
+
+class Perceptual(Measure):
+    """LPIPS against the ground truth.
+
+    Args:
+        weights: torchvision's file of AlexNet or VGG-16; None: not run.
+        device: where it computes.
+
+    Raises:
+        NotRun: there are no weights, or torchmetrics, which has the released heads, is not installed.
+        InputError: the file does not do.
+    """
+
+    columns = ("lpips",)
+
+    def __init__(self, weights: str | None, device: torch.device):
+        if weights is None:
+            raise NotRun("give torchvision's AlexNet or VGG-16 file with --lpips_weights")
+        package = importlib.util.find_spec("torchmetrics")
+        if package is None:
+            raise NotRun("torchmetrics is not installed: pip install -r requirements-eval.txt")
+        heads = Path(package.origin).parent / "functional" / "image" / "lpips_models"
+        self.network, self.device = load_lpips(weights, heads).to(device), device
+        self.label = f"LPIPS ({self.network.net})"
+
+    def begin(self, case: Case) -> dict[str, str]:
+        """Does not apply without ground truth, or to tiny frames."""
+        reasons = _needs_truth(self, case)
+        if not reasons and min(case.size) < 32:
+            reasons["lpips"] = "frames smaller than 32×32"
+        self.applies = not reasons
+        return reasons
+
+    @torch.inference_mode()
+    def values(self, chunk: Chunk) -> Values:
+        """One distance a frame."""
+        if not self.applies:
+            return {}
+        pairs = zip(_to_tensor(chunk.result), _to_tensor(chunk.truth), strict=True)
+        return {"lpips": [self.network(*(x[None].to(self.device) for x in pair)).item() for pair in pairs]}
+
+
+class Identity(Measure):
+    """CSIM: cosine of ArcFace embeddings, of the largest face in each generated frame and in what it is compared with.
+
+    insightface is handed BGR, as it expects, whatever the animated checkpoint was trained with: this is a ruler, not
+    part of the model.
+
+    Args:
+        models_folder: antelopev2's; None: where it usually is, else not run.
+        device: `cuda…` runs the networks there where onnxruntime can.
+
+    Raises:
+        NotRun: there are no models at the usual place.
+        InputError: there are none at the given place, or they are damaged.
+    """
+
+    columns = ("csim_photo", "csim_truth", "csim_driver")
+
+    def __init__(self, models_folder: str | None, device: torch.device):
+        if models_folder is None:
+            models_folder = FACE_MODELS
+            try:
+                find_face_models(models_folder)
+            except InputError:
+                raise NotRun(f"no face models in {models_folder}; name their folder with --face_models") from None
+        self.analysis = load_face_analysis(models_folder, device.type)
+
+    def embed(self, image_rgb: np.ndarray) -> np.ndarray | None:
+        """The embedding of the largest face in (H, W, 3) uint8, (512,); None: no face."""
+        faces = find_faces(self.analysis, image_rgb[..., ::-1])
+        return faces[0].embedding if faces else None
+
+    def begin(self, case: Case) -> dict[str, str]:
+        """Says what there is no photo, ground truth or driver for; embeds the photo."""
+        self.photo = None if case.photo is None else self.embed(np.asarray(case.photo))
+        reasons = {}
+        if self.photo is None:
+            reasons["csim_photo"] = "no photo" if case.photo is None else "no face in the photo"
+        if case.truth is None:
+            reasons["csim_truth"] = "no ground truth"
+        if case.driver is None:
+            reasons["csim_driver"] = "no driver"
+        self.faces = {name: [0, 0] for name in ("result", "truth", "driver")}  # found, of so many
+        return reasons
+
+    def values(self, chunk: Chunk) -> Values:
+        """One cosine a frame and column; None where one of both images shows no face."""
+        embeddings = {"photo": [self.photo] * len(chunk)}
+        for part in ("result", "truth", "driver"):
+            frames = getattr(chunk, part)
+            if frames is not None:
+                embeddings[part] = [self.embed(frame) for frame in frames]
+                self.faces[part][0] += sum(embedding is not None for embedding in embeddings[part])
+                self.faces[part][1] += len(frames)
+        return {
+            f"csim_{part}": [
+                None if own is None or other is None else metrics.cosine(own, other)
+                for own, other in zip(embeddings["result"], embeddings[part], strict=True)
+            ]
+            for part in ("photo", "truth", "driver")
+            if part in embeddings and not (part == "photo" and self.photo is None)
+        }
+
+
+class Skeleton(Measure):
+    """PCK of the body: key points found in the generated frames against those that were to be followed.
+
+    The target is what the case's skeletons were drawn from, else what the estimator finds in the ground truth, else
+    in the driver.
+
+    Args:
+        models_folder: DWPose's; None: where it usually is, else not run.
+        device: `cuda…` runs the networks there where onnxruntime can.
+
+    Raises:
+        NotRun: there are no models at the usual place.
+        PoseError: there are none at the given place, or they are damaged.
+    """
+
+    columns = tuple(f"pck_{threshold:g}" for threshold in PCK_THRESHOLDS)
+
+    def __init__(self, models_folder: str | None, device: torch.device):
+        self.find_people = load_pose_estimator(models_folder, device)
+
+    def begin(self, case: Case) -> dict[str, str]:
+        """Does not apply where no target is there."""
+        if case.keypoints is None and case.truth is None and case.driver is None:
+            return dict.fromkeys(self.columns, "no key points, ground truth or driver")
+        return {}
+
+    def values(self, chunk: Chunk) -> Values:
+        """One fraction a frame and threshold; None where the target shows no body."""
+        case, rows = chunk.case, []
+        if case.keypoints is None and chunk.truth is None and chunk.driver is None:
+            return {}
+        for i, frame in enumerate(chunk.result):
+            if case.keypoints is not None:
+                points, scores = case.keypoints[chunk.start + i], case.scores[chunk.start + i]
+            else:
+                target = (chunk.driver if chunk.truth is None else chunk.truth)[i]
+                points, scores = self.largest(target)
+            found, found_scores = self.largest(frame)
+            points, found = points * case.size, found * case.size  # pixels of the generated frame
+            row = metrics.pck(found[BODY], found_scores[BODY], points[BODY], scores[BODY], PCK_THRESHOLDS)
+            rows.append(row or [None] * len(self.columns))
+        return {name: list(column) for name, column in zip(self.columns, zip(*rows, strict=True), strict=True)}
+
+    def largest(self, image_rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Key points (134, 2) in 0..1 of the frame, and scores (134,), of the person with the largest box."""
+        people = self.find_people(image_rgb)
+        sides = people.boxes[:, 2:4] - people.boxes[:, :2]
+        index = int(np.argmax(sides.prod(axis=1)))
+        return people.keypoints[index] / image_rgb.shape[1::-1], people.scores[index]
+
+
+def load_pose_estimator(models_folder: str | None, device: torch.device) -> Wholebody:
+    """DWPose from its folder. Raises as `Skeleton`."""
+    folder, device_name = Path(models_folder or POSE_MODELS), "cuda" if device.type == "cuda" else "cpu"
+    if models_folder is None and not folder.is_dir():
+        raise NotRun(f"no pose models in {folder}; name their folder with --pose_models")
+    return Wholebody(folder / DETECTOR_FILE, folder / POSE_FILE, device_name)
+
+
+class VideoDistance(Measure):
+    """FVD: Fréchet distance of I3D's features of clips, of all cases together, between results and ground truth.
+
+    Clips of `clip_frames` frames follow one another without overlap; frames left over at a video's end are left out.
+    Frames are resized to 224×224, bilinear.
+
+    Args:
+        weights: a state dict of I3D's PyTorch ports; None: not run.
+        clip_frames: frames of a clip.
+        device: where it computes.
+
+    Raises:
+        NotRun: there are no weights.
+        InputError: the file does not do.
+    """
+
+    def __init__(self, weights: str | None, clip_frames: int, device: torch.device):
+        if weights is None:
+            raise NotRun("give I3D's weights, trained on Kinetics-400, with --fvd_weights")
+        self.network, self.device, self.clip_frames = load_i3d(weights).to(device), device, clip_frames
+
+    def begin(self, case: Case) -> dict[str, str]:
+        """Starts the features of a case, {`result`, `truth`: list of (D,)}."""
+        self.features: dict[str, list] = {"result": [], "truth": []}
+        self.waiting: dict[str, list] = {"result": [], "truth": []}
+        return {}
+
+    def values(self, chunk: Chunk) -> Values:
+        """No value a frame: collects frames until a clip is full, and its features."""
+        if chunk.truth is None:
+            return {}
+        for part, waiting in self.waiting.items():
+            for frame in _to_tensor(getattr(chunk, part)):
+                resized = F.interpolate(frame[None], (I3D_SIZE, I3D_SIZE), mode="bilinear", align_corners=False)
+                waiting.append(resized[0])
+                if len(waiting) == self.clip_frames:
+                    self.features[part].append(self.embed(torch.stack(waiting, dim=1)))
+                    waiting.clear()
+        return {}
+
+    @torch.inference_mode()
+    def embed(self, clip: torch.Tensor) -> list[float]:
+        """The features of a clip, (3, T, 224, 224) in −1..1, as D numbers."""
+        return self.network(clip[None].to(self.device))[0].tolist()
+
+
+def distance_of_clips(features: Sequence, others: Sequence, clip_frames: int) -> float:
+    """FVD of the features of all results and all ground truth, (N, D) each. Raises NotRun: fewer than two clips."""
+    if len(features) < 2:
+        raise NotRun(f"{len(features)} clips of {clip_frames} frames with ground truth; 2 or more are needed")
+    return metrics.frechet_distance(np.array(features), np.array(others))
+
+
+def _to_tensor(frames: np.ndarray) -> torch.Tensor:
+    """(n, H, W, 3) uint8 → (n, 3, H, W) in −1..1."""
+    return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def make_measures(settings: EvaluationSettings, device: torch.device) -> tuple[list[Measure], dict[str, str]]:
+    """The measures that can run here, and by column why the others cannot. Raises InputError for given files."""
+    makers = {
+        Pixels.columns: Pixels,
+        Perceptual.columns: lambda: Perceptual(settings.lpips_weights, device),
+        ("fvd",): lambda: VideoDistance(settings.fvd_weights, settings.fvd_clip_frames, device),
+        Identity.columns: lambda: Identity(settings.face_models, device),
+        Skeleton.columns: lambda: Skeleton(settings.pose_models, device),
+    }
+    measures, not_run = [], {}
+    for columns, make in makers.items():
+        try:
+            measures.append(make())
+        except NotRun as reason:
+            not_run.update(dict.fromkeys(columns, str(reason)))
+    return measures, not_run

@@ -1,0 +1,142 @@
+"""What was measured: a record a case, their means, and the files and the table made of them. Imports no torch."""
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# Columns as the table shows them: (heading, digits behind the point).
+HEADINGS = {
+    "l1": ("L1", 4),
+    "psnr": ("PSNR", 2),
+    "psnr_disco": ("PSNR*", 2),
+    "ssim": ("SSIM", 4),
+    "lpips": ("LPIPS", 4),
+    "fvd": ("FVD", 1),
+    "csim_photo": ("CSIM photo", 3),
+    "csim_truth": ("CSIM truth", 3),
+    "csim_driver": ("CSIM driver", 3),
+    "pck_0.05": ("PCK@0.05", 3),
+    "pck_0.1": ("PCK@0.1", 3),
+}
+NOTES = (
+    "PSNR in dB as defined. PSNR* is DisCo's script, whose squared errors overflow in uint8: it compares with "
+    "published tables that used it, and with nothing else.",
+    "L1: mean absolute difference, values in 0..1. Means are over a case's frames, then over the cases.",
+)
+
+
+@dataclass(kw_only=True)
+class Record:
+    """What was measured on one case.
+
+    `values`: by column, one number or None a frame. `not_run`: by column, why it is not there. `faces`: by part of the
+    case, frames with a face and all frames. `features`: by part, of the video distance.
+    """
+
+    name: str
+    num_frames: int
+    size: tuple[int, int]
+    values: dict[str, list[float | None]]
+    not_run: dict[str, str] = field(default_factory=dict)
+    faces: dict[str, list[int]] = field(default_factory=dict)
+    features: dict[str, list[list[float]]] = field(default_factory=dict)
+
+    @property
+    def means(self) -> dict[str, float]:
+        """By column, the mean of the frames that have a value."""
+        return {name: mean(values) for name, values in self.values.items() if mean(values) is not None}
+
+    def summary(self) -> dict:
+        """The record's entry in metrics.json."""
+        counts = {name: sum(value is not None for value in values) for name, values in self.values.items()}
+        return {
+            "frames": self.num_frames,
+            "width": self.size[0],
+            "height": self.size[1],
+            "metrics": _finite(self.means),
+            "frames_measured": counts,
+            "frames_without_face": {part: total - found for part, (found, total) in self.faces.items() if total},
+            "not_run": self.not_run,
+        }
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """The mean of those that are not None; None where all are."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | str]:
+    """JSON has no infinity (a PSNR of equal frames): it is written as the text inf."""
+    return {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
+
+
+def overall(records: Sequence[Record]) -> dict[str, tuple[float, int]]:
+    """By column, the mean over the cases that have it, and how many these are."""
+    found = {}
+    for name in HEADINGS:
+        means = [record.means[name] for record in records if name in record.means]
+        if means:
+            found[name] = (mean(means), len(means))
+    return found
+
+
+def metrics_json(records: Sequence[Record], fvd: dict | None, not_run: Mapping[str, str], facts: dict) -> str:
+    """The text of metrics.json: `facts`, a summary a case, the means, and by column why one was not run."""
+    means = overall(records)
+    content = {
+        **facts,
+        "mean": _finite({name: value for name, (value, _) in means.items()}),
+        "cases_measured": {name: count for name, (_, count) in means.items()},
+        "fvd": fvd,
+        "not_run": dict(not_run),
+        "notes": NOTES,
+        "cases": {record.name: record.summary() for record in records},
+    }
+    return json.dumps(content, indent=1, default=str) + "\n"
+
+
+def write_csv(path: Path, record: Record) -> None:
+    """Write a line a frame; an empty cell is a value that does not exist."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["frame", *record.values])
+        for i, row in enumerate(zip(*record.values.values(), strict=True)):
+            writer.writerow([i, *("" if value is None else value for value in row)])
+
+
+def table(records: Sequence[Record], fvd: float | None, not_run: Mapping[str, str]) -> str:
+    """The table of the screen: a line a case, the means, and what was not run with the reason."""
+    means = {name: value for name, (value, _) in overall(records).items()}
+    if fvd is not None:
+        means["fvd"] = fvd
+    reasons = dict(not_run)
+    for record in records:  # a column that no case has goes below the table too
+        reasons.update({name: why for name, why in record.not_run.items() if name not in means and name not in reasons})
+    lines = [["case", "frames", *(heading for heading, _ in HEADINGS.values())]]
+    for record in records:
+        lines.append([record.name, str(record.num_frames), *_cells(record.means, reasons)])
+    lines.append(["mean", str(sum(record.num_frames for record in records)), *_cells(means, reasons)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    rule = "-" * len(text[0])
+    text = [text[0], rule, *text[1:-1], rule, text[-1], "", *NOTES]
+    for part in ("result", "truth", "driver"):
+        found, total = (sum(record.faces.get(part, (0, 0))[i] for record in records) for i in range(2))
+        if total:
+            text.append(f"no face found in {total - found} of {total} frames of the {part}; CSIM is over the others.")
+    text += [f"{HEADINGS[name][0]}: not run: {reasons[name]}" for name in HEADINGS if name in reasons]
+    return "\n".join(text)
+
+
+def _cells(values: Mapping[str, float], reasons: Mapping[str, str]) -> list[str]:
+    def cell(name: str) -> str:
+        """A number, or why there is none."""
+        if name in values:
+            return f"{values[name]:.{HEADINGS[name][1]}f}"
+        return "not run" if name in reasons else "–"
+
+    return [cell(name) for name in HEADINGS]

@@ -1,0 +1,151 @@
+"""I3D, the inflated Inception-v1 (Carreira and Zisserman, arXiv 1705.07750): the features of the video distance FVD."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+# Channels of Inception-v1: of the 1×1 branch, of the two 3×3 branches (reduced, then full), of the pooled branch.
+INCEPTION_WIDTHS = {
+    "Mixed_3b": (64, 96, 128, 16, 32, 32),
+    "Mixed_3c": (128, 128, 192, 32, 96, 64),
+    "Mixed_4b": (192, 96, 208, 16, 48, 64),
+    "Mixed_4c": (160, 112, 224, 24, 64, 64),
+    "Mixed_4d": (128, 128, 256, 24, 64, 64),
+    "Mixed_4e": (112, 144, 288, 32, 64, 64),
+    "Mixed_4f": (256, 160, 320, 32, 128, 128),
+    "Mixed_5b": (256, 160, 320, 32, 128, 128),
+    "Mixed_5c": (384, 192, 384, 48, 128, 128),
+}
+BRANCHES = ("b0", "b1a", "b1b", "b2a", "b2b", "b3b")
+
+
+def pad_same(features: torch.Tensor, kernel: Sequence[int], stride: Sequence[int]) -> torch.Tensor:
+    """Pad (B, C, T, H, W) with zeros as TensorFlow's SAME: ceil(size / stride) remain, the odd one at the end."""
+    padding = []
+    for size, k, s in zip(features.shape[2:], kernel, stride, strict=True):
+        total = max((-(-size // s) - 1) * s + k - size, 0)
+        padding = [total // 2, total - total // 2, *padding]  # F.pad counts from the last axis
+    return F.pad(features, padding)
+
+
+class ConvUnit(nn.Module):
+    """Convolution, batch norm and ReLU."""
+
+    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int = 1):
+        super().__init__()
+        self.conv3d = nn.Conv3d(in_channels, channels, kernel, stride, bias=False)
+        self.bn = nn.BatchNorm3d(channels, eps=1e-3)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, in_channels, T, H, W) → (B, channels, T/stride, H/stride, W/stride), rounded up."""
+        padded = pad_same(features, self.conv3d.kernel_size, self.conv3d.stride)
+        return F.relu(self.bn(self.conv3d(padded)))
+
+
+class MaxPool(nn.Module):
+    """Maximum over a window, zeros around it: after a ReLU nothing is lower."""
+
+    def __init__(self, kernel: Sequence[int], stride: Sequence[int]):
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, C, T, H, W) → (B, C, T/stride, H/stride, W/stride), rounded up."""
+        return F.max_pool3d(pad_same(features, self.kernel, self.stride), self.kernel, self.stride)
+
+
+class Inception(nn.Module):
+    """Four branches side by side, their channels concatenated."""
+
+    def __init__(self, in_channels: int, widths: Sequence[int]):
+        super().__init__()
+        self.b0 = ConvUnit(in_channels, widths[0], 1)
+        self.b1a, self.b1b = ConvUnit(in_channels, widths[1], 1), ConvUnit(widths[1], widths[2], 3)
+        self.b2a, self.b2b = ConvUnit(in_channels, widths[3], 1), ConvUnit(widths[3], widths[4], 3)
+        self.b3a, self.b3b = MaxPool((3, 3, 3), (1, 1, 1)), ConvUnit(in_channels, widths[5], 1)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, in_channels, T, H, W) → (B, sum of the branches, T, H, W)."""
+        branches = (
+            self.b0(features),
+            self.b1b(self.b1a(features)),
+            self.b2b(self.b2a(features)),
+            self.b3b(self.b3a(features)),
+        )
+        return torch.cat(branches, dim=1)
+
+
+class Logits(nn.Module):
+    """The classifier, a 1×1×1 convolution with bias."""
+
+    def __init__(self, in_channels: int, num_classes: int):
+        super().__init__()
+        self.conv3d = nn.Conv3d(in_channels, num_classes, 1)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, in_channels, T, 1, 1) → (B, num_classes, T, 1, 1)."""
+        return self.conv3d(features)
+
+
+class I3D(nn.Module):
+    """I3D for RGB, with the tensor names that its PyTorch ports share.
+
+    Args:
+        stem: channels of the three convolutions before the first Inception block.
+        mixed: six channel counts for each of the nine blocks, in order.
+        num_classes: length of the feature, 400 for Kinetics.
+    """
+
+    def __init__(
+        self,
+        stem: Sequence[int] = (64, 64, 192),
+        mixed: Sequence[Sequence[int]] = tuple(INCEPTION_WIDTHS.values()),
+        num_classes: int = 400,
+    ):
+        super().__init__()
+        self.Conv3d_1a_7x7 = ConvUnit(3, stem[0], 7, stride=2)
+        self.MaxPool3d_2a_3x3 = MaxPool((1, 3, 3), (1, 2, 2))
+        self.Conv3d_2b_1x1 = ConvUnit(stem[0], stem[1], 1)
+        self.Conv3d_2c_3x3 = ConvUnit(stem[1], stem[2], 3)
+        self.MaxPool3d_3a_3x3 = MaxPool((1, 3, 3), (1, 2, 2))
+        channels = stem[2]
+        for name, widths in zip(INCEPTION_WIDTHS, mixed, strict=True):
+            if name == "Mixed_4b":
+                self.MaxPool3d_4a_3x3 = MaxPool((3, 3, 3), (2, 2, 2))
+            elif name == "Mixed_5b":
+                self.MaxPool3d_5a_2x2 = MaxPool((2, 2, 2), (2, 2, 2))
+            self.add_module(name, Inception(channels, widths))
+            channels = widths[0] + widths[2] + widths[4] + widths[5]
+        self.logits = Logits(channels, num_classes)
+
+    @staticmethod
+    def config_from_shapes(shapes: Mapping[str, Sequence[int]]) -> dict:
+        """The constructor's arguments for a state dict, given the shape of each tensor (KeyError: not an I3D's)."""
+
+        def width(name: str) -> int:
+            """Output channels of a convolution."""
+            return shapes[f"{name}.conv3d.weight"][0]
+
+        return {
+            "stem": [width(name) for name in ("Conv3d_1a_7x7", "Conv3d_2b_1x1", "Conv3d_2c_3x3")],
+            "mixed": [[width(f"{name}.{branch}") for branch in BRANCHES] for name in INCEPTION_WIDTHS],
+            "num_classes": width("logits"),
+        }
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        """Features of video clips.
+
+        Args:
+            clips: (B, 3, T, 224, 224), RGB in −1..1, T at least 9, so that two of its eighths are left.
+
+        Returns:
+            (B, num_classes): logits, averaged over time.
+        """
+        features = clips
+        for name, module in self.named_children():
+            if name == "logits":
+                features = F.avg_pool3d(features, (2, 7, 7), stride=1)  # (B, C, T/8 − 1, 1, 1)
+            features = module(features)
+        return features.mean(dim=(2, 3, 4))

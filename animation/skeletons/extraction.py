@@ -1,0 +1,127 @@
+"""One extraction from checked inputs to skeleton images: find people → choose and align → draw → write."""
+
+import logging
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from animation.skeletons.estimation import KEYPOINTS_FILE, UNFINISHED_FILE, record
+from animation.skeletons.preview import write_preview
+from animation.skeletons.settings import SkeletonInputs, SkeletonSettings
+from animation.writing import PARTIAL_FOLDER, publish_frames, write_png
+from DWPose.arrangement import Arrangement, arrange
+from DWPose.drawing import draw
+from DWPose.recording import Drawn, Recording
+
+logger = logging.getLogger(__name__)
+
+FAR_FROM_PHOTO = 0.2  # of the person's height: a first pose further away often costs the face
+NAMED_FRAMES = 20  # at most in one line of the log
+
+
+def extract(settings: SkeletonSettings, inputs: SkeletonInputs) -> Arrangement:
+    """Run the settings on the inputs and write skeletons and key points to `settings.poses_folder_path`.
+
+    Raises:
+        InputError, PoseError: an input turns out to be damaged, or nobody is in it.
+    """
+    recording = record(settings, inputs)
+    choices = {
+        "person": settings.person,
+        "missing": settings.missing,
+        "smooth": settings.smooth,
+        "confidence": settings.confidence,
+    }
+    arrangement = arrange(recording, settings.alignment, size=inputs.size, **choices)
+    recording.drawn = arrangement.drawn
+    folder = Path(settings.poses_folder_path)
+    report(arrangement, recording)
+    write_skeletons(folder, recording, settings.confidence)
+    if settings.preview is not None:
+        in_place = arrange(recording, "none", **choices).drawn
+        write_preview(
+            Path(settings.preview),
+            recording,
+            in_place,
+            inputs.photo,
+            inputs.driver,
+            figures(arrangement),
+            settings.confidence,
+        )
+    logger.info("%d skeletons of %d×%d pixels and %s written to %s",
+                arrangement.drawn.num_frames, *arrangement.drawn.size, KEYPOINTS_FILE, folder)  # fmt: skip
+    return arrangement
+
+
+def write_skeletons(folder: Path, recording: Recording, confidence: float) -> None:
+    """Draw a recording's arranged people as frame_0.png …, and keep its key points beside them, all or nothing."""
+    partial = folder / PARTIAL_FOLDER
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        drawings = draw_all(recording.drawn, confidence, lambda k, image: write_png(partial / f"frame_{k}.png", image))
+        for _ in tqdm(drawings, total=recording.drawn.num_frames, desc="drawing", unit="frame"):
+            pass
+        recording.save(folder / KEYPOINTS_FILE)
+        publish_frames(partial, folder, recording.drawn.num_frames)
+        (folder / UNFINISHED_FILE).unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def draw_all(drawn: Drawn, confidence: float, then=lambda k, image: image) -> Iterator:
+    """Draw every frame, several at once, and yield `then(frame number, image)` in their order."""
+    ends = np.searchsorted(drawn.frames, np.arange(drawn.num_frames), "right")
+    starts = np.searchsorted(drawn.frames, np.arange(drawn.num_frames))
+
+    def work(k: int):
+        people = slice(starts[k], ends[k])
+        return then(k, draw(drawn.keypoints[people], drawn.scores[people], *drawn.size, confidence))
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        waiting: deque = deque()
+        for k in range(drawn.num_frames):
+            waiting.append(pool.submit(work, k))
+            if len(waiting) > 2 * (os.cpu_count() or 1):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def figures(arrangement: Arrangement) -> str:
+    """What an extraction found, in one line."""
+    share = 1 - arrangement.missing.mean()
+    before, after = arrangement.jitter
+    line = f"mean confidence {arrangement.mean_confidence:.2f}, person in {share:.1%} of frames, jitter {before:.4f}"
+    if after != before:
+        line += f", smoothed {after:.4f}"
+    if arrangement.distances is not None and np.isfinite(arrangement.distances[0]):
+        line += f", first pose {arrangement.distances[0]:.2f} of a body height from the photo's"
+    return line
+
+
+def report(arrangement: Arrangement, recording: Recording) -> None:
+    """Log the figures, the frames in which nobody was found, and what is likely to go wrong with the face."""
+    logger.info("%s", figures(arrangement))
+    absent = np.flatnonzero(arrangement.missing)
+    if len(absent):
+        named = ", ".join(map(str, absent[:NAMED_FRAMES]))
+        more = f" and {len(absent) - NAMED_FRAMES} more" if len(absent) > NAMED_FRAMES else ""
+        logger.warning("the person was not found in %d of %d frames: %s%s",
+                       len(absent), len(arrangement.missing), named, more)  # fmt: skip
+    distances = arrangement.distances
+    if distances is None or not np.isfinite(distances).any() or not distances[0] > FAR_FROM_PHOTO:
+        return
+    nearest = int(np.nanargmin(distances))
+    remedy = "take a photo in a pose like the driver's first"
+    if distances[nearest] < FAR_FROM_PHOTO:
+        seconds = nearest / recording.fps
+        remedy += f", or start {seconds:.2f} s later, at frame {nearest}, which is {distances[nearest]:.2f} away"
+    logger.warning("the first pose is %.2f of a body height from the photo's, which often costs the face: %s",
+                   distances[0], remedy)  # fmt: skip

@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+
+from DWPose.arrangement import arrange
+from DWPose.errors import PoseError
+from DWPose.keypoints import People, to_openpose
+from DWPose.recording import Recording, load_recording
+
+
+def people(seed, count, detected=True):
+    generator = np.random.default_rng(seed)
+    low = generator.uniform(0, 100, (count, 2))
+    return People(
+        np.concatenate([low, low + 100], axis=1),
+        low[:, None] + generator.uniform(0, 100, (count, 133, 2)),
+        generator.uniform(0.4, 1, (count, 133)).astype(np.float32),
+        detected,
+    )
+
+
+@pytest.fixture
+def recording():
+    """A photo and four frames: one person, two people, nobody, and one in a picture without a detection."""
+    video = [people(1, 1), people(2, 2), people(3, 0), people(4, 1, detected=False)]
+    return Recording(people(0, 1), (200, 300), video, (320, 240), 25.0, {"photo": {"bytes": 3}})
+
+
+def test_file_keeps_everything(tmp_path, recording):
+    recording.drawn = arrange(recording, person="all").drawn
+    recording.save(tmp_path / "keypoints.npz")
+    found = load_recording(tmp_path / "keypoints.npz")
+    for before, after in zip([recording.photo, *recording.video], [found.photo, *found.video], strict=True):
+        for part in ("boxes", "keypoints", "scores"):
+            np.testing.assert_array_equal(getattr(before, part), getattr(after, part))
+        assert before.detected == after.detected
+    for name in ("photo_size", "video_size", "fps", "sources"):
+        assert getattr(found, name) == getattr(recording, name)
+    assert (found.drawn.size, found.drawn.num_frames) == ((200, 300), 4)
+    np.testing.assert_array_equal(found.drawn.frames, [0, 1, 1, 2, 2, 3])
+    np.testing.assert_allclose(found.drawn.keypoints, recording.drawn.keypoints, rtol=1e-6)
+    assert [path.name for path in tmp_path.iterdir()] == ["keypoints.npz"]
+
+
+def test_a_recording_without_a_photo(tmp_path, recording):
+    recording.photo = recording.photo_size = None
+    recording.save(tmp_path / "k.npz")
+    assert load_recording(tmp_path / "k.npz").photo is None
+    with pytest.raises(PoseError, match="no photo to align to"):
+        arrange(recording)
+
+
+@pytest.mark.parametrize("damage", ["missing", "text", "truncated", "other", "pickle", "short", "nan", "newer"])
+def test_bad_files(tmp_path, recording, damage):
+    path = tmp_path / "k.npz"
+    recording.save(path)
+    arrays = dict(np.load(path))
+    if damage == "missing":
+        path.unlink()
+    elif damage == "text":
+        path.write_text("hello")
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[:1000])
+    elif damage == "other":
+        np.savez(path, a=np.zeros(3))
+    elif damage == "pickle":
+        np.savez(path, **(arrays | {"sources": np.array([{}], dtype=object)}))
+    elif damage == "short":
+        np.savez(path, **(arrays | {"video_scores": arrays["video_scores"][:-1]}))
+    elif damage == "nan":
+        np.savez(path, **(arrays | {"video_keypoints": arrays["video_keypoints"] * np.nan}))
+    elif damage == "newer":
+        np.savez(path, **(arrays | {"format": 99}))
+    with pytest.raises(PoseError, match=r"k\.npz: .*skeleton_extraction\.py"):
+        load_recording(path)
+
+
+def test_arrangements(recording):
+    everyone = arrange(recording, "none", "all")
+    assert everyone.missing.tolist() == [False, False, True, False]
+    assert everyone.drawn.size == (320, 240)
+    one = arrange(recording, "affine", "largest", "blank")
+    assert one.drawn.frames.tolist() == [0, 1, 3]
+    assert one.drawn.size == (200, 300)
+    assert arrange(recording, "limb", "largest", size=(64, 96)).drawn.size == (64, 96)
+    assert arrange(recording, "affine", "largest", "hold").drawn.frames.tolist() == [0, 1, 2, 3]
+    assert len(one.distances) == 4
+    assert np.isnan(one.distances[2])
+
+
+def test_smoothing_follows_each_person(recording):
+    recording.video = [people(1, 2) for _ in range(3)]
+    for k, frame in enumerate(recording.video):
+        frame.keypoints += 3 * (-1) ** k
+    raw, smooth = (arrange(recording, "none", "all", smooth=on) for on in (False, True))
+    assert smooth.jitter[1] < smooth.jitter[0] == raw.jitter[0] == raw.jitter[1]
+    np.testing.assert_array_equal(raw.drawn.frames, smooth.drawn.frames)
+    assert (raw.drawn.keypoints != smooth.drawn.keypoints).any()
+
+
+def test_nobody(recording):
+    hidden = people(5, 1, detected=False)
+    hidden.scores[:] = 0.1
+    with pytest.raises(PoseError, match="no person was found in any frame"):
+        arrange(Recording(recording.photo, (200, 300), [hidden], (320, 240), 25.0))
+    with pytest.raises(PoseError, match=r"no person was found in the photo.*--alignment none"):
+        arrange(Recording(hidden, (200, 300), recording.video, (320, 240), 25.0))
+
+
+@pytest.mark.parametrize(("choice", "value"), [("alignment", "rigid"), ("missing", "guess"), ("person", "me")])
+def test_unknown_choices(recording, choice, value):
+    with pytest.raises(PoseError, match=f"{choice} '{value}' is unknown"):
+        arrange(recording, **{choice: value})
+
+
+def test_order_of_key_points():
+    keypoints = np.arange(133.0)[None, :, None] * np.ones(2)
+    scores = np.full((1, 133), 0.5)
+    ordered, ordered_scores = to_openpose(keypoints, scores)
+    assert ordered[0, :18, 0].tolist() == [0, 5.5, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3]
+    assert ordered[0, 18:, 0].tolist() == list(range(17, 133))
+    assert ordered_scores[0, 1] == 1
+    scores[0, 5] = 0.3
+    assert to_openpose(keypoints, scores)[1][0, 1] == 0
