@@ -1,6 +1,7 @@
 """Samples, read by worker processes: frames, skeletons, masks, face embedding, and every random number of the step."""
 
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,6 +80,12 @@ def draw_random_numbers(
     }
 
 
+def ignore_interrupts(_worker: int) -> None:
+    """Workers leave an interrupt to the process that they read for."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 class ClipDataset(Dataset):
     """Reads the samples that a `SamplePlan` names.
 
@@ -139,13 +146,13 @@ class ClipDataset(Dataset):
         images = [clip.images[i] for i in frames]
         tensors = {
             "reference": torch.from_numpy(load_image(clip.images[reference], size, "RGB", Image.Resampling.LANCZOS)),
-            "poses": _stack(load_image(clip.poses[i], size, "RGB", Image.Resampling.BICUBIC) for i in frames),
-            "face_masks": _stack(self._mask(clip, i, size) for i in frames),
+            "poses": stack_images(load_image(clip.poses[i], size, "RGB", Image.Resampling.BICUBIC) for i in frames),
+            "face_masks": stack_images(self._mask(clip, i, size) for i in frames),
             "face_embedding": torch.from_numpy(self._embedding(clip.images[reference])),
         }
         moments = self._cached_moments(images, size)
         if moments is None:
-            tensors["pixels"] = _stack(load_image(path, size, "RGB", Image.Resampling.LANCZOS) for path in images)
+            tensors["pixels"] = stack_images(load_image(path, size, "RGB", Image.Resampling.LANCZOS) for path in images)
         else:
             tensors["moments"] = moments
         latent_shape = (self.latent_channels, bucket.height // self.latent_scale, bucket.width // self.latent_scale)
@@ -176,7 +183,8 @@ class ClipDataset(Dataset):
         return None if any(array is None for array in arrays) else torch.from_numpy(np.stack(arrays))
 
 
-def _stack(images) -> torch.Tensor:
+def stack_images(images: Iterable[np.ndarray]) -> torch.Tensor:
+    """Arrays of one shape → one tensor with a first dimension more."""
     return torch.from_numpy(np.stack(list(images)))
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from animation.training import model as models
 from animation.training.cache import FrameCache
 from animation.training.check import check_share
 from animation.training.clips import Bucket
-from animation.training.dataset import ClipDataset, Sample, make_batch, to_unit_range
+from animation.training.dataset import ClipDataset, Sample, ignore_interrupts, make_batch, to_unit_range
 from animation.training.engine import make_accelerator, make_optimizer
 from animation.training.journal import Journal
 from animation.training.plan import MicroBatches, SamplePlan
@@ -69,16 +68,6 @@ def train(settings: TrainingSettings, buckets: list[Bucket], metrics: Metrics = 
         raise RunError(f"out of memory on {trainer.accelerator.device}; these help: {MEMORY_LEVERS}") from None
     finally:
         trainer.accelerator.end_training()
-
-
-def _ignore_interrupts(_worker: int) -> None:
-    """Workers leave an interrupt to the process that they read for."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _as_list(samples: list[Sample]) -> list[Sample]:
-    return samples
 
 
 class Trainer:
@@ -310,8 +299,8 @@ class Trainer:
                 accelerator.num_processes,
             ),
             num_workers=settings.num_workers,
-            collate_fn=_as_list,
-            worker_init_fn=_ignore_interrupts,
+            collate_fn=list,
+            worker_init_fn=ignore_interrupts,
         )
 
     def _optimize(self, batches: Iterator[list[Sample]]) -> tuple[float, float, float]:
