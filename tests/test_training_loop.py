@@ -203,6 +203,29 @@ def test_cached_latents_change_nothing(flags, monkeypatch, tmp_path):
     assert log(again) == log(cached)
 
 
+def test_mixed_precision_with_every_lever_follows_float32(flags, case, monkeypatch, tmp_path):
+    validation = {"--validation_steps": 2, "--validation_image": case / "reference.png",
+                  "--validation_control_folder": case / "poses", "--validation_inference_steps": 1}  # fmt: skip
+    levers = {"--mixed_precision": "bf16", "--gradient_checkpointing": None, "--use_ema": None}
+    mixed = flags | validation | levers | {"--output_dir": tmp_path / "mixed"}
+    assert run(flags, monkeypatch) == run(mixed, monkeypatch) == 0
+    assert 0 < relative_difference(log(mixed), log(flags)) < 0.02
+    assert (tmp_path / "mixed" / "validation" / "step-2" / "animation.mp4").is_file()
+    state = weights(tmp_path / "mixed" / "checkpoint-3")
+    frozen = "unet.conv_in.weight"
+    assert torch.equal(state[frozen], weights(flags["--output_dir"] / "checkpoint-3")[frozen])  # never rounded
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+
+
+def test_the_commands_parse():
+    for name in ("train", "finetune", "train_single"):
+        lines = (ROOT / f"command_{name}.sh").read_text().replace('"', "").splitlines()
+        flags = [line.strip().removesuffix(" \\") for line in lines if line.startswith("  --")]
+        settings = train.read_settings(flags)
+        settings.check_ranges()
+        assert settings.finetune_mode is (name == "finetune")
+
+
 def trainer(flags, **changes):
     settings = train.read_settings(arguments(flags))
     for name, value in changes.items():

@@ -127,9 +127,12 @@ class Trainer:
         if settings.gradient_checkpointing:
             parts.unet.enable_gradient_checkpointing()
         dtype = DTYPES.get(self.accelerator.mixed_precision, torch.float32)
-        if not self.sharded:  # those cast and gather tensors themselves
-            for parameter in parts.parameters():
+        self.exact: dict[str, torch.Tensor] = {}  # frozen weights as they were read, for the checkpoints
+        if dtype != torch.float32 and not self.sharded:  # sharded ones are cast and gathered by their engines
+            for name, parameter in parts.named_parameters():
                 if not parameter.requires_grad:
+                    if self.is_main:
+                        self.exact[name] = parameter.data
                     parameter.data = parameter.data.to(dtype)
         vae = self.svd["vae"]
         self.svd["vae"] = vae.to(device, torch.float32 if vae.config.get("force_upcast", True) else dtype)
@@ -224,7 +227,7 @@ class Trainer:
                 "sizes": [str(bucket) for bucket in self.buckets],
                 "settings": asdict(self.settings),
             }
-            weights = {**weights, **self.state.averages()}
+            weights = {**weights, **self.exact, **self.state.averages()}
             checkpoints.write_parts(partial, models.split_parts(weights, self.adapter_scale), properties)
             self.state.write(partial, position)
             checkpoints.finish_checkpoint(partial, self.settings.checkpoints_total_limit)

@@ -10,6 +10,7 @@ from PIL import Image
 from animation.face.embedding import embed_largest_face, load_face_analysis
 from animation.frames import FrameFolder, load_photo
 from animation.pipeline import AnimationPipeline
+from animation.settings import CONDITIONED_FPS
 from animation.training.clips import Bucket
 from animation.training.settings import TrainingSettings
 from animation.writing import AnimationWriter
@@ -28,6 +29,18 @@ def default_metrics(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """PSNR and mean absolute difference (in 0..255)."""
     difference = np.abs(found.astype(np.float64) - truth)
     return {"psnr": psnr(found, truth), "l1": float(difference.mean())}
+
+
+class _ValidationPipeline(AnimationPipeline):
+    """Keeps CLIP and the VAE in their own number formats where what is trained runs in mixed precision."""
+
+    def _encode_image(self, *args, **kwargs) -> torch.Tensor:
+        with torch.autocast(self.vae.device.type, enabled=False):
+            return super()._encode_image(*args, **kwargs)
+
+    def _encode_photo(self, *args, **kwargs) -> torch.Tensor:
+        with torch.autocast(self.vae.device.type, enabled=False):
+            return super()._encode_photo(*args, **kwargs)
 
 
 class Validation:
@@ -73,7 +86,7 @@ class Validation:
             The frames, (F, H, W, 3) uint8 RGB, and the metrics by name; none without true frames.
         """
         settings = self.settings
-        pipeline = AnimationPipeline(
+        pipeline = _ValidationPipeline(
             **self.svd, unet=parts.unet, pose_net=parts.pose_net, face_encoder=parts.face_encoder
         )
         pipeline.set_progress_bar_config(desc="validating", unit="window", leave=False)
@@ -89,7 +102,8 @@ class Validation:
             generator=generator,
         )
         chunks = []
-        with AnimationWriter(folder, len(self.poses), 7, png=False) as writer:
+        plain = torch.autocast(pipeline.vae.device.type, enabled=False)
+        with plain, AnimationWriter(folder, len(self.poses), CONDITIONED_FPS, png=False) as writer:
             for frames in pipeline.decode(latents):
                 writer.write(frames)
                 chunks.append(frames)
