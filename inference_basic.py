@@ -12,9 +12,9 @@ from animation import cli
 from animation.settings import InferenceSettings
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The released script's flags by their names and meanings, and ours."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
+def build_parser(description: str = __doc__, settings: type[InferenceSettings] = InferenceSettings):
+    """The released script's flags by their names and meanings, and ours, with the defaults of a settings class."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=cli.HelpFormatter)
     inputs = parser.add_argument_group("inputs and outputs")
     inputs.add_argument("--validation_image", required=True, metavar="FILE", help="the photo of the person")
     inputs.add_argument(
@@ -28,6 +28,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--face_embedding",
         metavar="FILE.npy",
         help="a stored vector of 512 numbers; left out, it is computed from the photo",
+    )
+    inputs.add_argument(
+        "--face",
+        type=int,
+        metavar="N",
+        help="which of several faces in the photo, from the left and from 0; left out, the largest",
     )
     inputs.add_argument("--max_frames", type=int, metavar="N", help="animate the first N poses; left out, all")
     inputs.add_argument("--fps", type=float, help="frames a second of the written video")
@@ -47,6 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
         )
     weights.add_argument(
         "--face_models", metavar="DIR", help="insightface's antelopev2, needed unless --face_embedding is given"
+    )
+    weights.add_argument(
+        "--dwpose_models", metavar="DIR", help="DWPose's networks, which find the faces that insightface's do not"
     )
     weights.add_argument(
         "--face_channel_order",
@@ -79,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     sampling.add_argument(
         "--gradient_checkpointing",
         action="store_true",
-        help="accepted and unused, as ever: there are no gradients here",
+        help="accepted and unused, as ever: gradients, where there are any, are always checkpointed",
     )
 
     levers = parser.add_argument_group("speed and memory (the README's table says what each costs)")
@@ -95,9 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
     levers.add_argument("--vae_device", choices=("same", "cpu"), help="where to encode and decode")
     levers.add_argument("--attention", choices=("sdpa", "xformers"), help="kernels of self-attention")
     levers.add_argument("--compile", action="store_true", help="compile the UNet first, which takes minutes")
-    parser.set_defaults(
-        **{field.name: field.default for field in fields(InferenceSettings) if field.default is not MISSING}
-    )
+    parser.set_defaults(**{field.name: field.default for field in fields(settings) if field.default is not MISSING})
     return parser
 
 

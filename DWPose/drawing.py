@@ -27,14 +27,19 @@ _LARGEST = 2**20  # pixels: coordinates beyond are far outside of any canvas, an
 _thread = threading.local()
 
 
-def canvas_size(width: int, height: int) -> tuple[int, int]:
-    """Width and height of the canvas for a picture: its short side is 2160 pixels."""
+def canvas_size(width: int, height: int, short_side: int = SHORT_SIDE) -> tuple[int, int]:
+    """Width and height of the canvas for a picture: its short side is 2160 pixels, unless said otherwise."""
     short = min(width, height)
-    return tuple(SHORT_SIDE if side == short else int(side * SHORT_SIDE / short) for side in (width, height))
+    return tuple(short_side if side == short else int(side * short_side / short) for side in (width, height))
 
 
 def draw(
-    keypoints: np.ndarray, scores: np.ndarray, width: int, height: int, confidence: float = CONFIDENCE
+    keypoints: np.ndarray,
+    scores: np.ndarray,
+    width: int,
+    height: int,
+    confidence: float = CONFIDENCE,
+    short_side: int = SHORT_SIDE,
 ) -> np.ndarray:
     """Draw people's skeletons on black.
 
@@ -43,11 +48,13 @@ def draw(
         scores: (N, 134).
         width, height: of the picture, pixels.
         confidence: body points with larger scores are drawn, and limbs between two of at least this score.
+        short_side: of the canvas, pixels. Strokes are so many of its pixels wide: a smaller one draws them thicker,
+            for models that work at small sizes.
 
     Returns:
         (height, width, 3) uint8 RGB.
     """
-    size = canvas_size(width, height)
+    size = canvas_size(width, height, short_side)
     canvas = _black_canvas(size)
     points = np.clip(keypoints * np.array(size, float), -_LARGEST, _LARGEST)  # (N, 134, 2)
     pixels = points.astype(int)

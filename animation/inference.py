@@ -1,6 +1,7 @@
 """One inference run from checked inputs to written files: load → encode → denoise → decode → write."""
 
 import logging
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,8 @@ from tqdm import tqdm
 
 from animation import runtime
 from animation.errors import RunError
-from animation.face.embedding import embed_face, find_face_models
+from animation.face.detection import find_face_models
+from animation.face.embedding import embed_face
 from animation.pipeline import AnimationPipeline
 from animation.report import RunReport
 from animation.sampling import RefineX0
@@ -43,13 +45,18 @@ def load_pipeline(settings: InferenceSettings, device: torch.device, report: Run
     return pipeline
 
 
-def animate(settings: InferenceSettings, inputs: Inputs, refine_x0: RefineX0 | None = None) -> None:
+def animate(
+    settings: InferenceSettings,
+    inputs: Inputs,
+    build_refine_x0: Callable[[AnimationPipeline, RunReport], RefineX0] | None = None,
+) -> None:
     """Run the settings on the inputs and write the results to `settings.output_dir`.
 
     Args:
         settings: of which everything is recorded in run.json.
         inputs: what `settings.read_inputs()` returned.
-        refine_x0: improves the predicted clean latents at each step.
+        build_refine_x0: makes, of the loaded pipeline, what improves the predicted clean latents at each step; it may
+            add facts and files to the report.
 
     Raises:
         InputError: a checkpoint or a device does not do.
@@ -61,17 +68,25 @@ def animate(settings: InferenceSettings, inputs: Inputs, refine_x0: RefineX0 | N
         settings.output_dir, len(inputs.poses), settings.fps, png=not settings.no_png, gif=not settings.no_gif
     )
     with _explain_out_of_memory(settings, device):
-        with report.stage("load"):
-            pipeline = load_pipeline(settings, device, report)
-        size = f"{settings.width}×{settings.height} (width × height)"
-        dtype = str(pipeline.unet.dtype).removeprefix("torch.")
-        logger.info("%d frames of %s on %s in %s", len(inputs.poses), size, device, dtype)
         with report.stage("face_embedding"):
             channel_order = settings.face_channel_order
             channel_order = channel_order or read_face_channel_order(settings.face_encoder_model_name_or_path) or "rgb"
             embedding = inputs.face_embedding
             if embedding is None:
-                embedding = embed_face(inputs.photo, settings.face_models, channel_order, device.type)
+                embedding = embed_face(
+                    inputs.photo,
+                    settings.face_models,
+                    channel_order,
+                    device.type,
+                    settings.face,
+                    settings.dwpose_models,
+                )
+        with report.stage("load"):
+            pipeline = load_pipeline(settings, device, report)
+        size = f"{settings.width}×{settings.height} (width × height)"
+        dtype = str(pipeline.unet.dtype).removeprefix("torch.")
+        logger.info("%d frames of %s on %s in %s", len(inputs.poses), size, device, dtype)
+        refine_x0 = build_refine_x0(pipeline, report) if build_refine_x0 is not None else None
         generator = torch.Generator(device).manual_seed(settings.seed)
         with report.stage("encode"):
             conditions = pipeline.encode(
@@ -137,4 +152,5 @@ def _explain_out_of_memory(settings: InferenceSettings, device: torch.device):
             settings.vae_device,
             settings.tile_size,
         )
+        remedies = [*settings.memory_remedies(), *remedies]
         raise RunError(f"out of memory on {device}; in this order, these would help: {', '.join(remedies)}") from None

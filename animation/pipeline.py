@@ -15,6 +15,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
+from animation.decoding import decode_frames, vae_device
 from animation.errors import InputError, NonFiniteError
 from animation.frames import check_size
 from animation.modules.face_encoder import FaceEncoder
@@ -138,7 +139,7 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
             pixels.shape, generator=generator, device=pixels.device, dtype=pixels.dtype
         )
         with self._upcast_vae():
-            encoded = self.vae.encode(pixels.to(self._vae_device(self.vae), self.vae.dtype))
+            encoded = self.vae.encode(pixels.to(vae_device(self.vae), self.vae.dtype))
         return encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
 
     @contextlib.contextmanager
@@ -153,10 +154,6 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
             yield
         finally:
             torch.nn.Module.to(self.vae, dtype)
-
-    def _vae_device(self, vae: torch.nn.Module) -> torch.device:
-        """Where a VAE computes: its own device, or the execution device where a hook moves it there."""
-        return self._execution_device if hasattr(vae, "_hf_hook") else vae.device
 
     def _encode_poses(self, poses: Sequence[Image.Image], height: int, width: int) -> torch.Tensor:
         """(F, C, h, w), once a video: every window takes its frames from it."""
@@ -263,6 +260,11 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
         repeats = -(-conditions.num_frames // tile_size)
         return noise.repeat(1, repeats, 1, 1, 1)[:, : conditions.num_frames] * self.scheduler.init_noise_sigma
 
+    @property
+    def decoding_vae(self) -> torch.nn.Module:
+        """The VAE that decodes the video: the preview's where there is one."""
+        return self.preview_vae or self.vae
+
     @torch.no_grad()
     def decode(self, latents: torch.Tensor, decode_chunk_size: int = 4) -> Iterator[np.ndarray]:
         """Decode to pixels, yielding each chunk as it is ready; no more than one chunk is ever in float.
@@ -279,12 +281,9 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
         """
         if decode_chunk_size < 1:
             raise InputError(f"decode_chunk_size {decode_chunk_size} is below 1")
-        vae = self.preview_vae or self.vae
-        device = self._vae_device(vae)
         for start in range(0, latents.shape[1], decode_chunk_size):
-            chunk = latents[0, start : start + decode_chunk_size] / vae.config.scaling_factor
-            options = {"num_frames": len(chunk)} if isinstance(vae, AutoencoderKLTemporalDecoder) else {}
-            frames = vae.decode(chunk.to(device, vae.dtype), **options).sample.float()
+            chunk = latents[0, start : start + decode_chunk_size]
+            frames = decode_frames(self.decoding_vae, chunk)
             finite = frames.isfinite().all()
             pixels = (frames / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
             pixels = pixels.permute(0, 2, 3, 1).cpu().numpy()

@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 
 from animation.errors import InputError
-from animation.face.embedding import find_face_models, load_face_embedding
+from animation.face.detection import find_face_models
+from animation.face.embedding import load_face_embedding
 from animation.frames import FrameFolder, check_size, load_photo
 from animation.writing import check_writable
 
@@ -43,6 +44,8 @@ class InferenceSettings:
     posenet_model_name_or_path: str = "checkpoints/Animation/pose_net.pth"
     face_encoder_model_name_or_path: str = "checkpoints/Animation/face_encoder.pth"
     face_models: str = "models/antelopev2"
+    dwpose_models: str = "checkpoints/DWPose"
+    face: int | None = None
     face_channel_order: str | None = None
     vae: str | None = None
 
@@ -79,6 +82,7 @@ class InferenceSettings:
             "noise_aug_strength": 0,
             "max_frames": 1,
             "seed": 0,
+            "face": 0,
         }
         for name, minimum in least.items():
             value = getattr(self, name)
@@ -98,6 +102,10 @@ class InferenceSettings:
         if not 0 < self.fps <= 240:
             raise InputError(f"--fps {self.fps} is out of range; give more than 0 and at most 240")
 
+    def memory_remedies(self) -> list[str]:
+        """What would lower the memory need of this kind of run alone, as flags; the general ones are the runtime's."""
+        return []
+
     def read_inputs(self) -> Inputs:
         """Check everything that can be checked without loading a model, and read the inputs.
 
@@ -111,7 +119,10 @@ class InferenceSettings:
         if self.face_embedding is not None:
             embedding = load_face_embedding(self.face_embedding)
         else:
-            find_face_models(self.face_models)
+            try:
+                find_face_models(self.face_models)
+            except InputError as error:
+                raise InputError(f"{error}, or give a stored vector with --face_embedding") from None
         check_writable(Path(self.output_dir))
         poses.warn_if_stretched(self.height, self.width)
         return Inputs(photo, poses, embedding)

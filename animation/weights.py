@@ -30,6 +30,7 @@ from animation.modules.i3d import I3D
 from animation.modules.lpips import LPIPS
 from animation.modules.pose_net import PoseNet
 from animation.modules.unet import PoseGuidedUNet
+from animation.onnx_weights import read_arcface_onnx
 
 SVD_FOLDER = "stable-video-diffusion-img2vid-xt"
 VAE_CLASSES = ("AutoencoderKLTemporalDecoder", "AutoencoderTiny")
@@ -59,7 +60,7 @@ def resolve_weights_file(path: str | Path) -> Path:
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read named tensors from a `.safetensors` file or a torch file, memory-mapped where its format allows.
+    """Read named tensors from a `.safetensors` file, a torch file or ArcFace's `.onnx`, memory-mapped where possible.
 
     Raises:
         CheckpointError: the file is missing, truncated, a git-lfs pointer, a web page, or holds anything but tensors.
@@ -70,6 +71,8 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{path}: a git-lfs pointer, not the weights; run `git lfs pull` in that repository")
     if head.lstrip().lower().startswith((b"<!doctype html", b"<html", b"<?xml")):
         raise CheckpointError(f"{path}: a web page saved as weights; download the file itself, not its page")
+    if path.suffix == ".onnx":
+        return {name: torch.from_numpy(array.copy()) for name, array in read_arcface_onnx(path).items()}
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
@@ -177,7 +180,7 @@ def load_face_encoder(path: str | Path, dtype: torch.dtype = torch.float32) -> F
 
 
 def load_arcface(path: str | Path, dtype: torch.dtype = torch.float32) -> ArcFace:
-    """Load `glintr100_torch.pth` (or its `.safetensors` twin). Raises CheckpointError."""
+    """Load `glintr100_torch.pth` (or its `.safetensors` twin), or `glintr100.onnx`. Raises CheckpointError."""
     return _load_self_described(ArcFace, path, dtype)
 
 

@@ -106,7 +106,7 @@ def make_body(character: Character, pose: Pose, ground: tuple[float, float], sca
     for side, leg in legs.items():
         sign = 1 if side == "left" else -1
         half = character.leg_length / 2
-        hip = hips + [sign * character.hip_width / 2, 0]
+        hip = hips + np.array([sign * character.hip_width / 2, 0])
         knee = hip + _direction(leg.angle, sign) * (half - FOOT_HEIGHT / 2) * leg.upper
         ankle = knee + _direction(leg.angle + leg.bend, sign) * (half - FOOT_HEIGHT / 2) * leg.lower
         joints |= {f"{side}_hip": hip, f"{side}_knee": knee, f"{side}_ankle": ankle}
@@ -115,7 +115,7 @@ def make_body(character: Character, pose: Pose, ground: tuple[float, float], sca
             [sign * 0.62 * FOOT_LENGTH, sole], [sign * FOOT_LENGTH, sole * 0.7], [-sign * 0.25 * FOOT_LENGTH, sole],
         ])  # fmt: skip
 
-    neck = _turn(hips + [0, -character.torso_length], hips, pose.lean)
+    neck = _turn(hips - np.array([0, character.torso_length]), hips, pose.lean)
     joints["neck"] = neck
     for side, arm in (("left", pose.left_arm), ("right", pose.right_arm)):
         sign = 1 if side == "left" else -1
@@ -216,5 +216,5 @@ def _keypoints(character, head, joints, fingers, feet, mouth) -> tuple[np.ndarra
 def ear_centre(head: Head, character: Character, side: int) -> np.ndarray:
     """(2,) pixels; side 1 is the left ear. It moves inwards when the head turns its side to the viewer, or away."""
     longitude = side * np.pi / 2 + head.yaw
-    offset = head.radii * [1.04 * np.sin(longitude), np.sin(character.eye_latitude + 0.12 + head.pitch)]
+    offset = head.radii * [1.1 * np.sin(longitude), np.sin(character.eye_latitude + 0.12 + head.pitch)]
     return _turn(head.centre + offset, head.centre, head.roll)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from puppets.anatomy import FOOT_HEIGHT, Body, brow_latitude, ear_centre, eye_outline, mouth_outline
+from puppets.anatomy import FOOT_HEIGHT, Body, brow_latitude, ear_centre, mouth_outline
 from puppets.characters import Colour
 
 # What a pixel can belong to; 0 is the background.

@@ -37,7 +37,7 @@ class Place:
 
 @dataclass
 class Truth:
-    """What is to be known about one character in one picture. Pixels; x to the right, y down.
+    """What is to be known about one character in one picture, in pixels from its upper left corner.
 
     Attributes:
         keypoints: (133, 2), COCO-WholeBody.
@@ -108,7 +108,7 @@ def render(
     owners = np.zeros((len(actors), height, width), np.uint8)  # by actor, the part that a pixel shows
     for body, owner in zip(bodies, owners, strict=True):
         for shape in shapes(body):
-            _fill(canvas, shape.points * factor + (factor - 1) / 2, shape.colour, cv2.LINE_AA)
+            _fill(canvas, shape.points * factor, shape.colour, cv2.LINE_AA)
             _fill(owner, shape.points, shape.part, cv2.LINE_8)
     image = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA) if factor > 1 else canvas
     return image, [_truth(body, owners, i) for i, body in enumerate(bodies)]
@@ -125,7 +125,7 @@ def _stand(actor: tuple[Character, Pose, Place], width: int, height: int) -> Bod
 
 
 def _fill(canvas: np.ndarray, points: np.ndarray, colour, line: int) -> None:
-    fixed = np.round(points * (1 << SUBPIXEL_BITS)).astype(np.int32)
+    fixed = np.round((points - 0.5) * (1 << SUBPIXEL_BITS)).astype(np.int32)
     cv2.fillPoly(canvas, [fixed], colour, line, SUBPIXEL_BITS)
 
 
@@ -133,7 +133,7 @@ def _truth(body: Body, owners: np.ndarray, index: int) -> Truth:
     own, (height, width) = owners[index], owners.shape[1:]
     covered = (owners[index + 1 :] > 0).any(axis=0)
     keypoints = body.keypoints
-    pixels = np.floor(keypoints + 0.5).astype(int)
+    pixels = np.floor(keypoints).astype(int)
     inside = ((pixels >= 0) & (pixels < (width, height))).all(axis=1)
     x, y = pixels.clip(0, (width - 1, height - 1)).T
     visible = inside & ~body.turned_away & KEYPOINT_PARTS[np.arange(len(x)), own[y, x]] & ~covered[y, x]

@@ -2,7 +2,8 @@
 
     python -m tests.synthetic FOLDER
 
-writes FOLDER/checkpoints (SVD, Animation) and FOLDER/case (reference.png, poses, face_embedding.npy). It shows that
+writes FOLDER/checkpoints (SVD, Animation) and FOLDER/case (reference.png, reference_mask.png, poses, faces,
+face_embedding.npy). It shows that
 everything works together; its videos are noise.
 """
 
@@ -18,12 +19,14 @@ from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from animation.modules.arcface import ArcFace
 from animation.modules.face_encoder import FaceEncoder
 from animation.modules.pose_net import PoseNet
 from animation.modules.unet import PoseGuidedUNet
 
 SVD_FOLDER = "stable-video-diffusion-img2vid-xt"
 WIDTH = 64  # of tokens, small as everything here
+HEAD = 0.35, 0.1, 0.65, 0.32  # of the figure: left, top, right, bottom in shares of the picture
 UNET_CONFIG = {
     "block_out_channels": (32, 32, 64, 64),
     "num_attention_heads": (2, 2, 4, 4),
@@ -82,6 +85,15 @@ def tiny_components(seed: int = 0) -> dict[str, torch.nn.Module]:
     return {name: randomise(model, seed + i) for i, (name, model) in enumerate(models.items())}
 
 
+def tiny_arcface(seed: int = 0) -> ArcFace:
+    """A small face recogniser."""
+    arcface = randomise(ArcFace(widths=(8, 8, 16, 16, 32), depths=(1, 2, 2, 1)), seed)
+    for name, parameter in arcface.named_parameters():
+        if name.endswith(("bn1.weight", "bn2.weight", "bn3.weight", "downsample.1.weight", "features.weight")):
+            parameter += 1
+    return arcface
+
+
 def write_checkpoint(folder: Path, seed: int = 0) -> Path:
     """Write `Animation/` and `SVD/` as the released files lie, and return `folder`."""
     models = tiny_components(seed)
@@ -89,6 +101,7 @@ def write_checkpoint(folder: Path, seed: int = 0) -> Path:
     animation.mkdir(parents=True, exist_ok=True)
     for name in ("unet", "pose_net", "face_encoder"):
         torch.save(models[name].state_dict(), animation / f"{name}.pth")
+    torch.save(tiny_arcface(seed).state_dict(), animation / "glintr100_torch.pth")
     for name, stem in (("vae", "diffusion_pytorch_model"), ("image_encoder", "model")):
         (svd / name).mkdir(parents=True, exist_ok=True)
         save_file(models[name].state_dict(), svd / name / f"{stem}.safetensors")
@@ -117,18 +130,33 @@ def draw_person(size: tuple[int, int], swing: float, skeleton: bool) -> Image.Im
     lines = [(neck, hip), *((neck, end) for end in ends), *((hip, foot) for foot in feet)]
     for (start, end), colour in zip(lines, colours, strict=False):
         draw.line([start, end], colour, width=max(2, width // 24))
-    draw.ellipse([*point(0.4, 0.12), *point(0.6, 0.32)], colours[-1] if skeleton else "peachpuff")
+    draw.ellipse([*point(*HEAD[:2]), *point(*HEAD[2:])], colours[-1] if skeleton else "peachpuff")
     return image
 
 
+def draw_face_mask(size: tuple[int, int]) -> Image.Image:
+    """White where the figure's head is, on black."""
+    width, height = size
+    mask = Image.new("L", size)
+    ImageDraw.Draw(mask).rectangle([HEAD[0] * width, HEAD[1] * height, HEAD[2] * width, HEAD[3] * height], 255)
+    return mask
+
+
 def write_case(folder: Path, size: tuple[int, int] = (64, 128), num_frames: int = 8, seed: int = 0) -> Path:
-    """Write a photo, skeletons of a swinging figure and a face embedding; size is (width, height) in pixels."""
-    (folder / "poses").mkdir(parents=True, exist_ok=True)
+    """Write a photo, skeletons of a swinging figure, masks of both's faces and a face embedding.
+
+    Args:
+        size: width and height, pixels.
+    """
+    for name in ("poses", "faces"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
     draw_person(size, 0.5, skeleton=False).save(folder / "reference.png")
+    draw_face_mask(size).save(folder / "reference_mask.png")
     for i in range(num_frames):
         draw_person(size, math.sin(2 * math.pi * i / num_frames), skeleton=True).save(
             folder / "poses" / f"frame_{i}.png"
         )
+        draw_face_mask(size).save(folder / "faces" / f"frame_{i}.png")
     np.save(folder / "face_embedding.npy", np.random.default_rng(seed).standard_normal(512).astype(np.float32))
     return folder
 

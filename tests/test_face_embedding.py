@@ -2,10 +2,15 @@
 
 import numpy as np
 import pytest
+from insightface.app import FaceAnalysis
+from insightface.utils import face_align
 from PIL import Image
 
 from animation.errors import InputError
-from animation.face.embedding import embed_face, find_face_models, load_face_embedding
+from animation.face.detection import find_face_models, five_points
+from animation.face.embedding import embed_face, load_face_embedding
+from DWPose.wholebody import Wholebody
+from tests import pose_models
 from tests.face_models import write_face_models
 
 
@@ -27,6 +32,64 @@ def test_the_largest_face_is_embedded(tmp_path, photo, caplog):
     assert small.dtype == np.float32
     assert not np.allclose(small, large)
     np.testing.assert_allclose(both, large, rtol=1e-5)
+
+
+def test_which_of_several_faces_can_be_set(tmp_path, photo, caplog):
+    caplog.set_level("INFO")
+    left, right = (160, 320, 60), (480, 320, 100)
+    both = write_face_models(tmp_path / "both", [right, left])
+    for number, centre in ((0, left), (1, right)):
+        alone = embed_face(photo, write_face_models(tmp_path / str(number), [centre]), "rgb")
+        np.testing.assert_allclose(embed_face(photo, both, "rgb", face_number=number), alone, rtol=1e-5)
+        assert (
+            f"2 faces found in the photo: number {number} from the left is taken; --face takes another" in caplog.text
+        )
+    assert "the largest" not in caplog.text
+    embed_face(photo, both, "rgb")
+    assert "number 1 from the left is taken, the largest" in caplog.text
+    with pytest.raises(InputError, match=r"--face 2: 2 faces found in the photo, .* give at most 1"):
+        embed_face(photo, both, "rgb", face_number=2)
+
+
+def test_the_same_as_insightface_itself(tmp_path, photo):
+    """Detection, alignment and embedding are insightface's own, not ours."""
+    folder = write_face_models(tmp_path, [(300, 280, 90)])
+    analysis = FaceAnalysis(str(folder), allowed_modules=["detection", "recognition"])
+    analysis.prepare(ctx_id=0, det_size=(640, 640))
+    (face,) = analysis.get(np.asarray(photo))
+    np.testing.assert_array_equal(embed_face(photo, folder, "rgb"), face.embedding)
+
+
+def test_five_points_of_68():
+    points = np.stack([np.arange(68.0), -np.arange(68.0)], axis=1)
+    np.testing.assert_array_equal(five_points(points)[:, 0], [38.5, 44.5, 30, 48, 54])
+
+
+@pytest.mark.parametrize("score", [pose_models.SURE, 0.2])
+def test_a_face_that_only_dwpose_sees(tmp_path, caplog, monkeypatch, score):
+    """A red patch is a person whose face points lie on a known ellipse; those of low scores are no face."""
+    pixels = np.zeros((640, 640, 3), np.uint8) + np.arange(640, dtype=np.uint8)[:, None, None] // 4
+    pixels[320:352, 320:352] = (255, 0, 0)
+    photo = Image.fromarray(pixels)
+    caplog.set_level("INFO")
+    monkeypatch.setattr(pose_models, "SURE", score)
+    pose_models.write_models(tmp_path / "DWPose")
+    blind = write_face_models(tmp_path / "antelopev2", [])
+    embedding = embed_face(photo, blind, "rgb", dwpose_folder=tmp_path / "DWPose")
+    assert embedding.any() == (score > 0.3)
+    assert ("found by DWPose's face points" in caplog.text) == (score > 0.3)
+    assert ("no face found" in caplog.text) == (score < 0.3)
+    if score > 0.3:
+        found = Wholebody(tmp_path / "DWPose" / "yolox_l.onnx", tmp_path / "DWPose" / "dw-ll_ucoco_384.onnx")
+        five = five_points(found(np.asarray(photo)).keypoints[0, 24:92]).astype(np.float32)
+        aligned = face_align.norm_crop(np.asarray(photo), five, 112)
+        expected = FaceAnalysis(str(blind), allowed_modules=["detection", "recognition"]).models["recognition"]
+        np.testing.assert_array_equal(embedding, expected.get_feat(aligned).flatten())
+
+
+def test_without_dwpose_the_warning_says_so(tmp_path, photo, caplog):
+    embed_face(photo, write_face_models(tmp_path, []), "rgb", dwpose_folder=tmp_path / "nowhere")
+    assert "DWPose's networks are not there to look too" in caplog.text
 
 
 def test_channel_order(tmp_path, photo):

@@ -162,13 +162,13 @@ def test_a_sample(clips, face_models, tmp_path):
 def test_embeddings_are_computed_once(clips, face_models, tmp_path, monkeypatch):
     from animation.training import dataset as module
 
-    calls, embed = [], module.embed_largest_face
+    calls, embed = [], module.embed_largest
 
     def count(*arguments):
         calls.append(arguments)
         return embed(*arguments)
 
-    monkeypatch.setattr(module, "embed_largest_face", count)
+    monkeypatch.setattr(module, "embed_largest", count)
     keys = [SampleKey(step, 0, 0, 0, 0) for step in range(30)]
     first = [dataset(clips, face_models, tmp_path)[key].tensors["face_embedding"] for key in keys]
     assert len(calls) <= 8  # frames of one clip

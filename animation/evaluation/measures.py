@@ -22,7 +22,7 @@ from animation.evaluation.settings import (
     POSE_MODELS,
     EvaluationSettings,
 )
-from animation.face.embedding import find_face_models, find_faces, load_face_analysis
+from animation.face.detection import FaceFinder, find_face_models
 from animation.weights import load_i3d, load_lpips
 from DWPose.keypoints import BODY
 from DWPose.wholebody import Wholebody
@@ -137,12 +137,14 @@ class Identity(Measure):
                 find_face_models(models_folder)
             except InputError:
                 raise NotRun(f"no face models in {models_folder}; name their folder with --face_models") from None
-        self.analysis = load_face_analysis(models_folder, device.type)
+        self.finder = FaceFinder(models_folder, device=device.type)
 
     def embed(self, image_rgb: np.ndarray) -> np.ndarray | None:
         """The embedding of the largest face in (H, W, 3) uint8, (512,); None: no face."""
-        faces = find_faces(self.analysis, image_rgb[..., ::-1])
-        return faces[0].embedding if faces else None
+        faces, _way = self.finder(image_rgb)
+        if not faces:
+            return None
+        return self.finder.embed(image_rgb, max(faces, key=lambda face: face.area), "bgr")
 
     def begin(self, case: Case) -> dict[str, str]:
         """Says what there is no photo, ground truth or driver for; embeds the photo."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from animation.errors import InputError
 from animation.evaluation.cases import Case, find_cases
-from animation.face.embedding import find_face_models
+from animation.face.detection import find_face_models
 from animation.writing import check_writable
 from DWPose.sessions import find_model
 

@@ -11,7 +11,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from animation.errors import InputError
-from animation.face.embedding import embed_largest_face, load_face_analysis
+from animation.face.detection import FaceFinder, embed_largest
+from animation.face.embedding import EMBEDDING_DIM
 from animation.frames import UNREADABLE, load_photo
 from animation.training.cache import FrameCache
 from animation.training.clips import Bucket, Clip, ClipError, choose_frames, read_clip
@@ -122,7 +123,7 @@ class ClipDataset(Dataset):
         self.latent_channels, self.latent_scale = latent_channels, latent_scale
         self.face_models, self.face_channel_order = face_models, face_channel_order
         self.embeddings, self.moments = embeddings, moments
-        self._analysis = None  # loaded in the worker that needs it
+        self._finder: FaceFinder | None = None  # loaded in the worker that needs it
 
     def __getitem__(self, key: SampleKey) -> Sample:
         bucket, bad, clip = self.buckets[key.bucket], {}, key.clip
@@ -171,8 +172,9 @@ class ClipDataset(Dataset):
     def _embedding(self, image: Path) -> np.ndarray:
         embedding = self.embeddings.read(image)
         if embedding is None:
-            self._analysis = self._analysis or load_face_analysis(self.face_models, threads=1)
-            embedding, _ = embed_largest_face(self._analysis, load_photo(image), self.face_channel_order)
+            self._finder = self._finder or FaceFinder(self.face_models, threads=1)
+            embedding = embed_largest(self._finder, np.asarray(load_photo(image)), self.face_channel_order)
+            embedding = np.zeros(EMBEDDING_DIM, np.float32) if embedding is None else embedding
             self.embeddings.write(image, embedding)
         return embedding
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from animation.errors import InputError, NonFiniteError, RunError
-from animation.face.embedding import find_face_models
+from animation.face.detection import find_face_models
 from animation.files import describe_file
 from animation.runtime import DTYPES, is_out_of_memory
 from animation.training import checkpoint as checkpoints

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from animation.errors import InputError
-from animation.face.embedding import find_face_models
+from animation.face.detection import find_face_models
 from animation.frames import FrameFolder, load_photo
 from animation.settings import SEED
 from animation.training.check import check_data, check_share

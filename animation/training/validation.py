@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from animation.face.embedding import embed_largest_face, load_face_analysis
+from animation.evaluation import metrics
+from animation.face.embedding import embed_face
 from animation.frames import FrameFolder, load_photo
 from animation.pipeline import AnimationPipeline
 from animation.settings import CONDITIONED_FPS
@@ -19,16 +20,13 @@ from animation.writing import AnimationWriter
 Metrics = Callable[[np.ndarray, np.ndarray], Mapping[str, float]]
 
 
-def psnr(found: np.ndarray, truth: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of uint8 images, over all their pixels; infinite where they are equal."""
-    error = np.square(found.astype(np.float64) - truth).mean()
-    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
-
-
 def default_metrics(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """PSNR and mean absolute difference (in 0..255)."""
-    difference = np.abs(found.astype(np.float64) - truth)
-    return {"psnr": psnr(found, truth), "l1": float(difference.mean())}
+    """L1, PSNR and SSIM, means over the frames."""
+    pairs = list(zip(found, truth, strict=True))
+    return {
+        metric.__name__: float(np.mean([metric(*pair) for pair in pairs]))
+        for metric in (metrics.l1, metrics.psnr, metrics.ssim)
+    }
 
 
 class _ValidationPipeline(AnimationPipeline):
@@ -51,7 +49,7 @@ class Validation:
         buckets: the sizes; the one whose aspect ratio is nearest to the poses' is used.
         svd: SVD's parts by name.
         channel_order: of the face crops.
-        metrics: compares with the true frames.
+        compare: with the true frames.
     """
 
     def __init__(
@@ -60,16 +58,15 @@ class Validation:
         buckets: Sequence[Bucket],
         svd: dict,
         channel_order: str,
-        metrics: Metrics = default_metrics,
+        compare: Metrics = default_metrics,
     ):
-        self.settings, self.svd, self.metrics = settings, svd, metrics
+        self.settings, self.svd, self.compare = settings, svd, compare
         self.photo = load_photo(settings.validation_image)
         self.poses = FrameFolder(settings.validation_control_folder)
         aspect = np.divide(*self.poses[0].size)
         sizes = [(bucket.width, bucket.height) for bucket in buckets]
         self.size = min(sizes, key=lambda size: abs(np.log(size[0] / size[1] / aspect)))
-        analysis = load_face_analysis(settings.face_models)
-        self.embedding, _ = embed_largest_face(analysis, self.photo, channel_order)
+        self.embedding = embed_face(self.photo, settings.face_models, channel_order)
         self.truth = None
         if settings.validation_image_folder is not None:
             frames = FrameFolder(settings.validation_image_folder)[: len(self.poses)]
@@ -110,4 +107,4 @@ class Validation:
         video = np.concatenate(chunks)
         if self.truth is None:
             return video, {}
-        return video, dict(self.metrics(video[: len(self.truth)], self.truth))
+        return video, dict(self.compare(video[: len(self.truth)], self.truth))

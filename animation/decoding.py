@@ -1,0 +1,64 @@
+"""Latents to pixels, through SVD's temporal decoder or a tiny one, with or without gradients."""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+
+import torch
+from diffusers import AutoencoderKLTemporalDecoder
+from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
+from diffusers.models.resnet import ResnetBlock2D, TemporalResnetBlock
+from diffusers.models.upsampling import Upsample2D
+from torch.utils.checkpoint import checkpoint
+
+LATENT_SIZE = 8  # pixels a side that one latent stands for
+RECOMPUTED_BLOCKS = (ResnetBlock2D, TemporalResnetBlock, Upsample2D, AutoencoderTinyBlock)
+
+
+def vae_device(vae: torch.nn.Module) -> torch.device:
+    """Where a VAE computes: its own device, or the one that an offloading hook moves it, or its layers, to."""
+    for module in vae.modules():
+        device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    return vae.device
+
+
+def decode_frames(vae: torch.nn.Module, latents: torch.Tensor, checkpointing: bool = False) -> torch.Tensor:
+    """Decode frames together, in the VAE's number format, on its device.
+
+    Args:
+        vae: AutoencoderKLTemporalDecoder, which mixes the frames, or AutoencoderTiny, which does not.
+        latents: (n, 4, h, w), scaled as the sampler's.
+        checkpointing: where gradients are on, keep only the inputs of the decoder's blocks and run a block again for
+            its gradients (Chen et al. 2016): the same numbers in a fraction of the memory.
+
+    Returns:
+        (n, 3, 8h, 8w) float32, RGB in −1..1 and a little beyond.
+    """
+    latents = (latents / vae.config.scaling_factor).to(vae_device(vae), vae.dtype)
+    options = {"num_frames": len(latents)} if isinstance(vae, AutoencoderKLTemporalDecoder) else {}
+    with recompute_blocks(vae.decoder) if checkpointing else contextlib.nullcontext():
+        return vae.decode(latents, **options).sample.float()
+
+
+@contextlib.contextmanager
+def recompute_blocks(decoder: torch.nn.Module) -> Iterator[None]:
+    """Within the context, the blocks of a decoder are run again for their gradients instead of keeping activations.
+
+    Single residual blocks, not the decoder's four stages as diffusers does it: the last stage alone would keep three
+    quarters of everything.
+    """
+    blocks = [module for module in decoder.modules() if isinstance(module, RECOMPUTED_BLOCKS)]
+    originals = [block.forward for block in blocks]
+    had_own = ["forward" in vars(block) for block in blocks]  # an offloading hook's
+    for block, original in zip(blocks, originals, strict=True):
+        block.forward = functools.partial(checkpoint, original, use_reentrant=False, preserve_rng_state=False)
+    try:
+        yield
+    finally:
+        for block, original, own in zip(blocks, originals, had_own, strict=True):
+            if own:
+                block.forward = original
+            else:
+                del block.forward

@@ -1,0 +1,101 @@
+"""Where the face is in each frame: boxes from masks or from a skeleton's face points."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from DWPose.keypoints import CONFIDENCE, FACE
+from DWPose.recording import Drawn
+
+MASK_THRESHOLD = 128  # of 255: half way, so that JPEG noise and feathered edges do not matter
+SMALLEST_FACE = 8  # pixels a side: below, there is nothing to recognise
+FOREHEAD = 0.3  # of the height between brows and chin: what a face detector's box has above the brows
+ROUND_POINTS = 0.05  # of the points' extent, to the other sides
+
+
+class FaceBox(NamedTuple):
+    """A face's rows and columns in pixels, bounds included."""
+
+    y_min: int
+    y_max: int
+    x_min: int
+    x_max: int
+
+
+def clip_box(top: float, bottom: float, left: float, right: float, height: int, width: int) -> FaceBox | None:
+    """The pixels that the box of edges [top, bottom) × [left, right) touches within a frame; None for too few."""
+    box = FaceBox(
+        max(0, int(np.floor(top))),
+        min(height, int(np.ceil(bottom))) - 1,
+        max(0, int(np.floor(left))),
+        min(width, int(np.ceil(right))) - 1,
+    )
+    smallest = min(box.y_max - box.y_min, box.x_max - box.x_min) + 1
+    return box if smallest >= SMALLEST_FACE else None
+
+
+def box_from_mask(mask: np.ndarray, height: int, width: int) -> FaceBox | None:
+    """The box of the largest white region of a mask, scaled to a frame.
+
+    Pixels of 128 and more are white. A mask without white has no face, and neither has one that is white all over:
+    it stands for a face that was not found, not for a face as large as the frame.
+
+    Args:
+        mask: (h, w) uint8.
+        height, width: of the frame, pixels.
+    """
+    white = (mask >= MASK_THRESHOLD).astype(np.uint8)
+    if white.all() or not white.any():
+        return None
+    _count, _labels, regions, _centres = cv2.connectedComponentsWithStats(white, connectivity=8)
+    left, top, region_width, region_height, _area = regions[1 + int(np.argmax(regions[1:, cv2.CC_STAT_AREA]))]
+    y_scale, x_scale = height / mask.shape[0], width / mask.shape[1]
+    return clip_box(
+        top * y_scale,
+        (top + region_height) * y_scale,
+        left * x_scale,
+        (left + region_width) * x_scale,
+        height,
+        width,
+    )
+
+
+def bounds_of_points(points: np.ndarray, scores: np.ndarray) -> np.ndarray | None:
+    """The box around a face from its 68 points, as a face detector would draw it.
+
+    Args:
+        points: (68, 2), x and y in any unit, in iBUG's order.
+        scores: (68,).
+
+    Returns:
+        (4,) x_min, y_min, x_max, y_max in the same unit; None where fewer than half of the points are visible.
+    """
+    visible = scores > CONFIDENCE
+    if visible.sum() * 2 < len(points):
+        return None
+    low, high = points[visible].min(axis=0), points[visible].max(axis=0)
+    margin = ROUND_POINTS * (high - low)
+    return np.array([low[0] - margin[0], low[1] - FOREHEAD * (high[1] - low[1]), *(high + margin)])
+
+
+def boxes_from_skeletons(drawn: Drawn, num_frames: int, height: int, width: int) -> list[FaceBox | None]:
+    """The box of the largest face drawn in each of the first `num_frames` frames, in pixels of the output."""
+    largest: list[FaceBox | None] = [None] * num_frames
+    areas = np.zeros(num_frames)
+    for frame, points, scores in zip(drawn.frames, drawn.keypoints[:, FACE], drawn.scores[:, FACE], strict=True):
+        bounds = bounds_of_points(points, scores) if frame < num_frames else None
+        if bounds is None:
+            continue
+        left, top, right, bottom = bounds * (width, height, width, height)
+        area = (right - left) * (bottom - top)
+        if area > areas[frame]:
+            largest[frame], areas[frame] = clip_box(top, bottom, left, right, height, width), area
+    return largest
+
+
+def boxes_from_masks(masks: Sequence[Image.Image], height: int, width: int) -> list[FaceBox | None]:
+    """The face's box in each frame of `height` × `width` pixels, from one mask a frame."""
+    return [box_from_mask(np.asarray(mask.convert("L")), height, width) for mask in masks]

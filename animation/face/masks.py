@@ -1,0 +1,195 @@
+"""Face masks: for each picture one of the same size, white where a face is, on black."""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from animation.errors import InputError
+from animation.face.detection import POSE, FaceFinder, find_face_models
+from animation.frames import IMAGE_SUFFIXES, load_photo
+from animation.video import VideoFrames
+from animation.writing import check_writable
+
+logger = logging.getLogger(__name__)
+
+SHAPES = ("box", "oval")
+NO_FACE = {"black": 0, "white": 255}  # what a picture without a face gets
+NAMED = 20  # pictures at most in one line of the log
+
+
+@dataclass(kw_only=True)
+class FaceMaskSettings:
+    """An extraction's settings, named as the flags of `face_mask_extraction.py`, whose help explains them."""
+
+    image_folder: str | None = None
+    video: str | None = None
+    masks_folder: str | None = None
+    shape: str = "box"
+    feather: float = 0
+    no_face: str = "black"
+    face_models: str = "models/antelopev2"
+    dwpose_models: str = "checkpoints/DWPose"
+    device: str = "cpu"
+
+    def read_inputs(self) -> "MaskInputs":
+        """Check everything that can be checked without a network.
+
+        Raises:
+            InputError: a setting is out of range, an input is missing, or the output not writable.
+        """
+        if (self.image_folder is None) == (self.video is None):
+            given = "neither is" if self.video is None else "both are"
+            raise InputError(f"give one of --image_folder and --video; {given} given")
+        for name, known in (("shape", SHAPES), ("no_face", NO_FACE), ("device", ("cpu", "cuda"))):
+            if getattr(self, name) not in known:
+                raise InputError(f"--{name} {getattr(self, name)!r} is unknown; give one of {', '.join(known)}")
+        if not 0 <= self.feather <= 1000:
+            raise InputError(f"--feather {self.feather} is out of range; give 0 to 1000 pixels")
+        source = Path(self.image_folder or self.video).absolute()
+        folder = Path(self.masks_folder) if self.masks_folder is not None else source.parent / "faces"
+        if folder.resolve() == source.resolve():
+            raise InputError(f"--masks_folder {folder} is the pictures' own folder, where masks would take their "
+                             "names; give another")  # fmt: skip
+        pictures = _list_pictures(source) if self.video is None else VideoFrames(source)
+        find_face_models(self.face_models)
+        check_writable(folder)
+        return MaskInputs(pictures, folder)
+
+
+@dataclass
+class MaskInputs:
+    """What to look at, files or a video, and the folder for the masks."""
+
+    pictures: list[Path] | VideoFrames
+    folder: Path
+
+    @property
+    def count(self) -> int | None:
+        """How many pictures there are, about; None where a video does not say."""
+        return len(self.pictures) if isinstance(self.pictures, list) else self.pictures.estimated_length
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray | None]]:
+        """The name of each mask and its picture, (H, W, 3) uint8 RGB; None where the mask is there already."""
+        if isinstance(self.pictures, list):
+            for path in self.pictures:
+                there = (self.folder / path.name).exists()
+                yield path.name, None if there else np.asarray(load_photo(path))
+        else:
+            for i, frame in enumerate(self.pictures):
+                name = f"frame_{i}.png"
+                yield name, None if (self.folder / name).exists() else frame
+
+
+@dataclass
+class MaskSummary:
+    """What an extraction did.
+
+    Attributes:
+        written: masks written.
+        kept: masks that were there already.
+        by_pose: names of those whose face DWPose's points showed, not the detector.
+        without_face: names of those without a face.
+    """
+
+    written: int
+    kept: int
+    by_pose: list[str]
+    without_face: list[str]
+
+
+def draw_mask(
+    height: int, width: int, boxes: Iterable[Sequence[float]], shape: str = "box", feather: float = 0
+) -> np.ndarray:
+    """White faces on black.
+
+    Args:
+        height, width: pixels.
+        boxes: x_min, y_min, x_max, y_max of each face, pixels; what lies outside the picture is cut off.
+        shape: `box`, or `oval` for the ellipse within it.
+        feather: pixels over which the edge fades, half of them inside; half-way grey lies on the edge itself.
+
+    Returns:
+        (height, width) uint8, 0 or 255 where nothing fades.
+    """
+    mask = np.zeros((height, width), np.uint8)
+    for x_min, y_min, x_max, y_max in boxes:
+        left, top = round(float(x_min)), round(float(y_min))
+        right, bottom = round(float(x_max)), round(float(y_max))
+        if shape == "oval":
+            centre, axes = ((left + right) // 2, (top + bottom) // 2), ((right - left) // 2, (bottom - top) // 2)
+            cv2.ellipse(mask, centre, axes, 0, 0, 360, 255, cv2.FILLED)
+        else:
+            cv2.rectangle(mask, (left, top), (right, bottom), 255, cv2.FILLED)
+    if feather > 0:
+        mask = cv2.GaussianBlur(mask, (0, 0), feather / 4, borderType=cv2.BORDER_REPLICATE)
+    return mask
+
+
+def extract_masks(settings: FaceMaskSettings, inputs: MaskInputs) -> MaskSummary:
+    """Find the faces of all pictures and write their masks, each whole or not at all; what is there already stays.
+
+    Raises:
+        InputError, PoseError: a network or a picture is damaged; masks written before stay, so that the same command
+            goes on from there.
+    """
+    finder = FaceFinder(settings.face_models, settings.dwpose_models, settings.device)
+    if finder.dwpose_paths is None:
+        logger.info("%s: DWPose's networks are not there; faces that the detector does not find stay unfound",
+                    settings.dwpose_models)  # fmt: skip
+    summary = MaskSummary(0, 0, [], [])
+    inputs.folder.mkdir(parents=True, exist_ok=True)
+    for name, pixels in tqdm(inputs, total=inputs.count, desc="finding faces", unit="frame"):
+        if pixels is None:
+            summary.kept += 1
+            continue
+        faces, way = finder(pixels)
+        if faces:
+            mask = draw_mask(*pixels.shape[:2], (face.box for face in faces), settings.shape, settings.feather)
+        else:
+            mask = np.full(pixels.shape[:2], NO_FACE[settings.no_face], np.uint8)
+            summary.without_face.append(name)
+        if way == POSE:
+            summary.by_pose.append(name)
+        _write(inputs.folder / name, mask)
+        summary.written += 1
+    _report(summary, settings, inputs)
+    return summary
+
+
+def _write(path: Path, mask: np.ndarray) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        options = {"quality": 100} if path.suffix.lower() != ".png" else {}
+        Image.fromarray(mask).save(partial, "PNG" if path.suffix.lower() == ".png" else "JPEG", **options)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _list_pictures(folder: Path) -> list[Path]:
+    """The PNG and JPEG files of a folder, by their names' numbers where they have any. Raises InputError for none."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give a folder of PNG or JPEG pictures")
+    paths = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."]
+    if not paths:
+        raise InputError(f"{folder}: no PNG or JPEG pictures there; give a folder of them")
+    return sorted(paths, key=lambda path: (len(path.stem), path.name))
+
+
+def _report(summary: MaskSummary, settings: FaceMaskSettings, inputs: MaskInputs) -> None:
+    logger.info("%d masks written to %s, %d that were there kept", summary.written, inputs.folder, summary.kept)
+    if summary.by_pose:
+        logger.info("%d faces were found by %s alone: %s", len(summary.by_pose), POSE, _listed(summary.by_pose))
+    if summary.without_face:
+        logger.warning("no face found in %d of %d pictures, whose masks are %s: %s", len(summary.without_face),
+                       summary.written, settings.no_face, _listed(summary.without_face))  # fmt: skip
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

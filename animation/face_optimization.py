@@ -1,0 +1,237 @@
+"""HJB-based face optimisation (arXiv 2411.17697, section 3.4): gradient steps on the predicted clean latents.
+
+The loss is a mean over frames, and the decoder mixes no frames beyond a chunk, so its gradient is a sum over chunks:
+one chunk's decoder graph is all that is ever in memory, whatever the length of the video.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from tqdm import tqdm
+
+from animation.decoding import LATENT_SIZE, decode_frames, vae_device
+from animation.errors import NonFiniteError
+from animation.face.boxes import FaceBox
+from animation.face.settings import FaceInputs, FaceOptimizationSettings
+from animation.modules.arcface import FACE_SIZE
+from animation.pipeline import AnimationPipeline
+from animation.report import RunReport
+from animation.weights import load_arcface
+
+logger = logging.getLogger(__name__)
+
+LEARNING_RATE = 0.1  # of the first of all steps, falling along a line to 0 after the last
+NOTABLE_FALL = 1e-3  # of the cosine similarity: above the noise of half precision
+
+
+def crop_faces(frames: torch.Tensor, boxes: Sequence[FaceBox]) -> torch.Tensor:
+    """Cut one face out of each frame, (n, 3, H, W) → (n, 3, 112, 112), bilinear."""
+    crops = [
+        F.interpolate(
+            frame[None, :, box.y_min : box.y_max + 1, box.x_min : box.x_max + 1],
+            size=(FACE_SIZE, FACE_SIZE),
+            mode="bilinear",
+            align_corners=False,
+        )
+        for frame, box in zip(frames, boxes, strict=True)
+    ]
+    return torch.cat(crops)
+
+
+def latent_window(boxes: Sequence[FaceBox | None], margin: int, height: int, width: int) -> tuple[slice, slice]:
+    """Rows and columns of the h×w latents that hold all boxes (at least one) and `margin` latents around them."""
+    present = [box for box in boxes if box is not None]
+    top = min(box.y_min for box in present) // LATENT_SIZE - margin
+    bottom = max(box.y_max for box in present) // LATENT_SIZE + margin + 1
+    left = min(box.x_min for box in present) // LATENT_SIZE - margin
+    right = max(box.x_max for box in present) // LATENT_SIZE + margin + 1
+    return slice(max(top, 0), min(bottom, height)), slice(max(left, 0), min(right, width))
+
+
+class FaceOptimizer:
+    """A `RefineX0` that pulls the faces of the decoded prediction towards a reference embedding.
+
+    At each of its steps an Adam made anew moves the latents `num_iterations` times down the gradient of the mean of
+    |1 − cos(embedding of the face, reference)| over the frames that have a face, at a rate of 0.1·(1 − step/steps).
+
+    Args:
+        vae: decodes. Half-precision ones get gradients scaled to their range; latents stay in float32.
+        extractor: embeds faces, (n, 3, 112, 112) float32 RGB in −1..1 → (n, D); on the VAE's device.
+        reference: (D,) or (1, D), the embedding to reach.
+        boxes: for each frame of the video its face in pixels, or None; frames without a face take no part in the loss.
+        num_iterations: gradient steps at a denoising step.
+        start_step, end_step: the first and the last denoising step at which to work, both included.
+        decode_chunk_size: frames decoded together; the decoder mixes them, so it is part of the result.
+        crop_margin: decode only the latents around a chunk's faces and so many beyond, on each side: approximate, as
+            the decoder's normalisation and attention see the crop alone. None: whole frames.
+        checkpointing: see `decode_frames`.
+        progress: show a bar for the chunks of each step.
+
+    Attributes:
+        similarities: for each step done its number and the mean cosine similarity before and after.
+    """
+
+    def __init__(
+        self,
+        vae: torch.nn.Module,
+        extractor: Callable[[torch.Tensor], torch.Tensor],
+        reference: torch.Tensor,
+        boxes: Sequence[FaceBox | None],
+        num_iterations: int = 3,
+        start_step: int = 0,
+        end_step: int = 20,
+        decode_chunk_size: int = 4,
+        crop_margin: int | None = None,
+        checkpointing: bool = True,
+        progress: bool = True,
+    ):
+        self.vae, self.extractor = vae, extractor
+        self.device = vae_device(vae)
+        self.reference = reference.reshape(1, -1).to(self.device, torch.float32)
+        self.boxes = list(boxes)
+        self.num_iterations, self.start_step, self.end_step = num_iterations, start_step, end_step
+        self.crop_margin, self.checkpointing, self.progress = crop_margin, checkpointing, progress
+        self.num_faces = sum(box is not None for box in self.boxes)
+        if self.num_faces == 0:
+            raise ValueError("no frame has a face: there is nothing to optimise")
+        chunks = [slice(i, i + decode_chunk_size) for i in range(0, len(self.boxes), decode_chunk_size)]
+        self.chunks = [chunk for chunk in chunks if any(box is not None for box in self.boxes[chunk])]
+        self.similarities: list[dict] = []
+
+    def __call__(self, x0: torch.Tensor, step: int, num_steps: int) -> torch.Tensor:
+        """Refine (1, F, 4, h, w) float32 latents at a denoising step, counted from 0.
+
+        Raises:
+            NonFiniteError: the gradients hold NaN or infinity.
+        """
+        if not self.start_step <= step <= self.end_step:
+            return x0
+        latents = x0[0].detach().to(self.device, torch.float32, copy=True)
+        optimizer = torch.optim.Adam([latents], lr=LEARNING_RATE * (1 - step / num_steps))
+        before = None
+        with tqdm(
+            total=(self.num_iterations + 1) * len(self.chunks),
+            desc=f"faces, step {step + 1} of {num_steps}",
+            unit="chunk",
+            leave=False,
+            disable=not self.progress,
+        ) as bar:
+            for _ in range(self.num_iterations):
+                similarity, latents.grad = self.gradient(latents, bar.update)
+                if not latents.grad.isfinite().all():
+                    raise NonFiniteError(
+                        f"the gradients of the face optimisation hold NaN or infinity at step {step + 1} of "
+                        f"{num_steps}; try --dtype bf16 or fp32"
+                    )
+                before = similarity.item() if before is None else before
+                optimizer.step()
+            after = self.similarity(latents, bar.update)
+        self._record(step, num_steps, after if before is None else before, after)
+        return latents[None].to(x0.device, x0.dtype)
+
+    def _record(self, step: int, num_steps: int, before: float, after: float) -> None:
+        self.similarities.append({"step": step, "cosine_before": round(before, 5), "cosine_after": round(after, 5)})
+        if after < before - NOTABLE_FALL:
+            logger.warning("step %d of %d: the faces' similarity to the photo fell from %.3f to %.3f; fewer "
+                           "--num_optimization_iter or a later --start_refine_step may help",
+                           step + 1, num_steps, before, after)  # fmt: skip
+
+    def gradient(
+        self, latents: torch.Tensor, on_chunk: Callable[[], object] = lambda: None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss's gradient, accumulated chunk by chunk.
+
+        Args:
+            latents: (F, 4, h, w) float32 on the VAE's device.
+            on_chunk: called after each chunk.
+
+        Returns:
+            The mean cosine similarity over the faces, and the gradient, of the latents' shape; zero in chunks without
+            a face, which are not decoded.
+        """
+        gradient = torch.zeros_like(latents)
+        total = latents.new_zeros(())
+        for chunk in self.chunks:
+            rows, columns = self._window(chunk, latents)
+            with torch.enable_grad():
+                part = latents[chunk, :, rows, columns].detach().requires_grad_()
+                frames = decode_frames(self.vae, part, self.checkpointing)
+                pixels = frames.detach().requires_grad_()
+                similarities = self._similarities(pixels, chunk, rows, columns)
+                loss = (1 - similarities).abs().sum() / self.num_faces
+                (pixel_gradient,) = torch.autograd.grad(loss, pixels)
+                # Times a power of two for the way through the decoder: half precision would round them to zero.
+                exponent = torch.frexp(pixel_gradient.abs().max()).exponent
+                (part_gradient,) = torch.autograd.grad(frames, part, torch.ldexp(pixel_gradient, -exponent))
+            gradient[chunk, :, rows, columns] = torch.ldexp(part_gradient, exponent)
+            total += similarities.detach().sum()
+            del frames, pixels, similarities, loss, pixel_gradient, part_gradient  # before the next chunk's
+            on_chunk()
+        return total / self.num_faces, gradient
+
+    @torch.no_grad()
+    def similarity(self, latents: torch.Tensor, on_chunk: Callable[[], object] = lambda: None) -> float:
+        """The mean cosine similarity over the faces of (F, 4, h, w) latents."""
+        total = latents.new_zeros(())
+        for chunk in self.chunks:
+            rows, columns = self._window(chunk, latents)
+            frames = decode_frames(self.vae, latents[chunk, :, rows, columns])
+            total += self._similarities(frames, chunk, rows, columns).sum()
+            on_chunk()
+        return (total / self.num_faces).item()
+
+    def _window(self, chunk: slice, latents: torch.Tensor) -> tuple[slice, slice]:
+        """What of a chunk's latents is decoded: rows and columns."""
+        height, width = latents.shape[-2:]
+        if self.crop_margin is None:
+            return slice(0, height), slice(0, width)
+        return latent_window(self.boxes[chunk], self.crop_margin, height, width)
+
+    def _similarities(self, frames: torch.Tensor, chunk: slice, rows: slice, columns: slice) -> torch.Tensor:
+        """Cosine similarities of a decoded chunk's faces to the reference: (n, 3, H, W) → (faces,)."""
+        top, left = rows.start * LATENT_SIZE, columns.start * LATENT_SIZE
+        faces = [(i, box) for i, box in enumerate(self.boxes[chunk]) if box is not None]
+        boxes = [FaceBox(box.y_min - top, box.y_max - top, box.x_min - left, box.x_max - left) for _, box in faces]
+        crops = crop_faces(frames.clamp(-1, 1)[[i for i, _ in faces]], boxes)
+        return F.cosine_similarity(self.extractor(crops), self.reference)
+
+
+def photo_face_pixels(face: Image.Image) -> torch.Tensor:
+    """A face cut out of a photo as ArcFace takes it: (1, 3, 112, 112), RGB in −1..1, reduced without aliasing."""
+    pixels = np.asarray(face.resize((FACE_SIZE, FACE_SIZE), Image.Resampling.BILINEAR), dtype=np.float32)
+    return torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1)[None]
+
+
+@torch.no_grad()
+def build_face_optimizer(
+    settings: FaceOptimizationSettings, inputs: FaceInputs, pipeline: AnimationPipeline, report: RunReport
+) -> FaceOptimizer:
+    """Load ArcFace beside a pipeline's decoder and make the hook that a run with face optimisation refines with.
+
+    The report gets the similarities of each step, which grow while the run goes on.
+
+    Raises:
+        CheckpointError: the extractor's weights are damaged or another model's.
+    """
+    vae = pipeline.decoding_vae
+    extractor = load_arcface(inputs.extractor_path).to(vae_device(vae))
+    report.add_files([inputs.extractor_path, *inputs.face_files])
+    optimizer = FaceOptimizer(
+        vae,
+        extractor,
+        extractor(photo_face_pixels(inputs.photo_face).to(extractor.device)),
+        inputs.face_boxes,
+        settings.num_optimization_iter,
+        settings.start_refine_step,
+        settings.end_refine_step,
+        settings.decode_chunk_size,
+        settings.hjb_crop,
+    )
+    logger.info("faces of %d of %d frames are optimised in %d chunks a step", optimizer.num_faces, len(optimizer.boxes),
+                len(optimizer.chunks))  # fmt: skip
+    report.facts["face_optimization"] = optimizer.similarities
+    return optimizer

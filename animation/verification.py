@@ -1,0 +1,105 @@
+"""Whether checkpoints are whole and what they should be: each file's names and shapes, without running a network."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from animation.errors import InputError
+from DWPose.errors import PoseError
+
+OK, WARNING, PROBLEM = "ok", "warning", "problem"
+
+
+@dataclass
+class Finding:
+    """One line of a report.
+
+    Attributes:
+        level: `ok`, `warning` or `problem`.
+        subject: what was looked at.
+        text: what was found.
+        remedy: what to do about it; empty where all is well.
+    """
+
+    level: str
+    subject: str
+    text: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.level:8} {self.subject}: {self.text}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+def check(subject: str, work: Callable[[], str]) -> Finding:
+    """What `work` says, or the error in one line that it raised."""
+    try:
+        return Finding(OK, subject, work())
+    except (InputError, PoseError) as error:
+        text, _, remedy = str(error).rpartition("; ")
+        return Finding(PROBLEM, subject, text or remedy, remedy if text else "")
+    except OSError as error:
+        return Finding(PROBLEM, subject, f"cannot be read ({error.strerror or error})", "check the file and the disk")
+
+
+def check_animation(folder: str | Path, svd_folder: str | Path) -> list[Finding]:
+    """The method's own parts. The UNet's sizes stand in Stable Video Diffusion's folder."""
+    from animation import weights
+
+    folder = Path(folder)
+
+    def unet() -> str:
+        return _parameters(weights.load_unet(folder / "unet.pth", weights.resolve_svd_folder(svd_folder)))
+
+    return [
+        check("pose_net", lambda: _parameters(weights.load_pose_net(folder / "pose_net.pth"))),
+        check("face_encoder", lambda: _parameters(weights.load_face_encoder(folder / "face_encoder.pth"))),
+        check("unet", unet),
+    ]
+
+
+def check_svd(folder: str | Path) -> list[Finding]:
+    """What is used of Stable Video Diffusion's folder."""
+    from animation import weights
+
+    def part(load: Callable, name: str) -> str:
+        return _parameters(load(weights.resolve_svd_folder(folder) / name))
+
+    return [
+        check("vae", lambda: part(weights.load_vae, "vae")),
+        check("image_encoder", lambda: part(weights.load_image_encoder, "image_encoder")),
+        check("scheduler", lambda: part(weights.load_scheduler, "scheduler")),
+    ]
+
+
+def _parameters(found) -> str:
+    if not hasattr(found, "parameters"):
+        return "as it should be"
+    return f"{sum(p.numel() for p in found.parameters()) / 1e6:.2f} M parameters, names and shapes as they should be"
+
+
+def check_dwpose(folder: str | Path) -> list[Finding]:
+    """The two networks of skeletons."""
+    from DWPose.detector import PersonDetector
+    from DWPose.pose import PoseEstimator
+
+    def opens(network, name: str) -> Callable[[], str]:
+        def work() -> str:
+            return f"inputs and outputs as they should be, on {network(Path(folder) / name).session.get_providers()[0]}"
+
+        return work
+
+    return [
+        check("person detector", opens(PersonDetector, "yolox_l.onnx")),
+        check("pose estimator", opens(PoseEstimator, "dw-ll_ucoco_384.onnx")),
+    ]
+
+
+def check_face_models(folder: str | Path) -> list[Finding]:
+    """Face detector and recogniser, opened as they will be."""
+    from animation.face.detection import FaceDetector
+
+    def work() -> str:
+        FaceDetector(folder)
+        return "detector and recogniser open"
+
+    return [check("face models", work)]

@@ -1,0 +1,157 @@
+"""Clips on disk: plain folders, the training layout, and cases for evaluation. Each folder is whole or absent."""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from DWPose.recording import Drawn, Recording
+from puppets.clips import Clip, encode_png, face_masks, make_clip, people, skeleton
+from puppets.rendering import Truth
+
+FPS = 12.0
+FACTS_FILE = "puppets.json"  # how a folder was made
+TRUTH_FILE = "truth.npz"
+KEYPOINTS_FILE = "keypoints.npz"
+BUCKETS = {"rec": "video_rec_path.txt", "vec": "video_vec_path.txt"}  # the released folders and their lists
+CASE_KINDS = ("same", "cross")
+DRIVERS = 10_000  # added to a case's index: who drives it; the characters that drive are not those that are driven
+PHOTO_MOMENT = 0.35  # of a period before the first frame
+
+
+class FolderError(ValueError):
+    """A folder is there already and was made in another way."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """How clips are written.
+
+    Args:
+        width, height: pixels, 16 or more.
+        num_frames: 1 or more.
+        canvas: see `puppets.clips.skeleton`; None: as it suits the size.
+    """
+
+    width: int
+    height: int
+    num_frames: int
+    canvas: int | None = None
+
+
+@contextmanager
+def _whole(folder: Path, facts: dict) -> Iterator[Path | None]:
+    """A folder to write to, which appears at its place when all is done; None where it is there already."""
+    facts_text = json.dumps(facts, sort_keys=True)
+    if folder.exists():
+        path = folder / FACTS_FILE
+        if not path.is_file() or path.read_text(encoding="utf-8") != facts_text:
+            raise FolderError(f"{folder}: is there already and was made in another way; remove it, or write elsewhere")
+        yield None
+        return
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        (partial / FACTS_FILE).write_text(facts_text, encoding="utf-8")
+        partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_images(folder: Path, images: Iterable[np.ndarray]) -> None:
+    """Write frame_0.png … of (H, W) or (H, W, 3) uint8 RGB."""
+    folder.mkdir()
+    for i, image in enumerate(images):
+        (folder / f"frame_{i}.png").write_bytes(encode_png(image))
+
+
+def write_skeletons(folder: Path, truths: list[list[Truth]], form: Format) -> None:
+    """Write skeletons as frame_0.png …, and the keypoints.npz that extraction would have written beside them."""
+    write_images(folder, (skeleton(frame, form.width, form.height, form.canvas) for frame in truths))
+    size = form.width, form.height
+    found = [people(frame) for frame in truths]
+    drawn = [frame.openpose() for frame in found]
+    Recording(
+        None, None, found, size, FPS,
+        drawn=Drawn(
+            np.repeat(np.arange(len(found)), [len(frame) for frame in found]),
+            np.concatenate([frame.keypoints for frame in drawn]) / size,
+            np.concatenate([frame.scores for frame in drawn]),
+            size,
+            len(found),
+        ),
+    ).save(folder / KEYPOINTS_FILE)  # fmt: skip
+
+
+def write_truth(path: Path, truths: list[list[Truth]]) -> None:
+    """Write a .npz of (F, P, …) arrays named as the fields of `Truth`, but for the masks."""
+    names = ("keypoints", "visible", "present", "face_box", "landmarks", "person_box")
+    np.savez_compressed(
+        path, **{name: np.array([[getattr(truth, name) for truth in frame] for frame in truths]) for name in names}
+    )
+
+
+def write_clip(folder: Path, split: str, index: int, form: Format, kind: str | None = None, people: int = 1) -> Path:
+    """Write a clip as images/, poses/, faces/ and truth.npz; nothing where that was done before.
+
+    Raises:
+        FolderError: the folder is there and was made in another way.
+        ValueError: as `make_clip`.
+    """
+    facts = {"split": split, "index": index, "kind": kind, "people": people, **asdict(form)}
+    with _whole(folder, facts) as partial:
+        if partial is not None:
+            images, truths = _render(make_clip(split, index, kind, people), form)
+            write_images(partial / "images", images)
+            write_skeletons(partial / "poses", truths, form)
+            write_images(partial / "faces", map(face_masks, truths))
+            write_truth(partial / TRUTH_FILE, truths)
+    return folder
+
+
+def _render(clip: Clip, form: Format) -> tuple[list[np.ndarray], list[list[Truth]]]:
+    rendered = [clip.render(i, form.width, form.height) for i in range(form.num_frames)]
+    return [image for image, _ in rendered], [truths for _, truths in rendered]
+
+
+def write_clip_list(root: Path, bucket: str) -> Path:
+    """List all clips of a bucket (`rec` or `vec`) in the text file that training reads, a full path a line."""
+    folders = sorted(path for path in (root / bucket).iterdir() if path.name.isdigit())
+    path = root / BUCKETS[bucket]
+    path.write_text("".join(f"{folder.resolve()}\n" for folder in folders), encoding="utf-8")
+    return path
+
+
+def write_case(folder: Path, index: int, form: Format, kind: str = "same") -> Path:
+    """Write a held-out case: reference.png, poses/, faces/, driver/, truth/ and truth.npz.
+
+    `same`: the photo is another moment of the driving video. `cross`: the photo shows another character on another
+    stage, and the ground truth is that character doing what the driver does; skeletons and masks are the truth's.
+
+    Raises:
+        FolderError: the folder is there and was made in another way.
+        ValueError: another kind.
+    """
+    if kind not in CASE_KINDS:
+        raise ValueError(f"kind {kind!r} is unknown; use one of {', '.join(CASE_KINDS)}")
+    with _whole(folder, {"index": index, "kind": kind, **asdict(form)}) as partial:
+        if partial is not None:
+            photo = make_clip("held_out", index)
+            driver = photo if kind == "same" else make_clip("held_out", DRIVERS + index)
+            truth = driver if kind == "same" else photo.moved_like(driver)
+            moment = -PHOTO_MOMENT * photo.actors[0][1].period
+            reference, _ = photo.render(moment, form.width, form.height)
+            (partial / "reference.png").write_bytes(encode_png(reference))
+            images, truths = _render(truth, form)
+            write_images(partial / "truth", images)
+            write_images(partial / "driver", _render(driver, form)[0])
+            write_skeletons(partial / "poses", truths, form)
+            write_images(partial / "faces", map(face_masks, truths))
+            write_truth(partial / TRUTH_FILE, truths)
+    return folder

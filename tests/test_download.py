@@ -1,0 +1,150 @@
+import io
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from animation import download
+from animation.errors import InputError, RunError
+from tests import hub, pose_models, synthetic
+
+ROOT = Path(__file__).parents[1]
+NAME = "Somebody/StableAnimator"
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """Files of a small repository in the released layout, by name."""
+    folder = tmp_path_factory.mktemp("repository")
+    synthetic.write_checkpoint(folder)
+    pose_models.write_models(folder / "DWPose")
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    (svd,) = {name.split("/")[1] for name in files if name.startswith("SVD/")}
+    files[f"SVD/{svd}/unet/diffusion_pytorch_model.safetensors"] = b"never read"
+    files["SVD/svd_xt.safetensors"] = b"never read"
+    files["README.md"] = b"hello"
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("inference/case-1/reference.png", b"a photo")
+    files["inference.zip"] = archive.getvalue()
+    return files
+
+
+def run(endpoint, destination, *flags):
+    """The script, as a user runs it, on an endpoint."""
+    environment = os.environ | {
+        "HF_ENDPOINT": endpoint,
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HOME": str(destination),
+    }
+    command = [sys.executable, str(ROOT / "download_weights.py"), "--repository", NAME, "--destination",
+               str(destination), *flags]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
+
+
+PARTS = ("--parts", "animation", "svd", "dwpose")
+
+
+def test_fetches_what_is_used_into_its_places_and_verifies(repository, tmp_path):
+    with hub.serve(NAME, repository) as endpoint:
+        done = run(endpoint, tmp_path, *PARTS, "cases", "--yes")
+    assert done.returncode == 0, done.stderr
+    for name, data in repository.items():
+        path = tmp_path / "checkpoints" / name
+        if name.split("/")[0] in ("Animation", "SVD", "DWPose") and data != b"never read":
+            assert path.read_bytes() == data, name
+        else:
+            assert not path.exists(), name
+    assert (tmp_path / "inference" / "case-1" / "reference.png").read_bytes() == b"a photo"
+    assert "licence: Stable Video Diffusion" in done.stdout
+    assert "in all" in done.stdout
+    for part in ("pose_net", "face_encoder", "unet", "vae", "image_encoder", "scheduler", "person detector"):
+        assert f"ok       {part}: " in done.stdout
+
+
+def test_nothing_is_fetched_without_consent_or_in_a_dry_run(repository, tmp_path):
+    log = []
+    with hub.serve(NAME, repository, log) as endpoint:
+        refused, dry = run(endpoint, tmp_path, *PARTS), run(endpoint, tmp_path, *PARTS, "--dry_run")
+    assert (refused.returncode, dry.returncode) == (2, 0)
+    assert refused.stderr.strip().endswith("nothing was fetched; answer y, or give --yes")
+    assert not [request for request in log if "/resolve/" in request[1]]
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_broken_transfer_goes_on_where_it_stopped(tmp_path):
+    files = {"DWPose/yolox_l.onnx": os.urandom(24 << 20)}  # huggingface_hub writes pieces of 10 MiB
+    log = []
+    with hub.serve(NAME, files, log, cut=21 << 20) as endpoint:
+        done = run(endpoint, tmp_path, "--parts", "dwpose", "--yes")
+        if not (tmp_path / "checkpoints" / "DWPose" / "yolox_l.onnx").exists():
+            assert done.returncode == 1
+            assert "the same command goes on" in done.stderr
+            run(endpoint, tmp_path, "--parts", "dwpose", "--yes")
+    assert (tmp_path / "checkpoints" / "DWPose" / "yolox_l.onnx").read_bytes() == files["DWPose/yolox_l.onnx"]
+    ranges = [wanted for method, path, wanted in log if method == "GET" and "/resolve/" in path]
+    assert ranges == [None, f"bytes={20 << 20}-"]
+
+
+def test_what_is_whole_is_not_fetched_again(repository, tmp_path):
+    log = []
+    with hub.serve(NAME, repository, log) as endpoint:
+        run(endpoint, tmp_path, *PARTS, "--yes")
+        before = len(log)
+        again = run(endpoint, tmp_path, *PARTS, "--yes")
+    assert again.returncode == 0
+    assert "0 B of it to fetch" in again.stdout
+    assert not [request for request in log[before:] if request[0] == "GET" and "/resolve/" in request[1]]
+
+
+def test_a_damaged_repository_is_told_by_the_verification(repository, tmp_path):
+    files = dict(repository) | {"Animation/pose_net.pth": b"<html>sorry</html>"}
+    with hub.serve(NAME, files) as endpoint:
+        done = run(endpoint, tmp_path, *PARTS, "--yes")
+    assert done.returncode == 1
+    assert "problem  pose_net: " in done.stdout
+    assert "1 of 8 parts are not what they should be" in done.stderr
+
+
+def test_unreachable_and_unknown(repository, tmp_path):
+    gone = run("http://127.0.0.1:9", tmp_path, "--yes")
+    assert gone.returncode == 1
+    assert "http://127.0.0.1:9: cannot be fetched from" in gone.stderr
+    assert "HF_ENDPOINT" in gone.stderr
+    assert "Traceback" not in gone.stderr
+    with hub.serve("Somebody/Else", repository) as endpoint:
+        unknown = run(endpoint, tmp_path, "--yes")
+    assert unknown.returncode == 2
+    assert f"{NAME}: not on http://127.0.0.1" in unknown.stderr
+
+
+def test_plan_leaves_out_what_is_never_read():
+    files = [("SVD/vae/a.safetensors", 1), ("SVD/vae/a.fp16.safetensors", 1), ("SVD/unet/config.json", 1),
+             ("SVD/unet/a.safetensors", 1), ("SVD/x.safetensors", 1), ("SVD/../../evil", 1),
+             ("Animation/unet.pth", 5)]  # fmt: skip
+    found = download.plan(files, "here", ["svd", "animation"])
+    assert [file.name for file in found] == ["SVD/vae/a.safetensors", "SVD/unet/config.json", "Animation/unet.pth"]
+    assert found[-1].path == Path("here/checkpoints/Animation/unet.pth")
+    with pytest.raises(InputError, match="no DWPose; it has Animation, SVD"):
+        download.plan(files, "here", ["dwpose"])
+
+
+def test_a_full_disk_is_told_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "SPARE_BYTES", 1 << 60)
+    with pytest.raises(InputError, match=r"free and 5 B to fetch"):
+        download.fetch([download.RemoteFile("Animation/unet.pth", 5, tmp_path)], tmp_path)
+
+
+def test_an_archive_that_reaches_out_is_not_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr("good.txt", "good")
+        file.writestr("../evil.txt", "evil")
+    with pytest.raises(RunError, match="reaches out"):
+        download.unpack_cases(tmp_path / "a.zip", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "b.zip").write_bytes(b"no")
+    with pytest.raises(RunError, match="not a whole zip"):
+        download.unpack_cases(tmp_path / "b.zip", tmp_path / "out")
