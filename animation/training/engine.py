@@ -30,6 +30,9 @@ def make_accelerator(settings: TrainingSettings | VaeSettings) -> Accelerator:
     )
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise InputError("--mixed_precision fp16 on a CPU: it has no fast half-precision arithmetic; use bf16 or no")
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is not None:  # DeepSpeed would else read it off a loader of accelerate's
+        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = settings.per_gpu_batch_size
     if settings.allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     return accelerator

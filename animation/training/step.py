@@ -1,6 +1,6 @@
 """One training step's arithmetic: a batch of clips and its random draws become a loss."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -53,11 +53,6 @@ class Batch:
     reference_posterior_noise: torch.Tensor
     pixels: torch.Tensor | None = None
     moments: torch.Tensor | None = None
-
-    def to(self, device: torch.device) -> "Batch":
-        """The batch on a device."""
-        moved = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{name: t if t is None else t.to(device, non_blocking=True) for name, t in moved.items()})
 
 
 class FrozenEncoders:
