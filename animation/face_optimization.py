@@ -52,6 +52,11 @@ def latent_window(boxes: Sequence[FaceBox | None], margin: int, height: int, wid
     return slice(max(top, 0), min(bottom, height)), slice(max(left, 0), min(right, width))
 
 
+def gradient_scale(gradient: torch.Tensor) -> torch.Tensor:
+    """The power of two that brings a gradient's largest value to 0.5 … 1: half precision would round it to zero."""
+    return gradient.abs().max().clamp_min(1e-30).log2().ceil().exp2()
+
+
 class FaceOptimizer:
     """A `RefineX0` that pulls the faces of the decoded prediction towards a reference embedding.
 
@@ -164,10 +169,9 @@ class FaceOptimizer:
                 similarities = self._similarities(pixels, chunk, rows, columns)
                 loss = (1 - similarities).abs().sum() / self.num_faces
                 (pixel_gradient,) = torch.autograd.grad(loss, pixels)
-                # Times a power of two for the way through the decoder: half precision would round them to zero.
-                exponent = torch.frexp(pixel_gradient.abs().max()).exponent
-                (part_gradient,) = torch.autograd.grad(frames, part, torch.ldexp(pixel_gradient, -exponent))
-            gradient[chunk, :, rows, columns] = torch.ldexp(part_gradient, exponent)
+                scale = gradient_scale(pixel_gradient)
+                (part_gradient,) = torch.autograd.grad(frames, part, pixel_gradient / scale)
+            gradient[chunk, :, rows, columns] = part_gradient * scale
             total += similarities.detach().sum()
             del frames, pixels, similarities, loss, pixel_gradient, part_gradient  # before the next chunk's
             on_chunk()

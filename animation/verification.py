@@ -96,10 +96,10 @@ def check_dwpose(folder: str | Path) -> list[Finding]:
 
 def check_face_models(folder: str | Path) -> list[Finding]:
     """Face detector and recogniser, opened as they will be."""
-    from animation.face.detection import FaceDetector
+    from animation.face.detection import FaceFinder, find_face_models
 
     def work() -> str:
-        FaceDetector(folder)
-        return "detector and recogniser open"
+        FaceFinder(folder)
+        return f"detector and recogniser open, in {find_face_models(folder)}"
 
     return [check("face models", work)]

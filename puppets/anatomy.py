@@ -3,6 +3,7 @@
 Key points are the 133 of COCO-WholeBody: 17 body, 6 feet, 68 face, 21 left hand, 21 right hand.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,13 @@ HAND_LENGTH, FOOT_LENGTH, FOOT_HEIGHT = 0.085, 0.075, 0.03  # of the body's heig
 FINGER_ANGLES = (-0.95, -0.42, -0.14, 0.14, 0.42)  # thumb first, from the hand's axis towards the body
 FINGER_LENGTHS = (0.75, 0.97, 1.0, 0.95, 0.85)  # of the hand
 TURNED_AWAY = 0.15  # a feature whose longitude's cosine is below this is not seen from the front
+
+
+@functools.cache
+def unit_circle(points: int) -> np.ndarray:
+    """(points, 2), from (1, 0) clockwise, as seen; not to be changed."""
+    angles = np.linspace(0, 2 * np.pi, points, endpoint=False)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def _direction(angle: float | np.ndarray, side: int) -> np.ndarray:
@@ -54,9 +62,7 @@ class Head:
 
     def outline(self, scale: float = 1.0, points: int = 48) -> np.ndarray:
         """(points, 2), the ellipse, from the picture's right clockwise."""
-        angles = np.linspace(0, 2 * np.pi, points, endpoint=False)
-        ring = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-        return _turn(self.centre + scale * self.radii * ring, self.centre, self.roll)
+        return _turn(self.centre + scale * self.radii * unit_circle(points), self.centre, self.roll)
 
     def seen(self, longitude) -> np.ndarray:
         """Whether places of a longitude are turned to the viewer."""

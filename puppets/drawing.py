@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from puppets.anatomy import FOOT_HEIGHT, Body, brow_latitude, ear_centre, mouth_outline
+from puppets.anatomy import FOOT_HEIGHT, Body, brow_latitude, ear_centre, mouth_outline, unit_circle
 from puppets.characters import Colour
 
 # What a pixel can belong to; 0 is the background.
@@ -32,8 +32,7 @@ def shade(colour: Colour, factor: float) -> Colour:
 
 def disc(centre: np.ndarray, radius: float, points: int = 24) -> np.ndarray:
     """A circle, (points, 2)."""
-    angles = np.linspace(0, 2 * np.pi, points, endpoint=False)
-    return centre + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return centre + radius * unit_circle(points)
 
 
 def hull(*discs: tuple[np.ndarray, float]) -> np.ndarray:

@@ -104,7 +104,8 @@ def render(
     factor = min(4, max(1, round(CANVAS / min(width, height))))
     canvas = np.empty((height * factor, width * factor, 3), np.uint8)
     floor = round(stage.floor * height) * factor
-    canvas[:floor], canvas[floor:] = stage.wall, stage.ground
+    cv2.rectangle(canvas, (0, 0), (width * factor, floor - 1), stage.wall, cv2.FILLED)
+    cv2.rectangle(canvas, (0, floor), (width * factor, height * factor), stage.ground, cv2.FILLED)
     owners = np.zeros((len(actors), height, width), np.uint8)  # by actor, the part that a pixel shows
     for body, owner in zip(bodies, owners, strict=True):
         for shape in shapes(body):

@@ -20,7 +20,7 @@ KEYPOINTS_FILE = "keypoints.npz"
 BUCKETS = {"rec": "video_rec_path.txt", "vec": "video_vec_path.txt"}  # the released folders and their lists
 CASE_KINDS = ("same", "cross")
 DRIVERS = 10_000  # added to a case's index: who drives it; the characters that drive are not those that are driven
-PHOTO_MOMENT = 0.35  # of a period before the first frame
+PHOTO_MOMENT = 0.35  # of a period before the first frame, about
 
 
 class FolderError(ValueError):
@@ -128,6 +128,11 @@ def write_clip_list(root: Path, bucket: str) -> Path:
     return path
 
 
+def photo_moment(clip: Clip) -> float:
+    """When a case's photo is taken, in frames: some time before the clip, and between two of any period's frames."""
+    return -round(PHOTO_MOMENT * clip.actors[0][1].period) - 0.5
+
+
 def write_case(folder: Path, index: int, form: Format, kind: str = "same") -> Path:
     """Write a held-out case: reference.png, poses/, faces/, driver/, truth/ and truth.npz.
 
@@ -145,8 +150,7 @@ def write_case(folder: Path, index: int, form: Format, kind: str = "same") -> Pa
             photo = make_clip("held_out", index)
             driver = photo if kind == "same" else make_clip("held_out", DRIVERS + index)
             truth = driver if kind == "same" else photo.moved_like(driver)
-            moment = -PHOTO_MOMENT * photo.actors[0][1].period
-            reference, _ = photo.render(moment, form.width, form.height)
+            reference, _ = photo.render(photo_moment(photo), form.width, form.height)
             (partial / "reference.png").write_bytes(encode_png(reference))
             images, truths = _render(truth, form)
             write_images(partial / "truth", images)

@@ -3,12 +3,15 @@
 python -m recipes.measure
 """
 
+import argparse
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
-from animation.face.detection import FaceDetector
 from tqdm import tqdm
 
+from animation.face.detection import FaceFinder
 from DWPose.keypoints import to_openpose
 from DWPose.wholebody import Wholebody
 from puppets.characters import make_character
@@ -41,12 +44,12 @@ def measure_people(wholebody: Wholebody, clips: int, frames: int, side: int) -> 
     return {"person_found": float(np.mean(found)), "pck_0.05": float(right / total), "frames": len(found)}
 
 
-def measure_faces(detector: FaceDetector, people: int) -> dict[str, float]:
+def measure_faces(finder: FaceFinder, people: int) -> dict[str, float]:
     """Accuracy of telling same from different characters at the best threshold, over balanced pairs."""
     embeddings = {}
     for who, number in tqdm(list(itertools.product(range(people), range(FACES_A_PERSON))), desc="faces", unit="face"):
         face = make_face("held_out", who, who * FACES_A_PERSON + number, aligned=True)
-        embedding = detector.recogniser.get_feat(face[..., ::-1])[0]
+        embedding = finder.analysis.models["recognition"].get_feat(face[..., ::-1])[0]
         embeddings[who, number] = embedding / np.linalg.norm(embedding)
     same = [
         embeddings[who, a] @ embeddings[who, b]
@@ -63,3 +66,26 @@ def measure_faces(detector: FaceDetector, people: int) -> dict[str, float]:
     accuracies = [((same > t).mean() + (different <= t).mean()) / 2 for t in np.linspace(-1, 1, 401)]
     return {"verification_accuracy": float(max(accuracies)), "same": float(same.mean()),
             "different": float(different.mean()), "pairs": 2 * len(same)}  # fmt: skip
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dwpose", type=Path, default=Path("checkpoints/tiny/DWPose"))
+    parser.add_argument("--face_models", type=Path, default=Path("models/tiny/antelopev2"))
+    parser.add_argument("--clips", type=int, default=40)
+    parser.add_argument("--frames", type=int, default=8)
+    parser.add_argument("--side", type=int, default=256, help="pixels of the pictures")
+    parser.add_argument("--people", type=int, default=100, help="characters whose faces are told apart")
+    args = parser.parse_args()
+    figures = {}
+    if args.dwpose.is_dir():
+        wholebody = Wholebody(args.dwpose / "yolox_l.onnx", args.dwpose / "dw-ll_ucoco_384.onnx")
+        figures |= measure_people(wholebody, args.clips, args.frames, args.side)
+    if args.face_models.is_dir():
+        figures |= measure_faces(FaceFinder(args.face_models), args.people)
+    print(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()

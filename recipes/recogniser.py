@@ -25,9 +25,9 @@ from puppets.seeds import generator
 from recipes.loop import export_onnx, recipe_arguments, train
 from recipes.scenes import make_stage, spoil
 
-PEOPLE = 1500  # training characters to tell apart
+PEOPLE = 800  # training characters to tell apart
 SCALE, MARGIN = 24.0, 0.25
-WIDTHS, DEPTHS = (16, 16, 32, 64, 32), (1, 1, 1, 1)
+WIDTHS, DEPTHS = (8, 16, 32, 48, 32), (1, 1, 1, 1)
 ONNX = Path("models/tiny/antelopev2/glintr100.onnx")
 TORCH = Path("checkpoints/tiny/Animation/glintr100_torch.safetensors")
 

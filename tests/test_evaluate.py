@@ -191,12 +191,21 @@ def test_the_skeleton_error_sees_a_shift(monkeypatch, capsys, folders, networks)
 
 def test_faces(monkeypatch, capsys, folders, networks, tmp_path):
     """CSIM is the cosine of what insightface embeds; frames without a face are counted, not taken for 0."""
-    models = measures.Identity(str(networks["--face_models"]), torch.device("cpu"))
+    inside = write_face_models(tmp_path / "inside", [(192, 320, 64)])  # so that the crop lies in the picture
+    models = measures.Identity(str(inside), torch.device("cpu"))
     one, other = np.asarray(picture(0)), np.asarray(picture(5))
     assert metrics.cosine(models.embed(one), models.embed(one)) == pytest.approx(1)
     assert metrics.cosine(models.embed(one), models.embed(other)) < 0.999  # control
     swapped = metrics.cosine(models.embed(one), models.embed(np.ascontiguousarray(one[..., ::-1])))
     assert swapped < 0.999  # channel order matters, and embed takes RGB
+
+    # The stand-in's embedding is a fixed matrix times the mean colour: a cosine in closed form for flat pictures.
+    matrix = np.random.default_rng(0).standard_normal((3, 512))
+    colours = np.array([[200, 60, 10], [30, 90, 220]])
+    flat = [np.full((*SIZE[::-1], 3), colour, np.uint8) for colour in colours]
+    expected = metrics.cosine(*((colours - 127.5) @ matrix))
+    assert metrics.cosine(*map(models.embed, flat)) == pytest.approx(expected, abs=1e-4)
+    assert metrics.cosine(models.embed(flat[0]), models.embed(flat[1][..., ::-1])) != pytest.approx(expected, abs=0.1)
 
     embed = measures.Identity.embed
     calls = []
@@ -254,6 +263,14 @@ def test_videos_are_read_and_truth_of_another_size_is_resized(monkeypatch, capsy
     assert "the ground truth of 128×192 is resized to the generated frames' 64×96" in log + caplog.text
     found = json.loads((folders["--output_dir"] / "metrics.json").read_text())
     assert 25 < found["mean"]["psnr"] < 50
+    clip = result / "animation.mp4"
+    run(monkeypatch, capsys, {**folders, "--results": clip, "--truth": clip})  # both a file: one case
+    assert json.loads((folders["--output_dir"] / "metrics.json").read_text())["cases"]["animation"]["frames"] == 4
+    (case,) = find_cases(clip, clip)
+    expected = [np.asarray(case.result[i]) for i in (0, 1, 2, 3)]
+    assert all(np.array_equal(np.asarray(case.result[i]), expected[i]) for i in (3, 1, 2, 2, 0))  # in any order
+    status, _, message = run(monkeypatch, capsys, {**folders, "--results": __file__, "--truth": clip})
+    assert (status, "not a readable video" in message) == (2, True)
 
 
 def test_an_interrupted_evaluation_goes_on(monkeypatch, capsys, folders):

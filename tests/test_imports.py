@@ -33,11 +33,11 @@ LAYERS = [
     {"animation.face.settings"},
     {"animation.weights", "animation.sampling", "animation.report", "animation.decoding"},
     {"animation.pipeline", "animation.verification"},
-    {"animation.runtime", "animation.face_optimization"},
+    {"animation.runtime", "animation.face_optimization", "animation.diagnosis"},
     {"animation.inference", "animation.training.step", "animation.training.validation"},
     {"animation.training.dataset", "animation.training.model"},
     {"animation.training.checkpoint"},
-    {"animation.training.engine", "animation.training.journal"},
+    {"animation.training.engine", "animation.training.journal", "animation.training.loading"},
     {"animation.training.loop", "animation.training.vae"},
     {"animation.evaluation.cases", "animation.evaluation.records"},
     {"animation.evaluation.settings", "animation.evaluation.contact_sheet"},
@@ -51,7 +51,7 @@ LAYERS = [
     {"puppets.clips"},
     {"puppets.writing"},
     {"inference_basic", "skeleton_extraction", "face_mask_extraction", "evaluate", "make_puppets", "download_weights",
-     "train", "train_vae", "prepare_data"},
+     "train", "train_vae", "prepare_data", "doctor"},
     {"inference_op"},
 ]  # fmt: skip
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}

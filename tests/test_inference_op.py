@@ -164,6 +164,25 @@ def test_cropped_decoding_and_masks_that_are_not_there(monkeypatch, capsys, flag
     assert {"keypoints.npz", "recogniser.onnx"} <= {Path(name).name for name in facts(flags)["files"]}
 
 
+def test_with_antelopev2_and_key_points_alone(monkeypatch, capsys, flags, tmp_path, caplog):
+    """No mask, no stored embedding, no torch file: one ONNX recogniser embeds the photo and guides the frames."""
+    models = write_face_models(tmp_path / "antelopev2", [(160, 160, 90)])
+    export(load_arcface(flags["--face_embedding_extractor_weight_path"]), models / "glintr100.onnx")
+    points = write_recording(tmp_path / "points.npz", flags["--validation_control_folder"] / "frame_0.png")
+    for name in ("--validation_image_mask", "--validation_control_mask_folder", "--face_embedding",
+                 "--face_embedding_extractor_weight_path"):  # fmt: skip
+        del flags[name]
+    monkeypatch.chdir(tmp_path)  # where there are no checkpoints
+    status, message = run(monkeypatch, capsys, {**flags, "--keypoints": points})
+    assert status == 0, message
+    found = facts(flags)
+    assert found["face_found"]
+    assert found["face_optimization"][0]["cosine_after"] > found["face_optimization"][0]["cosine_before"]
+    assert {"glintr100.onnx", "points.npz"} <= {Path(name).name for name in found["files"]}
+    assert "ArcFace's weights come from" in caplog.text
+    assert "the photo's face was found by the face detector" in caplog.text
+
+
 def test_boxes_are_scaled_to_the_output(flags):
     """Masks of 64×128 pixels, an output of 64×64."""
     inputs = read(flags)

@@ -20,7 +20,7 @@ from DWPose.drawing import draw
 from DWPose.recording import load_recording
 from puppets import writing
 from puppets.clips import make_clip
-from puppets.writing import DRIVERS, FolderError, Format, write_case, write_clip
+from puppets.writing import DRIVERS, FolderError, Format, photo_moment, write_case, write_clip
 
 FORM = Format(width=48, height=64, num_frames=3)
 
@@ -108,6 +108,10 @@ def test_cases_are_read_by_inference_and_evaluation(tmp_path):
     np.testing.assert_array_equal(driver, make_clip("held_out", DRIVERS).render(0, 48, 64)[0])
     assert load_photo(tmp_path / "cases" / "case-1" / "reference.png").mode == "RGB"
     assert len(FrameFolder(tmp_path / "cases" / "case-1" / "faces")) == 3
+    for index in range(30):  # whatever the period, the photo is none of the frames
+        clip = make_clip("held_out", index)
+        photo = clip.render(photo_moment(clip), 48, 64)[0]
+        assert all((clip.render(i, 48, 64)[0] != photo).any() for i in range(clip.actors[0][1].period))
     with pytest.raises(ValueError, match="kind 'both' is unknown"):
         write_case(tmp_path / "x", 0, FORM, "both")
 

@@ -26,7 +26,6 @@ from DWPose.recording import load_recording
 
 logger = logging.getLogger(__name__)
 
-VIDEO_SUFFIXES = (".mp4",)
 PHOTO_STEM = "reference"
 KEYPOINTS_FILE = "keypoints.npz"
 
@@ -66,7 +65,7 @@ def _has_frames(folder: Path) -> bool:
 def _frames_at(candidates: Sequence[Path]) -> Path | None:
     """The first of the candidates that is a folder with numbered frames or a video."""
     for path in candidates:
-        if _has_frames(path) or (path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()):
+        if _has_frames(path) or path.is_file():
             return path
     return None
 
@@ -109,7 +108,7 @@ def _is_case(path: Path) -> bool:
         return True
     parts = (path / "truth", path / "driver", path / "poses")
     photos = any((path / f"{PHOTO_STEM}{suffix}").is_file() for suffix in IMAGE_SUFFIXES)
-    videos = (path / f"{name}{suffix}" for name in ("truth", "driver") for suffix in VIDEO_SUFFIXES)
+    videos = (path / f"{name}.mp4" for name in ("truth", "driver"))
     return photos or any(part.is_dir() for part in parts) or any(map(Path.is_file, videos)) or _has_frames(path)
 
 

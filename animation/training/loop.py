@@ -16,22 +16,20 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from animation.errors import InputError, NonFiniteError, RunError
-from animation.face.detection import find_face_models
-from animation.files import describe_file
 from animation.runtime import DTYPES, is_out_of_memory
 from animation.training import checkpoint as checkpoints
 from animation.training import model as models
-from animation.training.cache import FrameCache
 from animation.training.check import check_share
 from animation.training.clips import Bucket
-from animation.training.dataset import ClipDataset, Sample, ignore_interrupts, make_batch, to_unit_range
+from animation.training.dataset import Sample, ignore_interrupts, make_batch, to_unit_range
 from animation.training.engine import make_accelerator, make_optimizer
 from animation.training.journal import Journal
+from animation.training.loading import make_dataset
 from animation.training.plan import MicroBatches, SamplePlan
 from animation.training.settings import TrainingSettings
 from animation.training.step import FrozenEncoders, training_step
 from animation.training.validation import Metrics, Validation, default_metrics
-from animation.weights import read_face_channel_order, resolve_svd_folder, weights_file
+from animation.weights import read_face_channel_order
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +93,10 @@ class Trainer:
         self.journal = Journal(self.accelerator, self.output_dir)
         self.step = 0
         self._load_models()
-        self._load_data()
+        self.dataset = make_dataset(
+            settings, buckets, self.batch_size, self.channel_order, self.encoders, self.accelerator.device
+        )
+        self.moments = self.dataset.moments
         self._prepare()
         self.validation = None
         if settings.validation_image is not None and self.is_main:
@@ -143,35 +144,6 @@ class Trainer:
         counts = (sum(p.numel() for p in params) for params in (self.trainable.values(), parts.parameters()))
         logger.info("%d of %d parameters are trained, %s; faces in %s order", *counts,
                     f"in batches of {self.batch_size}", self.channel_order)  # fmt: skip
-
-    def _load_data(self) -> None:
-        settings = self.settings
-        cache = Path(settings.cache_dir or self.output_dir / "cache")
-        face_model = find_face_models(settings.face_models) / "glintr100.onnx"
-        faces = FrameCache(cache / f"faces-{self.channel_order}-{_fingerprint(face_model)}")
-        vae_folder = resolve_svd_folder(settings.pretrained_model_name_or_path, settings.revision) / "vae"
-        vae_file = weights_file(vae_folder, "diffusion_pytorch_model", prefer_half=False)
-        self.moments = None
-        if settings.cache_latents:
-            root = cache / f"latents-{_fingerprint(vae_file)}"
-            sizes = {(bucket.width, bucket.height) for bucket in self.buckets}
-            self.moments = {size: FrameCache(root / f"{size[0]}x{size[1]}") for size in sizes}
-        vae = self.svd["vae"]
-        with torch.no_grad():
-            probe = self.encoders.moments(torch.zeros(1, 3, 64, 64, device=self.accelerator.device))
-        self.dataset = ClipDataset(
-            self.buckets,
-            self.batch_size,
-            settings.seed,
-            settings.sample_n_frames,
-            settings.sample_stride,
-            vae.config.latent_channels,
-            64 // probe.shape[-1],
-            settings.face_models,
-            self.channel_order,
-            faces,
-            self.moments,
-        )
 
     def _prepare(self) -> None:
         settings = self.settings
@@ -403,11 +375,6 @@ class Trainer:
             yield
         finally:
             self.ema.restore(self.trainable.values())
-
-
-def _fingerprint(path: Path) -> str:
-    """Tells files of weights apart."""
-    return describe_file(path)["sha256"][:12]
 
 
 def _few(bad: dict[str, str]) -> str:
