@@ -259,11 +259,11 @@ def _read_json(path: Path) -> dict:
     return content
 
 
-def _build(make: Callable[[dict], Any], path: Path) -> Any:
-    """Build a model without memory for its weights, or a processor, from its config file."""
+def _build(make: Callable[[dict], Any], path: Path, empty: bool = True) -> Any:
+    """Build a model, where `empty` without memory for its weights, or a processor, from its config file."""
     config = _read_json(path)
     try:
-        with init_empty_weights():
+        with init_empty_weights() if empty else contextlib.nullcontext():
             return make(config)
     except Exception as error:  # each library has its own types for a config that makes no sense
         reason = str(error).strip().splitlines()[-1].strip() if str(error).strip() else type(error).__name__
@@ -293,6 +293,30 @@ def load_unet(path: str | Path, svd_folder: str | Path, dtype: torch.dtype = tor
     return unet
 
 
+def new_unet(svd_folder: str | Path) -> PoseGuidedUNet:
+    """SVD's UNet in float32 with an ID-Adapter that starts as a copy of its attention to the image token.
+
+    Where the folder holds only the UNet's config and no weights, they are drawn from torch's global generator.
+
+    Raises:
+        CheckpointError: the folder is incomplete or damaged.
+    """
+    folder = resolve_svd_folder(svd_folder) / "unet"
+    try:
+        path = weights_file(folder, "diffusion_pytorch_model", prefer_half=False)
+    except CheckpointError:
+        path = folder / "config.json"
+        unet = _build(PoseGuidedUNet.from_config, path, empty=False)
+        state = unet.state_dict()
+    else:
+        unet = _build(PoseGuidedUNet.from_config, folder / "config.json")
+        state = read_state_dict(path)
+    copies = {name: name.replace(".processor.id_to_", ".to_") for name in unet.state_dict() if ".id_to_" in name}
+    state |= {name: state[source].clone() for name, source in copies.items() if source in state}
+    assign_state_dict(unet, state, path, torch.float32)
+    return unet
+
+
 def load_vae(folder: str | Path, dtype: torch.dtype = torch.float32, class_name: str | None = None) -> nn.Module:
     """Load a VAE folder.
 
@@ -310,6 +334,26 @@ def load_vae(folder: str | Path, dtype: torch.dtype = torch.float32, class_name:
     path = weights_file(folder, "diffusion_pytorch_model", prefer_half=dtype == torch.float16)
     assign_state_dict(vae, read_state_dict(path), path, dtype)
     return vae
+
+
+def new_vae(folder: str | Path, seed: int) -> tuple[nn.Module, bool]:
+    """A VAE in float32 to train: with the folder's weights, or where it has only a config, with random ones.
+
+    Returns:
+        The VAE, and whether its weights are random.
+
+    Raises:
+        CheckpointError: the folder is incomplete or damaged, or its class is unknown.
+    """
+    config_path = Path(folder) / "config.json"
+    class_name = _read_json(config_path).get("_class_name")
+    if class_name not in VAE_CLASSES:
+        raise CheckpointError(f"{folder}: its class is {class_name}; use one of {', '.join(VAE_CLASSES)}")
+    if any(Path(folder).glob("diffusion_pytorch_model*")):
+        return load_vae(folder), False
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _build(getattr(diffusers, class_name).from_config, config_path, empty=False), True
 
 
 def load_image_encoder(folder: str | Path, dtype: torch.dtype = torch.float32) -> CLIPVisionModelWithProjection:
@@ -348,11 +392,26 @@ def load_components(
         CheckpointError: a file is missing or damaged, or the parts do not fit each other.
     """
     svd_folder = resolve_svd_folder(svd_folder)
-    _, vae_class = _read_json(svd_folder / "model_index.json").get("vae") or (None, None)
     components = {
         "pose_net": load_pose_net(pose_net_path, dtype),
         "face_encoder": load_face_encoder(face_encoder_path, dtype),
         "unet": load_unet(unet_path, svd_folder, dtype),
+        **load_svd_parts(svd_folder, dtype),
+        "preview_vae": load_vae(preview_vae_folder, dtype) if preview_vae_folder else None,
+    }
+    check_fit(components, pose_net_path, face_encoder_path, svd_folder)
+    return components
+
+
+def load_svd_parts(svd_folder: str | Path, dtype: torch.dtype = torch.float32) -> dict:
+    """Load what is used of SVD as it is: VAE, image encoder, scheduler and feature extractor, by these names.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    svd_folder = resolve_svd_folder(svd_folder)
+    _, vae_class = _read_json(svd_folder / "model_index.json").get("vae") or (None, None)
+    return {
         "vae": load_vae(svd_folder / "vae", dtype, vae_class),
         "image_encoder": load_image_encoder(svd_folder / "image_encoder", dtype),
         "scheduler": load_scheduler(svd_folder / "scheduler"),
@@ -360,10 +419,7 @@ def load_components(
             lambda config: CLIPImageProcessorPil(**config),
             svd_folder / "feature_extractor" / "preprocessor_config.json",
         ),
-        "preview_vae": load_vae(preview_vae_folder, dtype) if preview_vae_folder else None,
     }
-    _check_fit(components, pose_net_path, face_encoder_path, svd_folder)
-    return components
 
 
 def component_files(
@@ -384,7 +440,8 @@ def component_files(
     ]
 
 
-def _check_fit(components: dict, pose_net_path, face_encoder_path, svd_folder) -> None:
+def check_fit(components: dict, pose_net_path, face_encoder_path, svd_folder) -> None:
+    """Raise CheckpointError, naming the path, where the sizes of the parts do not fit each other."""
     unet, vae = components["unet"].config, components["vae"].config
     face_encoder = components["face_encoder"].config
     widths = [

@@ -161,6 +161,27 @@ def write_case(folder: Path, size: tuple[int, int] = (64, 128), num_frames: int 
     return folder
 
 
+def write_clips(
+    folder: Path, num_clips: int = 3, size: tuple[int, int] = (64, 64), num_frames: int = 12, first: int = 1
+) -> list[Path]:
+    """Write clips as training reads them: `folder`/00001/{images,poses,faces}/frame_%d.png; size is (width, height)."""
+    clips = []
+    for clip in range(first, first + num_clips):
+        path = folder / f"{clip:05d}"
+        for name in ("images", "poses", "faces"):
+            (path / name).mkdir(parents=True, exist_ok=True)
+        for i in range(num_frames):
+            swing = math.sin(2 * math.pi * (i + 3 * clip) / num_frames)
+            draw_person(size, swing, skeleton=False).save(path / "images" / f"frame_{i}.png")
+            draw_person(size, swing, skeleton=True).save(path / "poses" / f"frame_{i}.png")
+            mask = Image.new("L", size)
+            box = [(0.4 * size[0], 0.12 * size[1]), (0.6 * size[0], 0.32 * size[1])]
+            ImageDraw.Draw(mask).rectangle(box, 255)
+            mask.save(path / "faces" / f"frame_{i}.png")
+        clips.append(path)
+    return clips
+
+
 if __name__ == "__main__":
     write_checkpoint(Path(sys.argv[1]) / "checkpoints")
     write_case(Path(sys.argv[1]) / "case")

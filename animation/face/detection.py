@@ -70,12 +70,19 @@ class FaceFinder:
         dwpose_folder: yolox_l.onnx and dw-ll_ucoco_384.onnx for the second way, opened when it is first needed; None,
             or a folder without them, to go without it.
         device: `cuda` runs the networks there where onnxruntime can; `cpu`.
+        threads: of the CPU that each of insightface's networks takes; None: all.
 
     Raises:
         InputError: insightface's models are missing or damaged.
     """
 
-    def __init__(self, models_folder: str | Path, dwpose_folder: str | Path | None = None, device: str = "cpu"):
+    def __init__(
+        self,
+        models_folder: str | Path,
+        dwpose_folder: str | Path | None = None,
+        device: str = "cpu",
+        threads: int | None = None,
+    ):
         import onnxruntime
         from insightface.app import FaceAnalysis
 
@@ -83,8 +90,12 @@ class FaceFinder:
         wanted = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
         providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
         providers.append("CPUExecutionProvider")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
         try:
-            self.analysis = FaceAnalysis(str(folder), allowed_modules=["detection", "recognition"], providers=providers)
+            self.analysis = FaceAnalysis(
+                str(folder), allowed_modules=["detection", "recognition"], providers=providers, sess_options=options
+            )
         except Exception as error:  # onnxruntime and protobuf raise types of their own
             raise InputError(f"{folder}: the face models cannot be loaded ({error}); download them again") from None
         self.analysis.prepare(ctx_id=0, det_size=DETECTION_SIZE)
@@ -132,6 +143,17 @@ class FaceFinder:
         found = zip(people.keypoints[:, FACE], people.scores[:, FACE], strict=True)
         faces = [(bounds_of_points(points, scores), points) for points, scores in found]
         return [Face(box, five_points(points)) for box, points in faces if box is not None]
+
+
+def embed_largest(finder: FaceFinder, image_rgb: np.ndarray, channel_order: str) -> np.ndarray | None:
+    """The raw embedding of a picture's largest face, (512,) float32; None where there is no face.
+
+    Args:
+        image_rgb: (H, W, 3) uint8.
+        channel_order: handed to the networks, `rgb` or `bgr`.
+    """
+    faces, _ = finder(image_rgb, channel_order)
+    return finder.embed(image_rgb, max(faces, key=lambda face: face.area), channel_order) if faces else None
 
 
 def _ordered(image_rgb: np.ndarray, channel_order: str) -> np.ndarray:

@@ -1,0 +1,43 @@
+"""Arrays computed once from an image file, kept on disk: face embeddings and VAE latents."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+
+
+class FrameCache:
+    """One .npy file an image. It is found by the image's path, size and time of change, so that none is ever stale.
+
+    Several processes may read and write at once: a file is whole or not there.
+
+    Args:
+        folder: made when something is written.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def path(self, image: Path) -> Path:
+        """Where the array of an image is, or would be."""
+        image = Path(image).resolve()
+        facts = image.stat()
+        key = hashlib.sha1(f"{image}|{facts.st_size}|{facts.st_mtime_ns}".encode(), usedforsecurity=False).hexdigest()
+        return self.folder / key[:2] / f"{key[2:]}.npy"
+
+    def read(self, image: Path) -> np.ndarray | None:
+        """The array of an image; None where it is not there, or damaged."""
+        try:
+            return np.load(self.path(image), allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None
+
+    def write(self, image: Path, array: np.ndarray) -> None:
+        """Keep the array of an image."""
+        path = self.path(image)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        with partial.open("wb") as file:
+            np.save(file, array)
+        partial.replace(path)

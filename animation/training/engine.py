@@ -1,0 +1,57 @@
+"""What training runs on: processes, devices and number format by accelerate; the optimizer."""
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
+
+from animation.errors import InputError
+from animation.training.settings import TrainingSettings
+from animation.training.vae_settings import VaeSettings
+
+
+def make_accelerator(settings: TrainingSettings | VaeSettings) -> Accelerator:
+    """The engine: processes, devices, number format, gradient accumulation and trackers.
+
+    Raises:
+        InputError: the device does not compute in the number format.
+    """
+    log_with = None if settings.report_to == "none" else settings.report_to
+    accelerator = Accelerator(
+        cpu=settings.cpu,
+        mixed_precision=settings.mixed_precision,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(
+            num_steps=settings.gradient_accumulation_steps, sync_with_dataloader=False
+        ),
+        log_with=log_with,
+        project_config=ProjectConfiguration(settings.output_dir, str(Path(settings.output_dir) / settings.logging_dir)),
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise InputError("--mixed_precision fp16 on a CPU: it has no fast half-precision arithmetic; use bf16 or no")
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is not None:  # DeepSpeed would else read it off a loader of accelerate's
+        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = settings.per_gpu_batch_size
+    if settings.allow_tf32:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    return accelerator
+
+
+def make_optimizer(
+    settings: TrainingSettings | VaeSettings, parameters: list, learning_rate: float
+) -> torch.optim.Optimizer:
+    """AdamW, in 8 bits where asked for. Raises InputError where bitsandbytes does not work here."""
+    optimizer_class = torch.optim.AdamW
+    if settings.use_8bit_adam:
+        try:
+            from bitsandbytes.optim import AdamW8bit as optimizer_class
+        except (ImportError, RuntimeError) as error:
+            raise InputError(f"--use_8bit_adam: bitsandbytes fails here ({error}); leave the flag out") from None
+    return optimizer_class(
+        parameters,
+        lr=learning_rate,
+        betas=(settings.adam_beta1, settings.adam_beta2),
+        weight_decay=settings.adam_weight_decay,
+        eps=settings.adam_epsilon,
+    )

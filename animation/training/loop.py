@@ -1,0 +1,381 @@
+"""The training loop: one process on a CPU, many GPUs and many machines from the same code, by accelerate."""
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from accelerate.utils import DistributedType, gather_object, set_seed
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from animation.errors import InputError, NonFiniteError, RunError
+from animation.runtime import DTYPES, is_out_of_memory
+from animation.training import checkpoint as checkpoints
+from animation.training import model as models
+from animation.training.check import check_share
+from animation.training.clips import Bucket
+from animation.training.dataset import Sample, ignore_interrupts, make_batch, to_unit_range
+from animation.training.engine import make_accelerator, make_optimizer
+from animation.training.journal import Journal
+from animation.training.loading import make_dataset
+from animation.training.plan import MicroBatches, SamplePlan
+from animation.training.settings import TrainingSettings
+from animation.training.step import FrozenEncoders, training_step
+from animation.training.validation import Metrics, Validation, default_metrics
+from animation.weights import read_face_channel_order
+
+logger = logging.getLogger(__name__)
+
+# Settings that must stay equal for a resumed run to be as one that was never stopped; the batch and the data as well.
+RUN_IDENTITY = (
+    "seed", "sample_n_frames", "sample_stride", "learning_rate", "scale_lr", "lr_scheduler", "lr_warmup_steps",
+    "conditioning_dropout_prob", "adam_beta1", "adam_beta2", "adam_weight_decay", "adam_epsilon", "max_grad_norm",
+    "overfit",
+)  # fmt: skip
+MEMORY_LEVERS = (
+    "--gradient_checkpointing, --mixed_precision bf16, --use_8bit_adam, --cache_latents, fewer --sample_n_frames, "
+    "smaller buckets, --lora_rank 16 with --finetune_mode"
+)
+
+
+def train(settings: TrainingSettings, buckets: list[Bucket], metrics: Metrics = default_metrics) -> None:
+    """Train, and write checkpoints, validation videos and the log to `settings.output_dir`.
+
+    Args:
+        settings: of the run.
+        buckets: what `settings.read_inputs()` returned.
+        metrics: compare validation videos with the true frames.
+
+    Raises:
+        InputError: a checkpoint, a device or the data does not do.
+        RunError: memory did not suffice, or NaN appeared.
+    """
+    trainer = Trainer(settings, buckets, metrics)
+    try:
+        trainer.run()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RunError(f"out of memory on {trainer.accelerator.device}; these help: {MEMORY_LEVERS}") from None
+    finally:
+        trainer.accelerator.end_training()
+
+
+class Trainer:
+    """Everything that a run holds between steps.
+
+    Args:
+        settings: of the run.
+        buckets: the clips by size.
+        metrics: of validation videos.
+    """
+
+    def __init__(self, settings: TrainingSettings, buckets: list[Bucket], metrics: Metrics = default_metrics):
+        self.settings, self.buckets = settings, buckets
+        self.accelerator = make_accelerator(settings)
+        self.output_dir = Path(settings.output_dir)
+        self.is_main = self.accelerator.is_main_process
+        if not self.is_main:
+            logging.getLogger("animation").setLevel(logging.WARNING)
+        set_seed(settings.seed)  # nothing below draws from global generators; libraries might
+        sizes = [len(bucket.clips) for bucket in buckets]
+        self.plan = SamplePlan(sizes, self.batch_size, settings.seed, settings.overfit)
+        self.max_steps = settings.max_train_steps or settings.num_train_epochs * self.plan.steps_per_epoch
+        self.bad_clips: dict[str, str] = {}
+        self.total_clips = sum(sizes)
+        self.journal = Journal(self.accelerator, self.output_dir)
+        self.step = 0
+        self._load_models()
+        self.dataset = make_dataset(
+            settings, buckets, self.batch_size, self.channel_order, self.encoders, self.accelerator.device
+        )
+        self.moments = self.dataset.moments
+        self._prepare()
+        self.validation = None
+        if settings.validation_image is not None and self.is_main:
+            self.validation = Validation(settings, buckets, self.svd, self.channel_order, metrics)
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of one optimizer step, over all processes and accumulated batches."""
+        settings = self.settings
+        return settings.per_gpu_batch_size * settings.gradient_accumulation_steps * self.accelerator.num_processes
+
+    @property
+    def sharded(self) -> bool:
+        """Whether parameters or optimizer states are spread over the processes."""
+        return self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+    def _load_models(self) -> None:
+        settings, device = self.settings, self.accelerator.device
+        stored = read_face_channel_order(settings.face_encoder_finetune_path) if settings.finetune_mode else None
+        self.channel_order = models.default_channel_order(settings, stored)
+        parts, self.svd = models.load_models(settings)
+        self.adapter_scale = None
+        if settings.lora_rank:
+            alpha = settings.lora_alpha or settings.lora_rank
+            models.add_adapters(parts.unet, settings.lora_rank, alpha, settings.seed)
+            self.adapter_scale = alpha / settings.lora_rank
+        else:
+            models.choose_trainable(parts, settings.trainable)
+        if settings.gradient_checkpointing:
+            parts.unet.enable_gradient_checkpointing()
+        dtype = DTYPES.get(self.accelerator.mixed_precision, torch.float32)
+        self.exact: dict[str, torch.Tensor] = {}  # frozen weights as they were read, for the checkpoints
+        if dtype != torch.float32 and not self.sharded:  # sharded ones are cast and gathered by their engines
+            for name, parameter in parts.named_parameters():
+                if not parameter.requires_grad:
+                    if self.is_main:
+                        self.exact[name] = parameter.data
+                    parameter.data = parameter.data.to(dtype)
+        vae = self.svd["vae"]
+        self.svd["vae"] = vae.to(device, torch.float32 if vae.config.get("force_upcast", True) else dtype)
+        self.svd["image_encoder"] = self.svd["image_encoder"].to(device, dtype)
+        self.encoders = FrozenEncoders(self.svd["vae"], self.svd["image_encoder"], self.svd["feature_extractor"])
+        self.parts = parts
+        self.trainable = {name: p for name, p in parts.named_parameters() if p.requires_grad}
+        counts = (sum(p.numel() for p in params) for params in (self.trainable.values(), parts.parameters()))
+        logger.info("%d of %d parameters are trained, %s; faces in %s order", *counts,
+                    f"in batches of {self.batch_size}", self.channel_order)  # fmt: skip
+
+    def _prepare(self) -> None:
+        settings = self.settings
+        scale = self.batch_size if settings.scale_lr else 1
+        self.learning_rate = settings.learning_rate * scale
+        optimizer = make_optimizer(settings, list(self.trainable.values()), self.learning_rate)
+        # The rate is a pure function of the step: the schedule's own counter is never used.
+        self.lr_factor = get_scheduler(
+            settings.lr_scheduler,
+            optimizer,
+            num_warmup_steps=settings.lr_warmup_steps,
+            num_training_steps=self.max_steps,
+        ).lr_lambdas[0]
+        self.model, self.optimizer = self.accelerator.prepare(self.parts, optimizer)
+        self.ema = None
+        if settings.use_ema:
+            if self.sharded:
+                raise InputError("--use_ema: not for weights that are spread over processes (FSDP, DeepSpeed)")
+            self.ema = EMAModel(list(self.trainable.values()))
+        self.state = checkpoints.TrainingState(
+            None if self.sharded else getattr(self.optimizer, "optimizer", self.optimizer),
+            self.trainable,
+            self.ema,
+            self.accelerator.scaler,
+        )
+
+    # --- state -------------------------------------------------------------------------------------------------
+
+    def _identity(self) -> dict:
+        """What must be equal for a resumed run to be as one that was never stopped."""
+        settings = self.settings
+        return {
+            "batch_size": self.batch_size,
+            "clips": [len(bucket.clips) for bucket in self.buckets],
+            **{name: getattr(settings, name) for name in RUN_IDENTITY},
+        }
+
+    def save(self) -> None:
+        """Write the checkpoint of the current step; all processes call it."""
+        accelerator = self.accelerator
+        partial = checkpoints.partial_folder(self.output_dir, self.step)
+        if self.is_main:
+            checkpoints.begin_checkpoint(partial)
+        accelerator.wait_for_everyone()
+        weights = accelerator.get_state_dict(self.model)
+        if self.sharded:
+            accelerator.save_state(str(partial / checkpoints.SHARDS_FOLDER))
+        if self.is_main:
+            position = {"step": self.step, "run": self._identity(), "bad_clips": self.bad_clips}
+            properties = {
+                "face_channel_order": self.channel_order,
+                "step": self.step,
+                "sizes": [str(bucket) for bucket in self.buckets],
+                "settings": asdict(self.settings),
+            }
+            weights = {**weights, **self.exact, **self.state.averages()}
+            checkpoints.write_parts(partial, models.split_parts(weights, self.adapter_scale), properties)
+            self.state.write(partial, position)
+            checkpoints.finish_checkpoint(partial, self.settings.checkpoints_total_limit)
+        accelerator.wait_for_everyone()
+
+    def resume(self, folder: Path) -> None:
+        """Go on from a checkpoint. Raises CheckpointError."""
+        if self.sharded:
+            self.accelerator.load_state(str(folder / checkpoints.SHARDS_FOLDER))
+        position = self.state.read(folder)
+        changed = [name for name, value in self._identity().items() if position["run"].get(name) != value]
+        if changed:
+            logger.warning("%s was made with other settings (%s): the run goes on, but not as if it had never stopped",
+                           folder, ", ".join(changed))  # fmt: skip
+        self.step, self.bad_clips = position["step"], position["bad_clips"]
+        logger.info("resumed from %s", folder)
+
+    # --- steps -------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """All steps that are left."""
+        settings = self.settings
+        if self.is_main:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            checkpoints.remove_partial(self.output_dir)
+        self.accelerator.wait_for_everyone()
+        if self.ema is not None:
+            self.ema.to(self.accelerator.device)
+        if settings.resume_from_checkpoint is not None:
+            folder = checkpoints.find_checkpoint(settings.resume_from_checkpoint, self.output_dir)
+            if folder is not None:
+                self.resume(folder)
+            else:
+                logger.info("no checkpoint in %s yet: starting from the beginning", self.output_dir)
+        self.journal.start(self.step, asdict(settings))
+        batches = iter(self._loader())
+        progress = tqdm(total=self.max_steps, initial=self.step, desc="training", unit="step", disable=not self.is_main)
+        saved = self.step
+        with progress:
+            while self.step < self.max_steps:
+                started = time.perf_counter()
+                loss, grad_norm, rate = self._optimize(batches)
+                self.step += 1
+                values = {
+                    "loss": loss,
+                    "learning_rate": rate,
+                    "grad_norm": grad_norm,
+                    "samples_per_second": self.batch_size / (time.perf_counter() - started),
+                    "bad_clips": len(self.bad_clips),
+                }
+                self.journal.write(self.step, values)
+                progress.set_postfix(loss=f"{loss:.4g}")
+                progress.update()
+                if self.step % settings.checkpointing_steps == 0:
+                    self.save()
+                    saved = self.step
+                if self.step % settings.validation_steps == 0:
+                    self._validate()
+        if saved != self.step:
+            self.save()
+
+    def _loader(self) -> DataLoader:
+        settings, accelerator = self.settings, self.accelerator
+        return DataLoader(
+            self.dataset,
+            batch_sampler=MicroBatches(
+                self.plan,
+                self.step,
+                self.max_steps,
+                settings.per_gpu_batch_size,
+                accelerator.process_index,
+                accelerator.num_processes,
+            ),
+            num_workers=settings.num_workers,
+            collate_fn=list,
+            worker_init_fn=ignore_interrupts,
+        )
+
+    def _optimize(self, batches: Iterator[list[Sample]]) -> tuple[float, float, float]:
+        """One optimizer step: its loss, gradient norm and learning rate."""
+        settings, accelerator = self.settings, self.accelerator
+        rate = self.learning_rate * self.lr_factor(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        total, bad = torch.zeros((), device=accelerator.device), {}
+        grad_norm = None
+        for _ in range(settings.gradient_accumulation_steps):
+            samples = next(batches)
+            for sample in samples:
+                bad |= sample.bad_clips
+                if not sample.tensors:
+                    raise RunError(f"no usable clip in {len(sample.bad_clips)} tries; run --check_data: {_few(bad)}")
+            self._encode_missing(samples)
+            batch = make_batch(samples, accelerator.device)
+            with accelerator.accumulate(self.model):
+                result = training_step(self.model, self.encoders, batch, settings.conditioning_dropout_prob)
+                loss = result.losses.mean()
+                total += loss.detach() / settings.gradient_accumulation_steps
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    limit = settings.max_grad_norm or math.inf
+                    grad_norm = accelerator.clip_grad_norm_(self.model.parameters(), limit)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.step(self.trainable.values())
+        self._share_bad_clips(bad)
+        loss = float(accelerator.reduce(total, "mean"))
+        if not math.isfinite(loss):
+            raise NonFiniteError(
+                f"the loss is {loss} at step {self.step + 1}; try --mixed_precision bf16 or no, a smaller "
+                "--learning_rate, and resume from the last checkpoint"
+            )
+        return loss, float(grad_norm) if grad_norm is not None else math.nan, rate
+
+    def _encode_missing(self, samples: list[Sample]) -> None:
+        """Replace pixels by moments of the VAE's posterior, and keep those, where latents are cached."""
+        if self.moments is None:
+            return
+        for sample in samples:
+            pixels = sample.tensors.pop("pixels", None)
+            if pixels is None:
+                continue
+            moments = self.encoders.moments(to_unit_range(pixels.to(self.accelerator.device))).cpu()
+            cache = self.moments[pixels.shape[-1], pixels.shape[-2]]
+            for image, array in zip(sample.images, moments.numpy(), strict=True):
+                cache.write(image, array)
+            sample.tensors["moments"] = moments
+
+    def _share_bad_clips(self, bad: dict[str, str]) -> None:
+        """Tell every process of clips that one could not use. Raises InputError where they are too many."""
+        accelerator = self.accelerator
+        bad = {clip: reason for clip, reason in bad.items() if clip not in self.bad_clips}
+        if accelerator.num_processes > 1:
+            count = torch.tensor(len(bad), device=accelerator.device)
+            if int(accelerator.reduce(count, "sum")) == 0:
+                return
+            bad = dict(gather_object(list(bad.items())))
+        for clip, reason in bad.items():
+            logger.info("skipped: %s: %s (%d of %d clips so far)", clip, reason, len(self.bad_clips) + 1,
+                        self.total_clips)  # fmt: skip
+            self.bad_clips[clip] = reason
+        check_share(self.bad_clips, self.total_clips, self.settings.max_bad_clips)
+
+    # --- what is told ------------------------------------------------------------------------------------------
+
+    def _validate(self) -> None:
+        """Make the validation video on the first process, with averaged weights where they are kept."""
+        if self.settings.validation_image is None:
+            return
+        if self.sharded:
+            logger.warning("no validation video: the weights are spread over the processes")
+            return
+        if self.is_main:
+            with self._averaged(), self.accelerator.autocast(), torch.no_grad():
+                folder = self.output_dir / "validation" / f"step-{self.step}"
+                frames, values = self.validation.run(self.parts, folder)
+            if values:
+                self.journal.write(self.step, {f"validation/{name}": value for name, value in values.items()})
+                logger.info("step %d: %s", self.step, ", ".join(f"{name} {v:.4g}" for name, v in values.items()))
+            self.journal.show(self.step, "validation/frames", frames)
+        self.accelerator.wait_for_everyone()
+
+    @contextmanager
+    def _averaged(self):
+        """The averaged weights in place of the trained ones."""
+        if self.ema is None:
+            yield
+            return
+        self.ema.store(self.trainable.values())
+        self.ema.copy_to(self.trainable.values())
+        try:
+            yield
+        finally:
+            self.ema.restore(self.trainable.values())
+
+
+def _few(bad: dict[str, str]) -> str:
+    return "; ".join(f"{clip}: {reason}" for clip, reason in list(bad.items())[:3])

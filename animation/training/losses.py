@@ -1,0 +1,70 @@
+"""What training minimises: the distribution of noise levels, conditioning dropout and the weighted loss."""
+
+import math
+
+import torch
+
+SIGMA_MIN, SIGMA_MAX, SIGMA_DATA = 0.002, 700.0, 0.5
+IMAGE_DIM, NOISE_DIM_LOW, NOISE_DIM_HIGH = 64, 32, 64
+
+
+def cosine_interpolated_sigma(u: torch.Tensor) -> torch.Tensor:
+    """Quantiles of the interpolated cosine distribution of noise levels (simple diffusion, arXiv 2301.11093).
+
+    The log signal-to-noise ratio of the cosine schedule is −2·log tan(θ), θ running along a line between the limits;
+    a schedule made for `d` pixels is shifted by 2·log(d / IMAGE_DIM), and log-ratios are interpolated in u between the
+    schedules shifted for NOISE_DIM_LOW and for NOISE_DIM_HIGH.
+
+    Args:
+        u: in 0 … 1, any shape; σ falls from 700 at 0 to 0.002 at 1.
+
+    Returns:
+        σ, of u's shape and dtype.
+    """
+    logsnr_first, logsnr_last = (-2 * math.log(sigma / SIGMA_DATA) for sigma in (SIGMA_MAX, SIGMA_MIN))
+
+    def shifted(dim: int) -> torch.Tensor:
+        """log SNR at u for noise made for `dim` pixels a side."""
+        shift = 2 * math.log(dim / IMAGE_DIM)
+        theta_first, theta_last = (math.atan(math.exp((shift - end) / 2)) for end in (logsnr_first, logsnr_last))
+        return shift - 2 * torch.log(torch.tan(theta_first + u * (theta_last - theta_first)))
+
+    logsnr = torch.lerp(shifted(NOISE_DIM_LOW), shifted(NOISE_DIM_HIGH), u)
+    return SIGMA_DATA * torch.exp(-logsnr / 2)
+
+
+def conditioning_dropout(
+    image_token: torch.Tensor, image_latents: torch.Tensor, r: torch.Tensor, probability: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Zero the image token where r < 2p and the image latents where p ≤ r < 3p, for classifier-free guidance.
+
+    Args:
+        image_token: (B, 1, D).
+        image_latents: (B, 4, h, w).
+        r: (B,), uniform in 0 … 1, one number a sample.
+        probability: p, in 0 … 1/3.
+
+    Returns:
+        Both, of the same shapes. Face tokens and poses are never dropped.
+    """
+    keep_token = (r >= 2 * probability)[:, None, None]
+    keep_latents = ((r < probability) | (r >= 3 * probability))[:, None, None, None]
+    return image_token * keep_token, image_latents * keep_latents
+
+
+def denoising_loss(
+    predicted_x0: torch.Tensor, x0: torch.Tensor, sigma: torch.Tensor, face_masks: torch.Tensor
+) -> torch.Tensor:
+    """The mean of (1 + σ²)/σ² · (x̂₀ − x₀)² · (1 + mask), for each sample.
+
+    Args:
+        predicted_x0, x0: (B, F, 4, h, w).
+        sigma: (B,).
+        face_masks: (B, F, 1, h, w) in 0 … 1, 1 at the face.
+
+    Returns:
+        (B,) float32.
+    """
+    weight = ((1 + sigma**2) / sigma**2)[:, None, None, None, None]
+    error = weight * (predicted_x0.float() - x0.float()).square() * (1 + face_masks)
+    return error.flatten(1).mean(1)

@@ -1,0 +1,242 @@
+"""A folder of videos becomes a training data set: frames, skeletons, face masks and the lists that train.py reads.
+
+Each clip is a job of its own for one of several processes; a job that was done is not done again.
+"""
+
+import logging
+import math
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from animation.errors import InputError
+from animation.face.detection import find_face_models
+from animation.face.masks import NO_FACE, SHAPES, FaceMaskSettings, extract_masks
+from animation.frames import list_frames
+from animation.skeletons.settings import SkeletonSettings
+from animation.training.clips import RELEASED_BUCKETS
+from animation.video import VideoFrames, check_part
+from animation.writing import check_writable, write_png
+from DWPose.errors import PoseError
+from DWPose.sessions import DEVICES, find_model
+
+logger = logging.getLogger(__name__)
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".gif")
+
+
+@dataclass(kw_only=True)
+class PreparationSettings:
+    """A preparation's settings, named as the flags of `prepare_data.py`, whose help explains them."""
+
+    root_path: str
+    videos: str | None = None
+    name: str | None = None
+    start: int = 1
+    end: int | None = None
+    fps: float | None = None
+    least_frames: int = 16
+    processes: int = 1
+    detector_path: str = "checkpoints/DWPose/yolox_l.onnx"
+    pose_path: str = "checkpoints/DWPose/dw-ll_ucoco_384.onnx"
+    face_models: str = "models/antelopev2"
+    device: str = "auto"
+    person: str = "track"
+    shape: str = "box"
+    no_face: str = "black"
+
+    def read_inputs(self) -> "list[ClipJob]":
+        """Check everything that can be checked without a network; return a job for each clip.
+
+        Raises:
+            InputError, PoseError: a setting is out of range, there are no clips, a network is missing, or the output
+                is not writable.
+        """
+        check_part(None, None, 1, self.fps)
+        for name, minimum in (("start", 0), ("processes", 1), ("least_frames", 1)):
+            if getattr(self, name) < minimum:
+                raise InputError(f"--{name} {getattr(self, name)} is below {minimum}")
+        if self.end is not None and self.end < self.start:
+            raise InputError(f"--end {self.end} is below --start {self.start}; give the last clip's number")
+        for name, known in (("shape", SHAPES), ("no_face", NO_FACE), ("device", DEVICES)):
+            if getattr(self, name) not in known:
+                raise InputError(f"--{name} {getattr(self, name)!r} is unknown; give one of {', '.join(known)}")
+        if self.name is not None and not re.fullmatch(r"[\w.-]+", self.name):
+            raise InputError(f"--name {self.name!r} is not the name of a folder in {self.root_path}; give rec or vec")
+        find_model(self.detector_path)
+        find_model(self.pose_path)
+        find_face_models(self.face_models)
+        check_writable(Path(self.root_path))
+        jobs = list(self._jobs())
+        if not jobs:
+            part = f" numbered {self.start} to {self.end or 'the last'}"
+            raise InputError(f"{self.videos or self.root_path}: no {'videos' if self.videos else 'clips'}{part} there")
+        return jobs
+
+    def _jobs(self) -> "Iterator[ClipJob]":
+        root = Path(self.root_path)
+        if self.videos is None:  # frames are there already
+            for group in (self.name,) if self.name else RELEASED_BUCKETS:
+                for folder in sorted(root.glob(f"{group}/*/")):
+                    if self._wanted(folder.name):
+                        yield ClipJob(self, None, folder)
+            return
+        source = Path(self.videos)
+        if not source.is_dir():
+            raise InputError(f"{source}: no such folder; give a folder of videos")
+        paths = sorted(path for path in source.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
+        for number, path in enumerate(paths, start=1):
+            folder = f"{number:05d}"
+            if self._wanted(folder):
+                yield ClipJob(self, path, root / (self.name or _group(path)) / folder)
+
+    def _wanted(self, name: str) -> bool:
+        if not name.isdecimal():
+            return self.start <= 1 and self.end is None
+        return self.start <= int(name) and (self.end is None or int(name) <= self.end)
+
+
+def _group(video: Path) -> str:
+    """The released group whose aspect ratio is nearest to a video's; the first for one that cannot be read."""
+    try:
+        width, height = VideoFrames(video).size
+    except InputError:  # told when its turn comes
+        return next(iter(RELEASED_BUCKETS))
+    aspects = {group: size[0] / size[1] for group, size in RELEASED_BUCKETS.items()}
+    return min(aspects, key=lambda group: abs(math.log(width / height / aspects[group])))
+
+
+@dataclass
+class ClipJob:
+    """One clip to prepare: a video, or None where its frames are there, and its folder."""
+
+    settings: PreparationSettings
+    video: Path | None
+    folder: Path
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is a skeleton and a mask for every frame."""
+        try:
+            counts = {len(list_frames(self.folder / name)) for name in ("images", "poses", "faces")}
+        except InputError:
+            return False
+        return len(counts) == 1
+
+    def run(self) -> str | None:
+        """Write what is missing of images/, poses/ and faces/; why the clip is of no use, or None.
+
+        Each folder of frames and of skeletons appears whole; masks are written one by one.
+        """
+        if self.complete:
+            return None
+        settings, images = self.settings, self.folder / "images"
+        try:
+            if not images.is_dir():
+                if self.video is None:
+                    return "no images/ folder in it"
+                self._write_frames(images)
+            count = len(list_frames(images))
+            if count < settings.least_frames:
+                return f"{count} frames, fewer than --least_frames {settings.least_frames}"
+            self._write_skeletons(images)
+            masks = FaceMaskSettings(
+                image_folder=str(images), masks_folder=str(self.folder / "faces"), shape=settings.shape,
+                no_face=settings.no_face, face_models=settings.face_models,
+                dwpose_models=str(Path(settings.pose_path).parent),
+                device="cuda" if settings.device == "cuda" else "cpu",
+            )  # fmt: skip
+            extract_masks(masks, masks.read_inputs())
+        except (InputError, PoseError) as error:
+            return str(error)
+        return None
+
+    def _write_frames(self, images: Path) -> None:
+        """Write a video's frames, upright, as images/frame_0.png …, all or nothing."""
+        partial = images.with_name(".images.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            for i, frame in enumerate(VideoFrames(self.video, fps=self.settings.fps)):
+                write_png(partial / f"frame_{i}.png", frame)
+            partial.replace(images)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _write_skeletons(self, images: Path) -> None:
+        from animation.skeletons.extraction import extract
+
+        settings, poses = self.settings, self.folder / "poses"
+        if poses.is_dir() and len(list(poses.glob("frame_*.png"))) == len(list_frames(images)):
+            return
+        skeletons = SkeletonSettings(
+            poses_folder_path=str(poses), target_image_folder_path=str(images), detector_path=settings.detector_path,
+            pose_path=settings.pose_path, device=settings.device, alignment="none", person=settings.person,
+        )  # fmt: skip
+        extract(skeletons, skeletons.read_inputs())
+
+
+def prepare(settings: PreparationSettings, jobs: list[ClipJob]) -> dict[str, str]:
+    """Prepare every clip, and list those that are complete in `video_rec_path.txt` and `video_vec_path.txt`.
+
+    Args:
+        settings: of the run.
+        jobs: what `settings.read_inputs()` returned.
+
+    Returns:
+        The folders that are of no use, and why.
+    """
+    failed: dict[str, str] = {}
+    with tqdm(total=len(jobs), desc="preparing", unit="clip") as progress:
+        for folder, reason in _run(jobs, settings.processes):
+            if reason is not None:
+                failed[folder] = reason
+                logger.warning("%s: left out: %s", folder, reason)
+            progress.update()
+    for group in sorted({job.folder.parent for job in jobs}):
+        write_list(group, failed)
+    logger.info("%d of %d clips are complete", len(jobs) - len(failed), len(jobs))
+    return failed
+
+
+def _run(jobs: list[ClipJob], processes: int) -> Iterator[tuple[str, str | None]]:
+    """Each job's folder and result, as they end."""
+    if processes == 1:
+        yield from ((str(job.folder), job.run()) for job in jobs)
+        return
+    context = multiprocessing.get_context("spawn")  # onnxruntime's threads do not survive a fork
+    with ProcessPoolExecutor(min(processes, len(jobs)), context, initializer=_quiet) as pool:
+        running = {pool.submit(job.run): job for job in jobs}
+        try:
+            for future in as_completed(running):
+                yield str(running[future].folder), future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _quiet() -> None:
+    """A worker ends at an interrupt and shows nothing: bars of several processes would garble each other."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  for the worker's life
+
+
+def write_list(group: Path, failed: dict[str, str]) -> Path:
+    """List a group's complete clips, rec/ in video_rec_path.txt beside it, whole or not at all."""
+    clips = [folder for folder in sorted(group.glob("*/")) if (folder / "faces").is_dir() and str(folder) not in failed]
+    path = group.parent / f"video_{group.name}_path.txt"
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text("".join(f"{clip.resolve()}\n" for clip in clips), encoding="utf-8")
+    partial.replace(path)
+    logger.info("%s: %d clips", path, len(clips))
+    return path

@@ -1,0 +1,119 @@
+"""A folder of videos becomes a data set that training reads; the same command goes on where it was stopped."""
+
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import prepare_data
+from animation import cli
+from animation.frames import list_frames
+from animation.training.check import check_data
+from animation.training.clips import read_buckets, read_clip
+from animation.training.preparation import ClipJob, PreparationSettings
+from animation.writing import write_mp4
+from tests import synthetic
+from tests.face_models import write_face_models
+from tests.pose_models import write_models
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    """Flags that name stand-in networks."""
+    folder = tmp_path_factory.mktemp("networks")
+    write_models(folder / "DWPose")
+    return {
+        "--detector_path": folder / "DWPose" / "yolox_l.onnx",
+        "--pose_path": folder / "DWPose" / "dw-ll_ucoco_384.onnx",
+        "--face_models": write_face_models(folder / "faces", ((320, 160, 60),)),
+        "--device": "cpu",
+    }
+
+
+@pytest.fixture
+def videos(tmp_path):
+    """A square video, a tall one, a short one and a damaged one."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name, size, count in (("a", (64, 64), 5), ("b", (64, 128), 4), ("c", (64, 64), 2)):
+        frames = [np.asarray(synthetic.draw_person(size, 0.2 * i, skeleton=False)) for i in range(count)]
+        write_mp4(folder / f"{name}.mp4", iter(frames), 10)
+    (folder / "d.mp4").write_bytes(b"no video")
+    (folder / "notes.txt").write_text("not a video")
+    return folder
+
+
+def run(monkeypatch, flags):
+    arguments = [str(part) for pair in flags.items() for part in pair]
+    monkeypatch.setattr(sys, "argv", ["prepare_data.py", *arguments])
+    try:
+        cli.run(prepare_data.main)
+    except SystemExit as error:
+        return error.code
+    return 0
+
+
+def names(folder):
+    return [path.name for path in list_frames(folder)]
+
+
+def test_videos_become_a_data_set(monkeypatch, networks, videos, tmp_path, caplog):
+    root = tmp_path / "data"
+    flags = {**networks, "--videos": videos, "--root_path": root, "--least_frames": 3}
+    with caplog.at_level("INFO", "animation"):
+        assert run(monkeypatch, flags) == 0
+    for folder, count in ((root / "rec" / "00001", 5), (root / "vec" / "00002", 4)):
+        frames = [f"frame_{i}.png" for i in range(count)]
+        assert names(folder / "images") == names(folder / "poses") == names(folder / "faces") == frames
+        clip = read_clip(folder)
+        assert (clip.missing_poses, clip.missing_masks) == (0, 0)
+        sizes = {Image.open(path).size for path in (*clip.images, *clip.poses, *clip.masks)}
+        assert len(sizes) == 1
+        assert {0, 255} >= set(np.unique(np.asarray(Image.open(clip.masks[0])))) > {0}
+    assert (root / "video_rec_path.txt").read_text() == f"{(root / 'rec' / '00001').resolve()}\n"
+    assert (root / "video_vec_path.txt").read_text() == f"{(root / 'vec' / '00002').resolve()}\n"
+    assert f"{root / 'rec' / '00003'}: left out: 2 frames, fewer than --least_frames 3" in caplog.text
+    assert f"{root / 'rec' / '00004'}: left out: {videos / 'd.mp4'}: not a readable video" in caplog.text
+    lists = [(64, 64, root / "video_rec_path.txt"), (64, 128, root / "video_vec_path.txt")]
+    assert "1 of 1 clips can be trained on" in check_data(read_buckets(lists), 3, 0, 1)
+
+
+def test_it_goes_on_where_it_was_stopped(monkeypatch, networks, videos, tmp_path):
+    root = tmp_path / "data"
+    flags = {**networks, "--videos": videos, "--root_path": root, "--least_frames": 3, "--end": 2}
+    assert run(monkeypatch, flags) == 0
+    whole = {path: path.read_bytes() for path in root.rglob("*.png")}
+    times = {path: path.stat().st_mtime_ns for path in whole}
+    shutil.rmtree(root / "vec" / "00002" / "poses")
+    (root / "vec" / "00002" / "faces" / "frame_2.png").unlink()
+    assert run(monkeypatch, flags | {"--processes": 2}) == 0
+    assert {path: path.read_bytes() for path in root.rglob("*.png")} == whole
+    kept = {path for path in whole if path.stat().st_mtime_ns == times[path]}
+    assert {path for path in whole if path.parent.name == "images"} <= kept
+    assert {path for path in whole if "rec" in path.parts} <= kept
+
+
+def test_frames_that_are_there_already(monkeypatch, networks, tmp_path):
+    (clip,) = synthetic.write_clips(tmp_path / "data" / "rec", 1, (64, 64), 3)
+    for folder in ("poses", "faces"):
+        shutil.rmtree(clip / folder)
+    settings = PreparationSettings(root_path=str(tmp_path / "data"))
+    assert not ClipJob(settings, None, clip).complete
+    flags = {**networks, "--root_path": tmp_path / "data", "--name": "rec", "--least_frames": 3}
+    assert run(monkeypatch, flags) == 0
+    assert ClipJob(settings, None, clip).complete
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"--videos": "none"}, "none: no such folder"), ({"--start": 9}, "no videos numbered 9 to the last"),
+     ({"--end": 0}, "--end 0 is below --start 1"), ({"--fps": 0}, "--fps 0"), ({"--name": "a/b"}, "--name 'a/b'"),
+     ({"--pose_path": "none.onnx"}, "none.onnx"), ({"--processes": 0}, "--processes 0")],
+)  # fmt: skip
+def test_bad_input_is_one_line(monkeypatch, capsys, networks, videos, tmp_path, changes, message):
+    flags = {**networks, "--videos": videos, "--root_path": tmp_path / "data"}
+    assert run(monkeypatch, flags | changes) == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not (tmp_path / "data").exists()
