@@ -1,0 +1,119 @@
+import argparse
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from DWPose.detector import PersonDetector
+from recipes import detectors, loop, pose_estimator, recogniser
+
+
+def arguments(folder, steps):
+    return argparse.Namespace(
+        state=folder, steps=steps, batch_size=4, learning_rate=5e-2, workers=0, device="cpu", export_only=False
+    )
+
+
+def make_number(number):
+    return {"x": np.random.default_rng(number).standard_normal(3).astype(np.float32)}
+
+
+def squared(model, batch):
+    return {"error": (model(batch["x"]) - batch["x"].sum(1, keepdim=True)).square().mean()}
+
+
+def trained(folder, *stops):
+    for steps in stops:
+        torch.manual_seed(0)
+        model = loop.train("line", nn.Linear(3, 1), squared, make_number, arguments(folder, steps))
+    return model
+
+
+def test_training_is_reproducible_learns_and_keeps_a_log(tmp_path):
+    first, second = trained(tmp_path / "a", 300), trained(tmp_path / "b", 300)
+    torch.testing.assert_close(first.weight, second.weight, rtol=0, atol=0)
+    lines = [json.loads(line) for line in (tmp_path / "a" / "line.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [50, 100, 150, 200, 250, 300]
+    assert lines[-1]["error"] < 0.1 * lines[0]["error"]
+
+
+def test_training_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    whole = trained(tmp_path / "whole", 40)
+    calls = []
+
+    def interrupted(model, batch):
+        calls.append(1)
+        if len(calls) == 13:
+            import os
+            import signal
+
+            os.kill(os.getpid(), signal.SIGTERM)
+        return squared(model, batch)
+
+    torch.manual_seed(0)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train("line", nn.Linear(3, 1), interrupted, make_number, arguments(tmp_path / "cut", 40))
+    model = trained(tmp_path / "cut", 40)
+    torch.testing.assert_close(model.weight, whole.weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["person", "face"])
+def test_detector_samples_and_loss(kind):
+    samples = [detectors.make_sample(kind, number) for number in range(4)]
+    np.testing.assert_array_equal(samples[0]["image"], detectors.make_sample(kind, 0)["image"])
+    batch = {key: torch.from_numpy(np.stack([sample[key] for sample in samples])) for key in samples[0]}
+    assert batch["image"].shape == (4, 3, 160, 160)
+    assert (batch["boxes"][:, 0, 2:] > batch["boxes"][:, 0, :2]).any()
+    torch.manual_seed(0)
+    model = detectors.Detector()
+    losses = detectors.detection_loss(kind, model, batch)
+    assert set(losses) == {"score", "box", *(["landmarks"] if kind == "face" else [])}
+    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    for _ in range(15):
+        optimizer.zero_grad()
+        loss = sum(detectors.detection_loss(kind, model, batch).values())
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.7 * sum(losses.values())
+
+
+def test_yolox_outputs_mean_what_the_detector_reads():
+    """One confident cell whose distances are known comes out as its box."""
+
+    class OneCell(nn.Module):
+        def forward(self, images):
+            grids = [torch.full((1, 15, 640 // s, 640 // s), -9.0) for s in detectors.STRIDES]
+            grids[1][0, :5, 7, 11] = torch.tensor([9.0, *np.log([2.0, 3.0, 4.0, 5.0])])
+            return grids
+
+    output = detectors.AsYolox(OneCell())(torch.zeros(1, 3, 640, 640))
+    assert output.shape == (1, 8400, 85)
+    reader = PersonDetector.__new__(PersonDetector)
+    from DWPose.detector import _grid
+
+    reader.grid, reader.strides = _grid(640)
+    (box,) = reader._people(output[0].numpy(), 1.0)
+    np.testing.assert_allclose(box, [(11 - 2) * 16, (7 - 3) * 16, (11 + 4) * 16, (7 + 5) * 16], rtol=1e-5)
+
+
+def test_pose_samples_and_outputs():
+    sample = pose_estimator.make_sample(3)
+    assert sample["image"].shape == (3, 384, 288)
+    assert sample["keypoints"].shape == (133, 2)
+    assert sample["present"].any()
+    torch.manual_seed(0)
+    model = pose_estimator.TinyPose()
+    losses = pose_estimator.simcc_loss(model, {key: torch.from_numpy(value)[None] for key, value in sample.items()})
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    columns, rows = pose_estimator.AsDwpose(model.eval())(torch.zeros(1, 3, 384, 288))
+    assert (columns.shape, rows.shape) == ((1, 133, 576), (1, 133, 768))
+    torch.testing.assert_close(columns.amax(-1), rows.amax(-1))
+    assert columns.max() <= 1
+
+
+def test_recogniser_sample():
+    sample = recogniser.make_sample(5)
+    assert sample["image"].shape == (3, 112, 112)
+    assert 0 <= sample["who"] < recogniser.PEOPLE
