@@ -28,8 +28,8 @@ class AxisFit:
     offset: np.ndarray
     keypoint_ids: np.ndarray
 
-    def __call__(self, keypoints: np.ndarray) -> np.ndarray:
-        """Move key points (…, 2) in 0..1 of the driver's frame to 0..1 of the photo."""
+    def __call__(self, keypoints: np.ndarray, scores: np.ndarray | None = None) -> np.ndarray:
+        """Move key points (…, 2) in 0..1 of the driver's frame to 0..1 of the photo, whatever their scores."""
         return keypoints * self.scale + self.offset
 
 

@@ -176,10 +176,11 @@ def _fill(frames: Sequence[People], absent: np.ndarray, missing: str) -> list[Pe
 
 
 def _stack(frames: Sequence[People], mapping: Callable, video_size: tuple[int, int], size: tuple[int, int]) -> Drawn:
+    scores = np.concatenate([people.scores for people in frames])
     return Drawn(
         np.repeat(np.arange(len(frames)), [len(people) for people in frames]),
-        mapping(np.concatenate([people.keypoints for people in frames]) / video_size),
-        np.concatenate([people.scores for people in frames]),
+        mapping(np.concatenate([people.keypoints for people in frames]) / video_size, scores),
+        scores,
         size,
         len(frames),
     )

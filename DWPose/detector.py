@@ -10,7 +10,7 @@ from DWPose.sessions import check_shapes, open_session
 STRIDES = (8, 16, 32)
 PADDING = 114  # grey level around the picture
 NUM_CLASSES, PERSON = 80, 0  # COCO's
-PERSON_SCORE = 0.3
+CANDIDATE_SCORE, PERSON_SCORE = 0.1, 0.3
 OVERLAP = 0.45  # intersection over union above which the weaker box is dropped
 
 
@@ -28,7 +28,8 @@ class PersonDetector:
     def __init__(self, path: str | Path, device: str = "auto"):
         self.session = open_session(path, device)
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        side = inputs[0].shape[-1] if len(inputs[0].shape) == 4 else None
+        sides = set(inputs[0].shape[2:]) if len(inputs[0].shape) == 4 else set()
+        side = sides.pop() if len(sides) == 1 else None
         self.side = side if isinstance(side, int) else 640
         self.grid, self.strides = _grid(self.side)
         check_shapes(
@@ -54,12 +55,13 @@ class PersonDetector:
 
     def _people(self, output: np.ndarray, ratio: float) -> np.ndarray:
         scores = output[:, 4] * output[:, 5 + PERSON]
-        sure = scores > PERSON_SCORE  # a weaker box never suppresses a surer one, so it may go first
-        output, strides = output[sure], self.strides[sure]
-        centres = (output[:, :2] + self.grid[sure]) * strides
+        candidates = scores > CANDIDATE_SCORE
+        output, scores, strides = output[candidates], scores[candidates], self.strides[candidates]
+        centres = (output[:, :2] + self.grid[candidates]) * strides
         sizes = np.exp(output[:, 2:4]) * strides
         boxes = np.concatenate([centres - sizes / 2, centres + sizes / 2], axis=1) / ratio
-        return boxes[suppress(boxes, scores[sure])]
+        kept = suppress(boxes, scores)
+        return boxes[kept[scores[kept] > PERSON_SCORE]]
 
 
 def letterbox(image: np.ndarray, side: int) -> tuple[np.ndarray, float]:

@@ -7,7 +7,7 @@ import numpy as np
 from DWPose.alignment import FITTED
 from DWPose.drawing import LIMBS
 from DWPose.errors import PoseError
-from DWPose.keypoints import CONFIDENCE, FACE, LEFT_HAND, NECK, NOSE, RIGHT_HAND
+from DWPose.keypoints import BODY, CONFIDENCE, FACE, LEFT_HAND, NECK, NOSE, RIGHT_HAND
 
 BONES = LIMBS  # from the neck outwards: each bone's first point is placed before its second
 MIRRORED = (1, 0, 4, 5, 2, 3, 9, 10, 11, 6, 7, 8, 12, 15, 16, 13, 14)  # each bone's twin on the other side
@@ -33,31 +33,48 @@ class LimbFit:
         ratios: (17,) of each bone's full length in the photo to the driver's.
         face_ratio: of the sizes of the faces.
         scale: of the neck's path, the median ratio.
+        necks: (18, 2), where the driver's neck mostly is from each body point, pixels; NaN where it never shows.
         offset: (2,), pixels of the photo.
         size, photo_size: (2,) widths and heights, pixels.
+        confidence: points with larger scores are visible.
     """
 
     ratios: np.ndarray
     face_ratio: float
     scale: float
+    necks: np.ndarray
     offset: np.ndarray
     size: np.ndarray
     photo_size: np.ndarray
+    confidence: float
 
-    def __call__(self, keypoints: np.ndarray) -> np.ndarray:
-        """Move key points (…, 134, 2) in 0..1 of the driver's frame to 0..1 of the photo."""
-        return (self._rebuild(keypoints * self.size) + self.offset) / self.photo_size
+    def __call__(self, keypoints: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """Move key points (N, 134, 2) in 0..1 of the driver's frame, with scores (N, 134), to 0..1 of the photo."""
+        return (self._rebuild(keypoints * self.size, scores > self.confidence) + self.offset) / self.photo_size
 
-    def _rebuild(self, pixels: np.ndarray) -> np.ndarray:
+    def _rebuild(self, pixels: np.ndarray, visible: np.ndarray) -> np.ndarray:
+        """Bone by bone; what hangs on a hidden point hangs on the nearest visible one towards the neck instead."""
         rebuilt = np.zeros(pixels.shape)
-        rebuilt[..., NECK, :] = pixels[..., NECK, :] * self.scale
+        held, moved = pixels.copy(), rebuilt.copy()  # for each point what hangs on it hangs on, before and after
+        held[:, NECK] = np.where(visible[:, NECK, None], pixels[:, NECK], self._guess_necks(pixels, visible))
+        rebuilt[:, NECK] = moved[:, NECK] = held[:, NECK] * self.scale
         for (a, b), ratio in zip(BONES, self.ratios, strict=True):
-            rebuilt[..., b, :] = rebuilt[..., a, :] + (pixels[..., b, :] - pixels[..., a, :]) * ratio
+            rebuilt[:, b] = moved[:, a] + (pixels[:, b] - held[:, a]) * ratio
+            shown = visible[:, b, None]
+            held[:, b], moved[:, b] = (
+                np.where(shown, pixels[:, b], held[:, a]),
+                np.where(shown, rebuilt[:, b], moved[:, a]),
+            )
         for points, leader, bone in FOLLOWERS:
             ratio = self.face_ratio if points is FACE else self.ratios[BONES.index(bone)]
-            offsets = pixels[..., points, :] - pixels[..., leader : leader + 1, :]
-            rebuilt[..., points, :] = rebuilt[..., leader : leader + 1, :] + offsets * ratio
+            rebuilt[:, points] = moved[:, None, leader] + (pixels[:, points] - held[:, None, leader]) * ratio
         return rebuilt
+
+    def _guess_necks(self, pixels: np.ndarray, visible: np.ndarray) -> np.ndarray:
+        """(N, 2), from the visible body points; where nothing is visible, as it stands."""
+        telling = visible[:, BODY, None] & np.isfinite(self.necks)
+        guesses = np.where(telling, pixels[:, BODY] + self.necks, 0).sum(axis=1)
+        return np.where(telling.any(axis=1), guesses / np.maximum(telling.sum(axis=1), 1), pixels[:, NECK])
 
 
 def fit_limbs(
@@ -106,12 +123,25 @@ def fit_limbs(
     face_ratio = _face_ratio(photo_pixels, photo_visible, pixels, visible)
     if face_ratio is None:
         face_ratio = ratios[BONES.index((NECK, NOSE))]
-    fit = LimbFit(ratios, face_ratio, scale, np.zeros(2), size, photo_size)
-    rebuilt = fit._rebuild(pixels)[:, FITTED]  # (F, 14, 2)
+    necks = _typical_necks(pixels[:, BODY], visible[:, BODY])
+    fit = LimbFit(ratios, face_ratio, scale, necks, np.zeros(2), size, photo_size, confidence)
+    rebuilt = fit._rebuild(pixels, visible)[:, FITTED]  # (F, 14, 2)
     shared = (visible & photo_visible)[:, FITTED]
     if shared.any():
         fit.offset = (photo_pixels[list(FITTED)] - rebuilt)[shared].mean(axis=0)
     return fit
+
+
+def _typical_necks(body: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """The median way to the neck from each body point, (F, 18, 2) → (18, 2); NaN where both never show at once."""
+    both = visible & visible[:, NECK, None]
+    ways = body[:, NECK, None] - body
+    return np.array(
+        [
+            np.median(way[seen], axis=0) if seen.any() else (np.nan, np.nan)
+            for way, seen in zip(ways.swapaxes(0, 1), both.T, strict=True)
+        ]
+    )
 
 
 def _face_ratio(photo_pixels, photo_visible, pixels, visible) -> float | None:

@@ -29,7 +29,8 @@ class PoseEstimator:
     def __init__(self, path: str | Path, device: str = "auto"):
         self.session = open_session(path, device)
         tensor = self.session.get_inputs()[0]
-        sizes = tensor.shape[-2:] if len(tensor.shape) == 4 else (None, None)
+        named = {output.name for output in self.session.get_outputs()} >= {"simcc_x", "simcc_y"}
+        sizes = tensor.shape[-2:] if named and len(tensor.shape) == 4 else (None, None)
         self.height, self.width = (n if isinstance(n, int) else free for n, free in zip(sizes, (384, 288), strict=True))
         shapes = {"input": tensor.shape} | {output.name: output.shape for output in self.session.get_outputs()}
         check_shapes(

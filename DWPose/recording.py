@@ -96,6 +96,8 @@ def load_recording(path: str | Path) -> Recording:
     if not path.is_file():
         raise PoseError(f"{path}: no such file; give the keypoints.npz that skeleton_extraction.py wrote")
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is no .npz archive")
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
         if arrays["format"] != FORMAT:

@@ -86,7 +86,7 @@ def check_shapes(path: str | Path, found: dict[str, list], expected: dict[str, t
     if set(found) != set(expected) or not all(map(fits, expected)):
         raise PoseError(
             f"{path}: another network than DWPose's; expected {_describe(expected)}; found {_describe(found)}; "
-            f"download {Path(path).name} of FrancisRing/StableAnimator again"
+            "check that the networks' paths are not mixed up, or download it from FrancisRing/StableAnimator again"
         )
 
 

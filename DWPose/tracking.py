@@ -12,6 +12,7 @@ LEAST_OVERLAP = 0.1  # intersection over union with where a person is expected
 LARGEST_STEP = 0.5  # of the box's longer side: how far a person may have moved where nothing overlaps
 LARGEST_GROWTH = 2  # ratio of areas, there
 LEAST_VISIBLE = 4  # body points that make a person of a picture in which the detector found nobody
+MEMORY = 90  # frames after which an unseen person is forgotten
 COASTING = 5  # frames for which an unseen person is expected to go on moving
 CHOICES = ("track", "largest", "all")  # or a number
 
@@ -55,9 +56,10 @@ def identify(frames: Sequence[People]) -> list[np.ndarray]:
     """Number the people of a video: the same person has the same number in all frames.
 
     Everybody is followed at once, so that nobody takes the number of another who is still there: first by overlap with
-    where each is expected, then with where each was last seen, then, one frame later at most, by nearness at a like
-    size. A picture in which the detector found nobody says nothing of where its person is: it goes to the person who
-    was seen last, or is the first to be seen.
+    where each is expected, then with where each was last seen, unless on the way to elsewhere, then, one frame later at
+    most, by nearness at a like size. Who was not seen for `MEMORY` frames is forgotten. A picture in which the detector
+    found nobody says nothing of where its person is: it goes to the person who was seen last, or is the first to be
+    seen.
 
     Args:
         frames: the people of each frame.
@@ -76,11 +78,14 @@ def identify(frames: Sequence[People]) -> list[np.ndarray]:
         number = np.full(len(boxes), -1)
         if tracks and len(boxes):
             seen = np.stack([track.box for track in tracks])
-            recent = np.array([track.frame == frame - 1 for track in tracks])
             expected = np.stack([track.expected(frame) for track in tracks])
-            _assign(number, overlaps(expected, boxes), LEAST_OVERLAP)
-            _assign(number, overlaps(seen, boxes), LEAST_OVERLAP)
-            _assign(number, np.where(recent[:, None], _nearness(seen, boxes), 0), 0)
+            gaps = np.array([[frame - track.frame] for track in tracks])  # (tracks, 1)
+            # Who moved on, or was away for long, is not whoever stands there now.
+            stayed = (gaps == 1) | (overlaps(expected, seen).diagonal()[:, None] > LEAST_OVERLAP)
+            known = gaps <= MEMORY
+            _assign(number, np.where(known, overlaps(expected, boxes), 0), LEAST_OVERLAP)
+            _assign(number, np.where(known & stayed, overlaps(seen, boxes), 0), LEAST_OVERLAP)
+            _assign(number, np.where(gaps == 1, _nearness(seen, boxes), 0), 0)
         for k, box in enumerate(boxes):
             if number[k] < 0:
                 number[k] = len(tracks)
@@ -115,7 +120,8 @@ def choose(frames: Sequence[People], numbers: Sequence[np.ndarray], person: str 
 def _most_prominent(frames: Sequence[People], numbers: Sequence[np.ndarray]) -> int:
     totals = np.zeros(max((number.max() + 1 for number in numbers if len(number)), default=1))
     for people, number in zip(frames, numbers, strict=True):
-        np.add.at(totals, number, _areas(people.boxes))
+        if people.detected:  # else the box is the whole picture
+            np.add.at(totals, number, _areas(people.boxes))
     return int(totals.argmax())
 
 

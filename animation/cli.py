@@ -51,7 +51,7 @@ def run(main: Callable[[], None]) -> None:
     except RunError as error:
         sys.exit(_say(error, 1))
     except OSError as error:
-        sys.exit(_say(f"{error.filename or 'a file'}: {error.strerror or error}", 1))
+        sys.exit(_say(f"{error.filename or 'writing failed'}: {error.strerror or error}", 1))
     except KeyboardInterrupt:
         sys.exit(_say("interrupted; nothing half-written was left", 130))
 

@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 
 FOLDER_FPS = 30.0  # of a frame folder, which does not say
 LARGEST_FPS = 240
+TIME_TOLERANCE = 1e-6  # seconds
+LONGEST_GAP = 4.5  # frames between two neighbours, before it is told
+MISSING_END = 0.2  # seconds, beside two frames, that may be missing at the end of what a file declares
 
 
 class VideoFrames:
@@ -57,7 +60,7 @@ class VideoFrames:
             self._frame_seconds = 1 / rate
             duration = float(stream.duration * stream.time_base) if stream.duration else None
             if duration is None and container.duration:
-                duration = container.duration / av.time_base
+                duration = (container.duration - (container.start_time or 0)) / av.time_base
         self.fps = (fps or rate) / stride
         self.estimated_length = None
         if duration is not None:
@@ -93,17 +96,17 @@ class VideoFrames:
     def _timed(self) -> Iterator[av.VideoFrame]:
         """The frames of the part that is wanted, at the rate that is wanted."""
         if self._fps is None:
-            yield from (image for time, image in self._decoded() if time >= self.start)
+            yield from (image for time, image in self._decoded() if time >= self.start - TIME_TOLERANCE)
             return
         ticks = (self.start + k / self._fps for k in itertools.count())
         tick, shown, time = next(ticks), None, 0.0
         for time, image in self._decoded():
-            while shown is not None and tick < time - 1e-6:
+            while shown is not None and tick < time - TIME_TOLERANCE:
                 yield shown
                 tick = next(ticks)
             shown = image
         last = min(time + self._frame_seconds, self.end or float("inf"))
-        while shown is not None and tick < last - 1e-6:
+        while shown is not None and tick < last - TIME_TOLERANCE:
             yield shown
             tick = next(ticks)
 
@@ -118,8 +121,11 @@ class VideoFrames:
             time = self.start - self._frame_seconds if self.start else -self._frame_seconds
             try:
                 for image in container.decode(stream):
-                    time = time + self._frame_seconds if image.time is None else image.time - origin
-                    if self.end is not None and time >= self.end - 1e-6:
+                    before, time = time, time + self._frame_seconds if image.time is None else image.time - origin
+                    if time - before > LONGEST_GAP * self._frame_seconds and before >= self.start:
+                        logger.warning("%s: no frames between %.2f and %.2f s: it is damaged, or of a variable rate, "
+                                       "which --fps makes even", self.path, before, time)  # fmt: skip
+                    if self.end is not None and time >= self.end - TIME_TOLERANCE:
                         return
                     yield time, image
             except av.error.FFmpegError as error:
@@ -127,6 +133,11 @@ class VideoFrames:
                     f"{self.path}: damaged at {max(time, 0):.2f} s ({error.strerror}); make it again, or stop before "
                     f"it with --end {max(time, 0):.2f}"
                 ) from None
+            declared = _declared_seconds(stream)
+            time += self._frame_seconds
+            if declared is not None and time < declared - MISSING_END - 2 * self._frame_seconds:
+                raise InputError(f"{self.path}: broken off at {time:.2f} s of {declared:.2f} s; make it again, or take "
+                                 f"what is there with --end {time:.2f}")  # fmt: skip
 
     def _open(self):
         try:
@@ -221,12 +232,16 @@ def read_ahead(items: Iterable, buffer: int = 8) -> Iterator:
         try:
             for item in items:
                 if not put("item", item):
-                    return
-            put("end", None)
+                    break
+            else:
+                put("end", None)
         except BaseException as error:
             put("error", error)
+        finally:
+            getattr(items, "close", lambda: None)()
 
-    threading.Thread(target=work, daemon=True).start()
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
     try:
         while True:
             kind, value = waiting.get()
@@ -237,6 +252,19 @@ def read_ahead(items: Iterable, buffer: int = 8) -> Iterator:
             yield value
     finally:
         stopped.set()
+        thread.join()  # a library that is still at work when Python ends may abort it
+
+
+def _declared_seconds(stream) -> float | None:
+    """How long a video stream says that it is, other streams apart; None where it does not."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    parts = stream.metadata.get("DURATION", "").split(":")  # Matroska's, by hours, minutes and seconds
+    try:
+        hours, minutes, seconds = map(float, parts)
+    except ValueError:
+        return None
+    return 3600 * hours + 60 * minutes + seconds - float((stream.start_time or 0) * stream.time_base)
 
 
 def _upright(image: av.VideoFrame) -> np.ndarray:

@@ -189,8 +189,10 @@ def publish_frames(source: Path, folder: Path, count: int) -> None:
     folder.mkdir(exist_ok=True)
     for i in range(count):
         (source / f"frame_{i}.png").replace(folder / f"frame_{i}.png")
-    for path in itertools.takewhile(Path.exists, (folder / f"frame_{i}.png" for i in itertools.count(count))):
-        path.unlink()
+    for path in folder.glob("frame_*.png"):
+        number = path.stem.removeprefix("frame_")
+        if number.isdecimal() and int(number) >= count:
+            path.unlink()
 
 
 def check_writable(folder: Path) -> None:

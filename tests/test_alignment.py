@@ -88,7 +88,7 @@ def limbs():
 def test_limb_keeps_the_photo_s_bones_and_the_driver_s_angles(limbs):
     driver, photo, scores, photo_scores = limbs
     fit = fit_limbs(photo / PHOTO_SIZE, photo_scores, PHOTO_SIZE, driver / SIZE, scores, SIZE)
-    rebuilt = fit(driver / SIZE) * PHOTO_SIZE
+    rebuilt = fit(driver / SIZE, scores) * PHOTO_SIZE
     lengths = np.linalg.norm(bones(rebuilt), axis=-1)
     np.testing.assert_allclose(
         lengths, np.broadcast_to(np.linalg.norm(bones(photo), axis=-1), lengths.shape), rtol=0.01
@@ -125,8 +125,22 @@ def test_a_shortened_bone_stays_shortened(limbs):
     driver, photo, scores, photo_scores = limbs
     driver[5, 4] = driver[5, 3] + 0.2 * (driver[5, 4] - driver[5, 3])  # a forearm towards the viewer
     fit = fit_limbs(photo / PHOTO_SIZE, photo_scores, PHOTO_SIZE, driver / SIZE, scores, SIZE)
-    lengths = np.linalg.norm(bones(fit(driver / SIZE) * PHOTO_SIZE), axis=-1)[:, BONES.index((3, 4))]
+    lengths = np.linalg.norm(bones(fit(driver / SIZE, scores) * PHOTO_SIZE), axis=-1)[:, BONES.index((3, 4))]
     assert lengths[5] == pytest.approx(0.2 * lengths[0])
+
+
+@pytest.mark.parametrize("hidden", [3, 6, 9, 1, 2, 0])
+def test_a_hidden_joint_does_not_move_what_is_visible(limbs, hidden):
+    driver, photo, scores, photo_scores = limbs
+    fit = fit_limbs(photo / PHOTO_SIZE, photo_scores, PHOTO_SIZE, driver / SIZE, scores, SIZE)
+    before = fit(driver / SIZE, scores) * PHOTO_SIZE
+    lost, lost_scores = driver.copy(), scores.copy()
+    lost[7, hidden], lost_scores[7, hidden] = (-1e4, -1e4), 0
+    after = fit(lost / SIZE, lost_scores) * PHOTO_SIZE
+    others = [k for k in range(18) if k != hidden]
+    height = np.ptp(photo[:18], axis=0).max()
+    assert np.abs(after - before)[7, others].max() < 0.5 * height  # far from the 10 000 pixels of the lost one
+    np.testing.assert_array_equal(np.delete(after, 7, axis=0), np.delete(before, 7, axis=0))
 
 
 def test_limbs_need_bones(limbs):

@@ -135,6 +135,8 @@ def test_again_from_key_points_without_networks(flags, tmp_path, monkeypatch, mo
     monkeypatch.setattr(estimation, "Wholebody", None)
     only = {"poses_folder_path": str(tmp_path / "again"), "keypoints": str(keypoints)}
     np.testing.assert_array_equal(run(only), everything)
+    with pytest.raises(InputError, match="which part of a driver is taken"):
+        run(only, stride=2)
     np.testing.assert_array_equal(run(only, smooth=True, alignment="limb"), smooth)
     assert (everything != smooth).any()
     with pytest.raises(TypeError):  # the control: without the key points the networks are needed
@@ -247,6 +249,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(flags, tmp_path, models):
     (tmp_path / "broken" / "frame_1.png").write_bytes(b"PNG?")
     (tmp_path / "text.mp4").write_text("text")
     (tmp_path / "file").touch()
+    (tmp_path / "folder.mp4").mkdir()
     pointer, page, noise = (tmp_path / f"{name}.onnx" for name in ("pointer", "page", "noise"))
     pointer.write_text("version https://git-lfs.github.com/spec/v1")
     page.write_text("<!doctype html><html>")
@@ -267,8 +270,11 @@ def test_bad_input_is_one_line_and_leaves_nothing(flags, tmp_path, models):
         ({"pose_path": str(pointer)}, "a git-lfs pointer"),
         ({"pose_path": str(page)}, "a web page"),
         ({"detector_path": str(noise)}, "noise.onnx: not a network that onnxruntime can open"),
-        ({"detector_path": str(models[1])}, r"expected input \(1, 3, .*found input \(1, 3, 384, 288\)"),
-        ({"pose_path": str(models[0])}, r"expected .*simcc_x \(1, 133, .*found .*output \(1, 8400, 85\)"),
+        ({"detector_path": str(models[1])}, r"expected input \(1, 3, 640, 640\), .*found input \(1, 3, 384, 288\)"),
+        (
+            {"pose_path": str(models[0])},
+            r"expected input \(1, 3, 384, 288\), simcc_x \(1, 133, .*found .*output \(1, 8400, 85\)",
+        ),
         ({"alignment": "rigid"}, "--alignment 'rigid' is unknown; give one of affine, affine_legacy, limb, none"),
         ({"missing": "guess"}, "--missing 'guess'"),
         ({"device": "tpu"}, "--device 'tpu'"),
@@ -280,6 +286,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(flags, tmp_path, models):
         ({"stride": 0}, "--stride 0"),
         ({"keypoints": str(tmp_path / "none.npz")}, "none.npz: no such file"),
         ({"preview": str(tmp_path / "p.avi")}, "not an MP4 file's name"),
+        ({"preview": str(tmp_path / "folder.mp4")}, "not an MP4 file's name"),
+        ({"size": "16x8000"}, "at most 8 times the other"),
+        ({"target_image_folder_path": ""}, "--target_image_folder_path is empty"),
+        ({"keypoints": str(tmp_path / "text.mp4")}, "text.mp4: not a file of key points"),
         ({"poses_folder_path": str(tmp_path / "file" / "poses")}, "cannot be written to"),
         ({"poses_folder_path": flags["target_image_folder_path"]}, "is the driver's own folder"),
     ]

@@ -37,6 +37,18 @@ def test_never_jumps_to_one_who_comes_in_elsewhere():
     assert places(frames) == [100] * 5 + [None] * 3
 
 
+def test_never_jumps_to_one_who_stands_there_long_after():
+    frames = [frame((100, 100))] * 5 + [frame()] * 100 + [frame((100, 100))] * 3
+    assert places(frames) == [100] * 5 + [None] * 103
+
+
+def test_who_walked_on_is_not_who_comes_back_the_same_way():
+    leaving = [frame((100 - 20 * k, 100)) for k in range(5)]
+    entering = [frame((20 + 20 * k, 100)) for k in range(4)]
+    found = places([*leaving, *[frame()] * 10, *entering])
+    assert found == [100, 80, 60, 40, 20] + [None] * 14
+
+
 def test_people_who_cross_keep_their_numbers():
     frames = [frame(*sorted([(100 + 12 * k, 100), (340 - 12 * k, 104)])) for k in range(21)]
     assert places(frames, "0") == [100 + 12 * k for k in range(21)]
@@ -58,6 +70,14 @@ def test_track_is_the_one_who_fills_most_of_the_video():
     both = frame((100, 100), (600, 100))
     both.boxes[0] = passer_by.boxes[0]
     assert places([both] + [dancer] * 20) == [600] * 21
+
+
+def test_pictures_without_a_detection_do_not_make_anybody_prominent():
+    whole = frame((500, 500), size=np.array([1000, 1000]), detected=False)
+    frames = [frame((100, 100), (600, 100))] * 2
+    for people in frames:
+        people.boxes[0] += (-30, -30, 30, 30)
+    assert places([*frames, frame((600, 100)), whole, whole]) == [100, 100, None, None, None]
 
 
 def test_largest_is_chosen_frame_by_frame():

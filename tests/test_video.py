@@ -154,16 +154,29 @@ def test_bad_videos(tmp_path, video):
             VideoFrames(path, **part)
 
 
-def test_damage_further_on_is_named(tmp_path):
+def test_a_file_that_breaks_off_is_told(tmp_path):
     frames = np.random.default_rng(0).integers(0, 255, (30, 64, 64, 3), np.uint8)
-    whole = write_video(tmp_path / "whole.mkv", frames).read_bytes()
-    (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) // 2])
-    try:
-        count = len(list(VideoFrames(tmp_path / "cut.mkv")))
-    except InputError as error:
-        assert "damaged at" in str(error)
-    else:
-        assert 0 < count < 30
+    path = write_video(tmp_path / "whole.mkv", frames)
+    assert len(list(VideoFrames(path))) == 30
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match=r"broken off at 1\.\d0 s of 3\.00 s"):
+        list(VideoFrames(cut))
+    assert len(list(VideoFrames(cut, end=1))) == 10
+
+
+def test_a_hole_in_the_times_is_told(tmp_path, caplog):
+    path = write_video(tmp_path / "v.mkv", pictures(8), times=[0, 1, 2, 3, 14, 15, 16, 17])
+    assert len(list(VideoFrames(path))) == 8
+    assert "no frames between 0.30 and 1.40 s" in caplog.text
+
+
+def test_a_file_whose_times_begin_later(tmp_path):
+    path = write_video(tmp_path / "v.mkv", pictures(), times=[50 + k for k in range(12)])
+    frames = VideoFrames(path, start=0.1)
+    assert numbers(frames) == list(range(1, 12))
+    assert frames.estimated_length == 11
+    assert numbers(VideoFrames(path, start=0.3, end=0.35)) == [3]
 
 
 def test_frames_of_several_sizes(folder):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from animation import writing
 from animation.errors import InputError
-from animation.writing import AnimationWriter, gif_durations
+from animation.writing import AnimationWriter, gif_durations, publish_frames
 
 
 def frames(count, height=64, width=96):
@@ -118,3 +118,15 @@ def test_bad_outputs(tmp_path):
     for fps in (0, -1, float("nan")):
         with pytest.raises(InputError, match="not above 0"):
             AnimationWriter(tmp_path, 1, fps)
+
+
+def test_published_frames_leave_none_of_a_longer_video(tmp_path):
+    source, folder = tmp_path / "source", tmp_path / "folder"
+    for place, numbers in ((source, range(2)), (folder, (0, 1, 2, 5, 9))):
+        place.mkdir()
+        for number in numbers:
+            (place / f"frame_{number}.png").write_text(place.name)
+    (folder / "frame_x.png").touch()
+    publish_frames(source, folder, 2)
+    assert sorted(path.name for path in folder.iterdir()) == ["frame_0.png", "frame_1.png", "frame_x.png"]
+    assert (folder / "frame_1.png").read_text() == "source"

@@ -1,5 +1,6 @@
 """The networks over a photo and a video: raw key points, kept while they grow so that an interrupt loses little."""
 
+import contextlib
 import itertools
 import logging
 import time
@@ -88,11 +89,11 @@ def _record_driver(recording: Recording, driver, wholebody: Wholebody, unfinishe
     """Reading, detector and estimator at work at once, each in its thread, on the frames that are still to do."""
     done = len(recording.video)
     frames = itertools.islice(read_ahead(driver), done, None)
-    detected = read_ahead((frame, wholebody.detector(frame)) for frame in frames)
+    detecting = read_ahead((frame, wholebody.detector(frame)) for frame in frames)
     progress = tqdm(total=driver.estimated_length, initial=done, desc="finding people", unit="frame")
     saved = time.monotonic()
     try:
-        with progress:
+        with progress, contextlib.closing(detecting) as detected:
             for frame, boxes in detected:
                 recording.video.append(wholebody.estimate(frame, boxes))
                 progress.update()

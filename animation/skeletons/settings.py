@@ -1,7 +1,7 @@
 """The settings of a skeleton extraction, checked at the edge."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from PIL import Image
@@ -17,7 +17,7 @@ from DWPose.sessions import DEVICES, find_model
 from DWPose.smoothing import MISSING
 from DWPose.tracking import CHOICES
 
-LARGEST_SIDE = 8192  # pixels
+LARGEST_SIDE, LONGEST_SHAPE = 8192, 8  # pixels; times the shorter side
 
 
 @dataclass
@@ -65,6 +65,9 @@ class SkeletonSettings:
         """
         self._check_choices()
         size = self._parse_size()
+        for field in fields(self):
+            if getattr(self, field.name) == "":
+                raise InputError(f"--{field.name} is empty; give a value or leave it out")
         keypoints = None if self.keypoints is None else load_recording(self.keypoints)
         photo = None if self.ref_image_path is None else load_photo(self.ref_image_path)
         driver = self._open_driver()
@@ -81,6 +84,12 @@ class SkeletonSettings:
             raise InputError(f"the driver's frames are {driver.size[0]}×{driver.size[1]} pixels and those of "
                              f"{self.keypoints} were {keypoints.video_size[0]}×{keypoints.video_size[1]}; give the "
                              "driver that the key points came from, or leave it out")  # fmt: skip
+        whole = (self.start, self.end, self.stride, self.fps) == (None, None, 1, None)
+        if keypoints is not None and driver is None and not whole:
+            raise InputError(
+                "--start, --end, --stride and --fps say which part of a driver is taken, and --keypoints holds one "
+                "already; leave them out, or extract again"
+            )
         if keypoints is None:
             find_model(self.detector_path)
             find_model(self.pose_path)
@@ -102,12 +111,12 @@ class SkeletonSettings:
     def _parse_size(self) -> tuple[int, int] | None:
         if self.size is None:
             return None
-        match = re.fullmatch(r"(\d+)[x×X](\d+)", self.size)
+        match = re.fullmatch(r"([0-9]+)[x×X]([0-9]+)", self.size)
         size = tuple(map(int, match.groups())) if match else (0, 0)
-        if not all(16 <= side <= LARGEST_SIDE for side in size):
+        if not all(16 <= side <= LARGEST_SIDE for side in size) or max(size) > LONGEST_SHAPE * min(size):
             raise InputError(
                 f"--size {self.size!r} is not a size; give width x height in pixels, such as 576x1024, each from 16 to "
-                f"{LARGEST_SIDE}"
+                f"{LARGEST_SIDE}, one at most {LONGEST_SHAPE} times the other"
             )
         return size
 
@@ -129,6 +138,6 @@ class SkeletonSettings:
             raise InputError(f"--poses_folder_path {folder} is the driver's own folder, whose frames would be lost; "
                              "give another")  # fmt: skip
         if self.preview is not None:
-            if Path(self.preview).suffix.lower() != ".mp4":
-                raise InputError(f"--preview {self.preview} is not an MP4 file's name; let it end with .mp4")
+            if Path(self.preview).suffix.lower() != ".mp4" or Path(self.preview).is_dir():
+                raise InputError(f"--preview {self.preview} is not an MP4 file's name; give one that ends with .mp4")
             check_writable(Path(self.preview).parent)
