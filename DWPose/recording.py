@@ -10,7 +10,7 @@ import numpy as np
 from DWPose.errors import PoseError
 from DWPose.keypoints import NUM_KEYPOINTS, NUM_WHOLEBODY, People
 
-FORMAT = 1
+FORMAT = 1  # raised also when the same networks would be read in another way: older files are then made again
 
 
 @dataclass
