@@ -6,9 +6,7 @@ needs the size of the result, not twice the size of the file. Sizes are read off
 
 import contextlib
 import json
-import pickle
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,6 @@ from accelerate import init_empty_weights
 from diffusers import EulerDiscreteScheduler
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -30,163 +26,38 @@ from animation.modules.i3d import I3D
 from animation.modules.lpips import LPIPS
 from animation.modules.pose_net import PoseNet
 from animation.modules.unet import PoseGuidedUNet
-from animation.onnx_weights import read_arcface_onnx
+from animation.state_dicts import (
+    DOWNLOAD_HINT,
+    assign_state_dict,
+    load_self_described,
+    read_state_dict,
+    recognise,
+    resolve_weights_file,
+)
 
 SVD_FOLDER = "stable-video-diffusion-img2vid-xt"
 VAE_CLASSES = ("AutoencoderKLTemporalDecoder", "AutoencoderTiny")
 PROPERTIES_FILE = "checkpoint.json"  # beside the parts of a checkpoint: what its tensors do not tell
-# A tensor that only one of our models has, to recognise a file given in another's place.
-SIGNATURES = {
-    "StableAnimator's PoseNet": "conv_layers.14.weight",
-    "StableAnimator's FaceEncoder": "fusion_model.proj_in.weight",
-    "StableAnimator's UNet": "down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor.id_to_k.weight",
-    "an ArcFace recogniser": "layer1.0.bn3.weight",
-    "a plain SVD UNet, without the ID-Adapter": "conv_norm_out.weight",
-    "a VAE": "decoder.conv_in.weight",
-    "an I3D network": "Mixed_3b.b0.conv3d.weight",
-    "an ImageNet classifier": "features.0.weight",
-}
-DOWNLOAD_HINT = "download the released weights (FrancisRing/StableAnimator on the Hugging Face hub)"
-
-
-def resolve_weights_file(path: str | Path) -> Path:
-    """`path`, or its twin `.pth` or `.safetensors` where only that is there. Raises CheckpointError for neither."""
-    path = Path(path)
-    twin = path.with_suffix(".pth" if path.suffix == ".safetensors" else ".safetensors")
-    for candidate in (path, twin):
-        if candidate.is_file():
-            return candidate
-    raise CheckpointError(f"{path}: no such file; {DOWNLOAD_HINT} or correct the path")
-
-
-def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read named tensors from a `.safetensors` file, a torch file or ArcFace's `.onnx`, memory-mapped where possible.
-
-    Raises:
-        CheckpointError: the file is missing, truncated, a git-lfs pointer, a web page, or holds anything but tensors.
-    """
-    path = resolve_weights_file(path)
-    head = path.open("rb").read(512)
-    if head.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path}: a git-lfs pointer, not the weights; run `git lfs pull` in that repository")
-    if head.lstrip().lower().startswith((b"<!doctype html", b"<html", b"<?xml")):
-        raise CheckpointError(f"{path}: a web page saved as weights; download the file itself, not its page")
-    if path.suffix == ".onnx":
-        return {name: torch.from_numpy(array.copy()) for name, array in read_arcface_onnx(path).items()}
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path}: truncated or not a safetensors file ({error}); download it again") from None
-    return _read_torch_file(path, zipped=head.startswith(b"PK"))
-
-
-def _read_torch_file(path: Path, zipped: bool) -> dict[str, torch.Tensor]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of TorchScript, which is refused below
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError) as error:
-        if "TorchScript" in str(error):
-            raise CheckpointError(
-                f"{path}: a TorchScript program, which could run code; where you trust it, save its tensors alone: "
-                "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')"
-            ) from None
-        if "GLOBAL" in str(error):  # a global that the safe unpickler does not know
-            raise CheckpointError(
-                f"{path}: refused, because it holds Python objects that could run code, not only tensors; get the "
-                "weights from their authors, or as .safetensors"
-            ) from None
-        raise CheckpointError(f"{path}: truncated or not a torch weights file; download it again") from None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        keys = ", ".join(map(str, list(state)[:3])) if isinstance(state, dict) else type(state).__name__
-        raise CheckpointError(
-            f"{path}: not a plain state dict of tensors (it holds: {keys}); extract the weights from it"
-        )
-    return state
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-
-
-def _recognise(names: set[str]) -> str:
-    """A hint at what a file holds, from its tensor names."""
-    if {name.split(".")[0] for name in names} >= {"unet", "pose_net"}:
-        return "this looks like MimicMotion's checkpoint, one file for all its parts"
-    if all(name.startswith("module.") for name in names):
-        return "its names start with `module.`, as DistributedDataParallel saves them: remove that prefix"
-    for kind, signature in SIGNATURES.items():
-        if signature in names:
-            return f"this file holds {kind}"
-    return "this file holds another model"
-
-
-def assign_state_dict(
-    model: nn.Module, state: Mapping[str, torch.Tensor], path: str | Path, dtype: torch.dtype
-) -> None:
-    """Make `state`'s tensors the parameters of `model`, converted to `dtype` one by one, frozen, in eval mode.
-
-    Raises:
-        CheckpointError: a tensor is missing, left over or of another shape; the first few are named.
-    """
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    missing = [name for name in expected if name not in found]
-    left_over = [name for name in found if name not in expected]
-    reshaped = [name for name in expected if name in found and expected[name] != found[name]]
-    if missing or left_over or reshaped:
-        findings = []
-        if missing:
-            findings.append(f"{len(missing)} tensors missing ({_first(missing)})")
-        if left_over:
-            findings.append(f"{len(left_over)} left over ({_first(left_over)})")
-        if reshaped:
-            shapes = [f"{name}: {list(expected[name])} expected, {list(found[name])} found" for name in reshaped]
-            findings.append(f"{len(reshaped)} of another shape ({_first(shapes)})")
-        kind = _recognise(set(found))
-        hint = f"; {kind}" if kind != _recognise(set(expected)) else ""
-        raise CheckpointError(f"{path}: does not fit {type(model).__name__}: {'; '.join(findings)}{hint}")
-    converted = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-    model.load_state_dict(converted, assign=True)
-    model.eval().requires_grad_(False)
-
-
-def _load_self_described(
-    model_class, path: str | Path, dtype: torch.dtype, state: Mapping[str, torch.Tensor] | None = None
-) -> nn.Module:
-    """Load a model whose sizes its own tensors tell; they are read from the file unless given."""
-    state = read_state_dict(path) if state is None else state
-    try:
-        config = model_class.config_from_shapes({name: tensor.shape for name, tensor in state.items()})
-    except KeyError as error:
-        raise CheckpointError(
-            f"{path}: not the weights of {model_class.__name__}: {error.args[0]} is missing; {_recognise(set(state))}"
-        ) from None
-    with init_empty_weights():
-        model = model_class(**config)
-    assign_state_dict(model, state, path, dtype)
-    return model
 
 
 def load_pose_net(path: str | Path, dtype: torch.dtype = torch.float32) -> PoseNet:
     """Load `pose_net.pth` (or its `.safetensors` twin). Raises CheckpointError."""
-    return _load_self_described(PoseNet, path, dtype)
+    return load_self_described(PoseNet, path, dtype)
 
 
 def load_face_encoder(path: str | Path, dtype: torch.dtype = torch.float32) -> FaceEncoder:
     """Load `face_encoder.pth` (or its `.safetensors` twin). Raises CheckpointError."""
-    return _load_self_described(FaceEncoder, path, dtype)
+    return load_self_described(FaceEncoder, path, dtype)
 
 
 def load_arcface(path: str | Path, dtype: torch.dtype = torch.float32) -> ArcFace:
     """Load `glintr100_torch.pth` (or its `.safetensors` twin), or `glintr100.onnx`. Raises CheckpointError."""
-    return _load_self_described(ArcFace, path, dtype)
+    return load_self_described(ArcFace, path, dtype)
 
 
 def load_i3d(path: str | Path, dtype: torch.dtype = torch.float32) -> I3D:
     """Load a state dict of I3D's PyTorch ports. Raises CheckpointError."""
-    return _load_self_described(I3D, path, dtype)
+    return load_self_described(I3D, path, dtype)
 
 
 def load_lpips(backbone_path: str | Path, heads_folder: str | Path, dtype: torch.dtype = torch.float32) -> LPIPS:
@@ -204,9 +75,9 @@ def load_lpips(backbone_path: str | Path, heads_folder: str | Path, dtype: torch
     try:
         net = LPIPS.config_from_shapes({name: tensor.shape for name, tensor in features.items()})["net"]
     except KeyError:
-        raise CheckpointError(f"{backbone_path}: neither AlexNet nor VGG-16; {_recognise(set(state))}") from None
+        raise CheckpointError(f"{backbone_path}: neither AlexNet nor VGG-16; {recognise(set(state))}") from None
     features.update(read_state_dict(Path(heads_folder) / f"{net}.pth"))
-    return _load_self_described(LPIPS, backbone_path, dtype, features)
+    return load_self_described(LPIPS, backbone_path, dtype, features)
 
 
 def read_face_channel_order(face_encoder_path: str | Path) -> str | None:

@@ -29,6 +29,7 @@ LAYERS = [
     {"animation.training.check", "animation.training.losses", "animation.training.plan"},
     {"animation.training.settings", "animation.training.vae_settings", "animation.training.preparation"},
     {"animation.face.settings"},
+    {"animation.state_dicts"},
     {"animation.weights", "animation.sampling", "animation.report", "animation.decoding"},
     {"animation.pipeline", "animation.verification"},
     {"animation.runtime", "animation.face_optimization", "animation.diagnosis"},
