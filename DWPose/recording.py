@@ -131,6 +131,7 @@ def _read(arrays: dict) -> Recording:
 
 def _stack(name: str, frames: list[People]) -> dict[str, np.ndarray]:
     def all_of(part: str, shape: tuple[int, ...], dtype) -> np.ndarray:
+        """One part of everybody, frame after frame."""
         return np.concatenate([np.empty((0, *shape), dtype), *(getattr(people, part) for people in frames)])
 
     return {

@@ -73,6 +73,7 @@ def check_shapes(path: str | Path, found: dict[str, list], expected: dict[str, t
     """
 
     def fits(name: str) -> bool:
+        """Whether a tensor is as expected."""
         shape = found.get(name)
         return (
             shape is not None

@@ -130,6 +130,7 @@ def check_face(photo_path: str, face_models: str, dwpose_folder: str) -> Finding
     """Whether the photo's face is found, how, and whether it is large enough."""
 
     def work() -> Finding:
+        """Look."""
         photo = load_photo(photo_path)
         faces, way = FaceFinder(find_face_models(face_models), dwpose_folder)(np.asarray(photo))
         if not faces:
@@ -152,6 +153,7 @@ def check_poses(photo_path: str | None, driver_path: str | None, wholebody_paths
     findings: list[Finding] = []
 
     def people() -> str:
+        """Fill `findings`."""
         wholebody = Wholebody(*wholebody_paths)
         if photo_path is not None:
             photo = np.asarray(load_photo(photo_path))

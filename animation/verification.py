@@ -48,6 +48,7 @@ def check_animation(folder: str | Path, svd_folder: str | Path) -> list[Finding]
     folder = Path(folder)
 
     def unet() -> str:
+        """The large one."""
         return _parameters(weights.load_unet(folder / "unet.pth", weights.resolve_svd_folder(svd_folder)))
 
     return [
@@ -62,6 +63,7 @@ def check_svd(folder: str | Path) -> list[Finding]:
     from animation import weights
 
     def part(load: Callable, name: str) -> str:
+        """One of the folder's parts."""
         return _parameters(load(weights.resolve_svd_folder(folder) / name))
 
     return [

@@ -81,6 +81,7 @@ def draw_all(drawn: Drawn, confidence: float, then=lambda k, image: image) -> It
     starts = np.searchsorted(drawn.frames, np.arange(drawn.num_frames))
 
     def work(k: int):
+        """One frame."""
         people = slice(starts[k], ends[k])
         return then(k, draw(drawn.keypoints[people], drawn.scores[people], *drawn.size, confidence))
 

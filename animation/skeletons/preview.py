@@ -45,6 +45,7 @@ def write_preview(
     pictures = itertools.chain(driver or (), itertools.repeat(None))
 
     def frames() -> Iterator[np.ndarray]:
+        """All panels of each frame."""
         progress = tqdm(range(recording.drawn.num_frames), desc="preview", unit="frame")
         for number, picture in zip(progress, pictures, strict=False):
             moving = (
