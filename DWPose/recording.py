@@ -118,6 +118,11 @@ def _read(arrays: dict) -> Recording:
         photo = _unstack("photo", arrays, [count], [bool(arrays["photo_detected"])])[0]
         photo_size = _size(arrays["photo_size"])
     if "drawn_frame" in arrays:
+        frames, people = arrays["drawn_frame"], len(arrays["drawn_keypoints"])
+        if not len(frames) == len(arrays["drawn_scores"]) == people:
+            raise ValueError("its drawn parts are of different lengths")
+        if people and not 0 <= frames.min() <= frames.max() < arrays["num_frames"]:
+            raise ValueError(f"it draws in frames {frames.min()} to {frames.max()} of {arrays['num_frames']}")
         drawn = Drawn(
             arrays["drawn_frame"],
             _shaped(arrays["drawn_keypoints"], (NUM_KEYPOINTS, 2)),
@@ -126,6 +131,8 @@ def _read(arrays: dict) -> Recording:
             int(arrays["num_frames"]),
         )
     sources = json.loads(str(arrays["sources"]))
+    if not isinstance(sources, dict):
+        raise ValueError("its sources are no JSON object")
     return Recording(photo, photo_size, video, _size(arrays["video_size"]), float(arrays["fps"]), sources, drawn)
 
 

@@ -62,6 +62,12 @@ def load_photo(path: str | Path) -> Image.Image:
     return photo
 
 
+def frame_number(path: Path) -> int | None:
+    """The last number in a file's name, such as 7 of frame_07.png; None where there is none."""
+    numbers = re.findall(r"\d+", path.stem)
+    return int(numbers[-1]) if numbers else None
+
+
 def list_frames(folder: str | Path) -> list[Path]:
     """The PNG and JPEG files of a folder in the order of the last number in their names, whatever its digits.
 
@@ -77,10 +83,9 @@ def list_frames(folder: str | Path) -> list[Path]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
             continue
-        numbers = re.findall(r"\d+", path.stem)
-        if not numbers:
+        number = frame_number(path)
+        if number is None:
             raise InputError(f"{path}: its name has no number, so its place is unknown; name frames like frame_0.png")
-        number = int(numbers[-1])
         if number in numbered:
             raise InputError(
                 f"{folder}: {numbered[number].name} and {path.name} have the same number; keep one of them"

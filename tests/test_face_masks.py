@@ -142,7 +142,7 @@ def test_frames_of_a_video(monkeypatch, capsys, tmp_path):
     write_mp4(video, iter([np.full((640, 640, 3), 90, np.uint8)] * 3), 10)
     flags = ["--video", video, "--shape", "oval", "--feather", 4, *models(tmp_path, (160, 320, 60))]
     assert run(monkeypatch, capsys, *flags)[0] == 0
-    masks = sorted((tmp_path / "faces").iterdir())
+    masks = sorted((tmp_path / "clip_faces").iterdir())
     assert [path.name for path in masks] == ["frame_0.png", "frame_1.png", "frame_2.png"]
     expected = draw_mask(640, 640, [(100, 260, 220, 380)], "oval", 4)
     np.testing.assert_array_equal(np.asarray(Image.open(masks[2])), expected)
@@ -227,3 +227,10 @@ def test_a_real_detector_on_a_real_photo(monkeypatch, capsys, tmp_path):
     eyes, mouth = found.points[:2] - 40, found.points[3:] - 40
     assert np.abs(eyes - [[38.3, 51.7], [73.5, 51.5]]).max() < 6  # where ArcFace's template has them
     assert np.abs(mouth - [[41.5, 92.4], [70.7, 92.2]]).max() < 6
+
+
+def test_a_wide_feather_does_not_fade_a_small_face_away():
+    mask = draw_mask(200, 200, [(80, 80, 120, 130)], "oval", 1000)
+    assert mask.max() > 200
+    box = box_from_mask(mask, 200, 200)
+    assert abs(box.x_min - 80) + abs(box.x_max - 120) < 12

@@ -157,7 +157,7 @@ def test_cropped_decoding_and_masks_that_are_not_there(monkeypatch, capsys, flag
     }
     status, _ = run(monkeypatch, capsys, flags)
     assert status == 0
-    assert "1 of 5 frames have no face (their skeletons show too few of a face's points)" in caplog.text
+    assert "1 of 5 frames have no face (their skeletons show too few of a face's points" in caplog.text
     assert "optimisation: 2\n" in caplog.text
     (step,) = facts(flags)["face_optimization"]
     assert step["cosine_after"] > step["cosine_before"]
@@ -216,6 +216,42 @@ def test_boxes_of_the_photo_and_the_frames_from_key_points(flags, tmp_path, capl
     assert abs(inputs.photo_face.width - 2 * 90 * 128 / 640) <= 2
 
 
+def test_frames_are_paired_by_their_numbers(flags, case, tmp_path, caplog):
+    """Poses 0, 3, 5 and 7, of which three are taken, with masks and with key points of eight frames."""
+    poses, masks = tmp_path / "poses", tmp_path / "masks"
+    poses.mkdir()
+    masks.mkdir()
+    for number in (0, 3, 5, 7):
+        shutil.copy(case / "poses" / f"frame_{number}.png", poses)
+    for number in range(8):
+        pixels = np.zeros((128, 64), np.uint8)
+        pixels[8 * number : 8 * number + 16, 10:30] = 255
+        Image.fromarray(pixels).save(masks / f"frame_{number}.png")
+    changed = flags | {
+        "--validation_control_folder": poses,
+        "--validation_control_mask_folder": masks,
+        "--max_frames": 3,
+        "--height": 128,
+    }
+    assert [box.y_min for box in read(changed).face_boxes] == [0, 24, 40]
+    (masks / "frame_5.png").rename(masks / "frame_9.png")
+    assert [box.y_min for box in read(changed).face_boxes] == [0, 8, 16]
+    assert "numbered otherwise" in caplog.text
+
+
+def test_another_face_of_the_photo_is_not_taken_from_key_points(flags, tmp_path, caplog):
+    write_recording(flags["--validation_control_folder"] / "keypoints.npz", flags["--validation_image"], 8)
+    write_face_models(flags["--face_models"], [(80, 200, 40), (240, 200, 30)])
+    try:
+        del flags["--validation_image_mask"]
+        own, second = read(flags), read(flags | {"--face": 1})
+    finally:
+        (flags["--validation_control_folder"] / "keypoints.npz").unlink()
+    assert "is " + str(flags["--validation_control_folder"] / "keypoints.npz") in caplog.text
+    assert own.photo_face.size != second.photo_face.size
+    assert "number 1 from the left" in caplog.text
+
+
 def test_the_extractor_falls_back_on_antelopev2(flags, tmp_path, caplog, monkeypatch):
     monkeypatch.chdir(tmp_path)
     del flags["--face_embedding_extractor_weight_path"]
@@ -270,10 +306,10 @@ def test_bad_input_is_one_line_and_status_2(monkeypatch, capsys, flags, tmp_path
         ({"--end_refine_step": 0}, "--end_refine_step 0 is before --start_refine_step 1"),
         ({"--hjb_crop": -1}, "--hjb_crop -1 is below 0"),
         ({"--validation_image_mask": "nowhere.png"}, "nowhere.png: no such photo"),
-        ({"--validation_image_mask": empty / "frame_0.png"}, "the mask shows no face: it is black all over"),
-        ({"--validation_image_mask": full / "frame_0.png"}, "the mask shows no face: it is black all over"),
+        ({"--validation_image_mask": empty / "frame_0.png"}, "the mask shows no face: it is black"),
+        ({"--validation_image_mask": full / "frame_0.png"}, "the mask shows no face: it is black"),
         ({"--validation_control_mask_folder": "nowhere"}, "nowhere: no such folder"),
-        ({"--validation_control_mask_folder": empty}, "none of the 5 frames has a face (their masks are black"),
+        ({"--validation_control_mask_folder": empty}, "none of the 5 frames has a face (a mask is black"),
         ({"--validation_control_mask_folder": full}, "none of the 5 frames has a face"),
         ({"--validation_control_mask_folder": few}, "faces of 3 frames, but there are 5 poses"),
         ({"--validation_control_mask_folder": None}, "where the faces are is unknown"),

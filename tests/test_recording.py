@@ -49,7 +49,9 @@ def test_a_recording_without_a_photo(tmp_path, recording):
         arrange(recording)
 
 
-@pytest.mark.parametrize("damage", ["missing", "text", "truncated", "other", "pickle", "short", "nan", "newer"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "text", "truncated", "other", "pickle", "short", "nan", "newer", "list", "drawn"]
+)
 def test_bad_files(tmp_path, recording, damage):
     path = tmp_path / "k.npz"
     recording.save(path)
@@ -68,6 +70,12 @@ def test_bad_files(tmp_path, recording, damage):
         np.savez(path, **(arrays | {"video_scores": arrays["video_scores"][:-1]}))
     elif damage == "nan":
         np.savez(path, **(arrays | {"video_keypoints": arrays["video_keypoints"] * np.nan}))
+    elif damage == "list":
+        np.savez(path, **(arrays | {"sources": "[]"}))
+    elif damage == "drawn":
+        recording.drawn = arrange(recording, person="all").drawn
+        recording.drawn.frames[0] = -1
+        recording.save(path)
     elif damage == "newer":
         np.savez(path, **(arrays | {"format": 99}))
     with pytest.raises(PoseError, match=r"k\.npz: .*skeleton_extraction\.py"):

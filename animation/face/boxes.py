@@ -1,6 +1,6 @@
 """Where the face is in each frame: boxes from masks or from a skeleton's face points."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import cv2
@@ -23,6 +23,11 @@ class FaceBox(NamedTuple):
     y_max: int
     x_min: int
     x_max: int
+
+    @property
+    def area(self) -> int:
+        """Pixels."""
+        return (self.y_max - self.y_min + 1) * (self.x_max - self.x_min + 1)
 
 
 def clip_box(top: float, bottom: float, left: float, right: float, height: int, width: int) -> FaceBox | None:
@@ -90,12 +95,15 @@ def boxes_from_skeletons(drawn: Drawn, num_frames: int, height: int, width: int)
         if bounds is None:
             continue
         left, top, right, bottom = bounds * (width, height, width, height)
-        area = (right - left) * (bottom - top)
-        if area > areas[frame]:
-            largest[frame], areas[frame] = clip_box(top, bottom, left, right, height, width), area
+        box = clip_box(top, bottom, left, right, height, width)
+        if box is None:
+            continue
+        weight = box.area**2 / ((right - left) * (bottom - top))  # what is out of the frame counts against it
+        if weight > areas[frame]:
+            largest[frame], areas[frame] = box, weight
     return largest
 
 
-def boxes_from_masks(masks: Sequence[Image.Image], height: int, width: int) -> list[FaceBox | None]:
+def boxes_from_masks(masks: Iterable[Image.Image], height: int, width: int) -> list[FaceBox | None]:
     """The face's box in each frame of `height` × `width` pixels, from one mask a frame."""
     return [box_from_mask(np.asarray(mask.convert("L")), height, width) for mask in masks]

@@ -1,4 +1,4 @@
-"""Face masks: for each picture one of the same size, white where a face is, on black."""
+"""Face masks: for each picture one of its size (at most 4096 pixels), white where a face is, on black."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -52,7 +52,9 @@ class FaceMaskSettings:
         if not 0 <= self.feather <= 1000:
             raise InputError(f"--feather {self.feather} is out of range; give 0 to 1000 pixels")
         source = Path(self.image_folder or self.video).absolute()
-        folder = Path(self.masks_folder) if self.masks_folder is not None else source.parent / "faces"
+        folder = source.parent / "faces" if self.video is None else source.with_name(f"{source.stem}_faces")
+        if self.masks_folder is not None:
+            folder = Path(self.masks_folder)
         if folder.resolve() == source.resolve():
             raise InputError(f"--masks_folder {folder} is the pictures' own folder, where masks would take their "
                              "names; give another")  # fmt: skip
@@ -112,12 +114,14 @@ def draw_mask(
         height, width: pixels.
         boxes: x_min, y_min, x_max, y_max of each face, pixels; what lies outside the picture is cut off.
         shape: `box`, or `oval` for the ellipse within it.
-        feather: pixels over which the edge fades, half of them inside; half-way grey lies on the edge itself.
+        feather: pixels over which the edge fades, half of them inside, at most half of the smallest face; half-way grey
+            lies on the edge itself.
 
     Returns:
         (height, width) uint8, 0 or 255 where nothing fades.
     """
     mask = np.zeros((height, width), np.uint8)
+    boxes = list(boxes)
     for x_min, y_min, x_max, y_max in boxes:
         left, top = round(float(x_min)), round(float(y_min))
         right, bottom = round(float(x_max)), round(float(y_max))
@@ -126,6 +130,8 @@ def draw_mask(
             cv2.ellipse(mask, centre, axes, 0, 0, 360, 255, cv2.FILLED)
         else:
             cv2.rectangle(mask, (left, top), (right, bottom), 255, cv2.FILLED)
+    if boxes:  # a wider edge would fade a small face away
+        feather = min(feather, *(float(min(box[2] - box[0], box[3] - box[1])) / 2 for box in boxes))
     if feather > 0:
         mask = cv2.GaussianBlur(mask, (0, 0), feather / 4, borderType=cv2.BORDER_REPLICATE)
     return mask
@@ -176,7 +182,11 @@ def _list_pictures(folder: Path) -> list[Path]:
     """The PNG and JPEG files of a folder, by their names' numbers where they have any. Raises InputError for none."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give a folder of PNG or JPEG pictures")
-    paths = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."]
+    paths = [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "." and path.is_file()
+    ]
     if not paths:
         raise InputError(f"{folder}: no PNG or JPEG pictures there; give a folder of them")
     return sorted(paths, key=lambda path: (len(path.stem), path.name))

@@ -10,6 +10,8 @@ from PIL import Image
 
 from animation.errors import InputError
 from animation.face.boxes import (
+    MASK_THRESHOLD,
+    SMALLEST_FACE,
     FaceBox,
     bounds_of_points,
     box_from_mask,
@@ -20,16 +22,16 @@ from animation.face.boxes import (
 from animation.face.detection import RECOGNISER, FaceFinder, find_face_models
 from animation.face.embedding import choose_face
 from animation.files import describe_file
-from animation.frames import FrameFolder, load_photo
+from animation.frames import FrameFolder, frame_number, load_photo
 from animation.settings import InferenceSettings, Inputs
 from animation.skeletons.estimation import KEYPOINTS_FILE
-from DWPose.arrangement import photo_person
-from DWPose.errors import PoseError
 from DWPose.keypoints import FACE
 from DWPose.recording import Recording, load_recording
 
 logger = logging.getLogger(__name__)
 
+NO_WHITE = f"black (below {MASK_THRESHOLD} of 255) or white all over, or its white is below {SMALLEST_FACE} pixels"
+EMPTY_MASK = f"a mask is {NO_WHITE}"
 EXTRACTOR = "checkpoints/Animation/glintr100_torch.pth"
 
 
@@ -126,7 +128,7 @@ class FaceOptimizationSettings(InferenceSettings):
         """The key points that the skeletons were drawn from, where they are needed and there."""
         path = Path(self.keypoints or Path(self.validation_control_folder) / KEYPOINTS_FILE)
         needed = self.validation_control_mask_folder is None or self.validation_image_mask is None
-        return (load_recording(path) if needed and (self.keypoints or path.is_file()) else None), path
+        return (load_recording(path) if self.keypoints or (needed and path.is_file()) else None), path
 
     def _find_frame_boxes(
         self, poses: FrameFolder, recording: Recording | None, recording_path: Path
@@ -134,17 +136,20 @@ class FaceOptimizationSettings(InferenceSettings):
         """The face's box in each output frame, from masks, or else from the skeletons' key points."""
         folder = self.validation_control_mask_folder
         if folder is not None:
-            masks = FrameFolder(folder, self.max_frames)
-            _check_count(folder, len(masks), poses)
-            boxes, source, files = boxes_from_masks(masks, self.height, self.width), folder, masks.paths
-            empty = "their masks are black all over, or white all over"
+            masks = FrameFolder(folder)
+            order = self._pair(folder, [frame_number(path) for path in masks.paths], poses)
+            for size in sorted(masks.sizes):
+                _warn_of_shape(f"{folder}: a mask", size, (self.width, self.height))
+            boxes = boxes_from_masks((masks[i] for i in order), self.height, self.width)
+            source, files, empty = folder, [masks.paths[i] for i in order], EMPTY_MASK
         elif recording is not None:
             if recording.drawn is None:
                 raise InputError(f"{recording_path}: holds no aligned skeletons; run skeleton_extraction.py again")
-            if recording.drawn.num_frames < len(poses) or self.max_frames is None:
-                _check_count(recording_path, recording.drawn.num_frames, poses)
-            boxes = boxes_from_skeletons(recording.drawn, len(poses), self.height, self.width)
-            source, files, empty = recording_path, [recording_path], "their skeletons show too few of a face's points"
+            count = recording.drawn.num_frames
+            drawn = boxes_from_skeletons(recording.drawn, count, self.height, self.width)
+            boxes = [drawn[i] for i in self._pair(recording_path, list(range(count)), poses)]
+            source, files = recording_path, [recording_path]
+            empty = f"their skeletons show too few of a face's points, or a face below {SMALLEST_FACE} pixels"
         else:
             raise InputError(
                 f"where the faces are is unknown: {recording_path} is not there, and --validation_control_mask_folder "
@@ -169,15 +174,34 @@ class FaceOptimizationSettings(InferenceSettings):
         box, files = None, []
         if self.validation_image_mask is not None:
             path = Path(self.validation_image_mask)
-            box, files = box_from_mask(np.asarray(load_photo(path).convert("L")), height, width), [path]
+            mask = load_photo(path).convert("L")
+            _warn_of_shape(f"{path}: a mask", mask.size, photo.size)
+            box, files = box_from_mask(np.asarray(mask), height, width), [path]
             if box is None:
-                raise InputError(f"{path}: the mask shows no face: it is black all over, or white all over; paint the "
-                                 "face white on black, or leave it out")  # fmt: skip
-        elif recording is not None and recording.sources.get("photo") == describe_file(Path(self.validation_image)):
-            box, files = _box_of_person(recording, height, width), [recording_path]
+                raise InputError(f"{path}: the mask shows no face: it is {NO_WHITE}; paint the face white on black, "
+                                 "or leave it out")  # fmt: skip
+        elif self.face is None and self._is_of_photo(recording):
+            box, files = _largest_face(recording, height, width), [recording_path]
+            if box is not None:
+                logger.info("the photo's face, which the frames are drawn towards, is %s's", recording_path)
         if box is None:
             box = self._detect_photo_face(photo)
         return photo.crop((box.x_min, box.y_min, box.x_max + 1, box.y_max + 1)), files
+
+    def _is_of_photo(self, recording: Recording | None) -> bool:
+        return recording is not None and recording.sources.get("photo") == describe_file(Path(self.validation_image))
+
+    def _pair(self, source: object, numbers: list[int], poses: FrameFolder) -> list[int]:
+        """Which of a source's frames, of these numbers, belongs to each pose: by number where all are there."""
+        wanted = [frame_number(path) for path in poses.paths]
+        if len(numbers) < len(wanted) or (self.max_frames is None and len(numbers) != len(wanted)):
+            raise InputError(f"{source}: faces of {len(numbers)} frames, but there are {len(wanted)} poses; make them "
+                             "from the same frames")  # fmt: skip
+        places = {number: place for place, number in enumerate(numbers)}
+        if all(number in places for number in wanted):
+            return [places[number] for number in wanted]
+        logger.warning("%s: its frames are numbered otherwise than the poses; they are taken in their order", source)
+        return list(range(len(wanted)))
 
     def _detect_photo_face(self, photo: Image.Image) -> FaceBox:
         try:
@@ -196,23 +220,23 @@ class FaceOptimizationSettings(InferenceSettings):
                          "it; paint it white on a black --validation_image_mask")  # fmt: skip
 
 
-def _check_count(source: object, count: int, poses: FrameFolder) -> None:
-    if count != len(poses):
-        raise InputError(f"{source}: faces of {count} frames, but there are {len(poses)} poses; make them from the "
-                         "same frames")  # fmt: skip
+def _largest_face(recording: Recording, height: int, width: int) -> FaceBox | None:
+    """The largest face of the photo's people, in pixels; None where nobody's face shows."""
+    people = recording.photo.openpose()
+    scale = np.divide((width, height), recording.photo_size)
+    found = []
+    for points, scores in zip(people.keypoints[:, FACE] * scale, people.scores[:, FACE], strict=True):
+        bounds = bounds_of_points(points, scores)
+        if bounds is not None:
+            left, top, right, bottom = bounds
+            found.append(clip_box(top, bottom, left, right, height, width))
+    return max(filter(None, found), key=lambda box: box.area, default=None)
 
 
-def _box_of_person(recording: Recording, height: int, width: int) -> FaceBox | None:
-    """The face of the photo's largest person, in pixels; None where nobody's face shows."""
-    try:
-        person = photo_person(recording)
-    except PoseError:
-        return None
-    bounds = bounds_of_points(person.keypoints[0, FACE], person.scores[0, FACE])
-    if bounds is None:
-        return None
-    left, top, right, bottom = bounds * (width, height, width, height)
-    return clip_box(top, bottom, left, right, height, width)
+def _warn_of_shape(what: str, size: tuple[int, int], wanted: tuple[int, int], tolerance: float = 0.02) -> None:
+    if abs(size[0] / size[1] * wanted[1] / wanted[0] - 1) > tolerance:
+        logger.warning("%s of %d×%d (width × height) is stretched to %d×%d: are these the right pictures?",
+                       what, *size, *wanted)  # fmt: skip
 
 
 def _listed(numbers: Sequence[int], most: int = 20) -> str:
