@@ -10,6 +10,7 @@ import argparse
 from dataclasses import MISSING, fields
 
 from animation import cli
+from animation.errors import InputError
 from animation.face.masks import NO_FACE, SHAPES
 from animation.training.preparation import PreparationSettings, prepare
 from DWPose.sessions import DEVICES
@@ -49,7 +50,9 @@ def main() -> None:
     """Parse, check, prepare."""
     settings = PreparationSettings(**vars(build_parser().parse_args()))
     cli.start_logging()
-    prepare(settings, settings.read_inputs())
+    jobs = settings.read_inputs()
+    if len(prepare(settings, jobs)) == len(jobs):
+        raise InputError(f"none of {len(jobs)} clips could be prepared; the reasons stand above")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A folder of videos becomes a data set that training reads; the same command goes on where it was stopped."""
 
+import json
 import shutil
 import sys
 
@@ -110,6 +111,7 @@ def test_frames_that_are_there_already(monkeypatch, networks, tmp_path):
     ("changes", "message"),
     [({"--videos": "none"}, "none: no such folder"), ({"--start": 9}, "no videos numbered 9 to the last"),
      ({"--end": 0}, "--end 0 is below --start 1"), ({"--fps": 0}, "--fps 0"), ({"--name": "a/b"}, "--name 'a/b'"),
+     ({"--name": ".."}, "--name '..'"), ({"--person": "foo"}, "--person 'foo'"),
      ({"--pose_path": "none.onnx"}, "none.onnx"), ({"--processes": 0}, "--processes 0")],
 )  # fmt: skip
 def test_bad_input_is_one_line(monkeypatch, capsys, networks, videos, tmp_path, changes, message):
@@ -117,3 +119,27 @@ def test_bad_input_is_one_line(monkeypatch, capsys, networks, videos, tmp_path, 
     assert run(monkeypatch, flags | changes) == 2
     assert message in capsys.readouterr().err.strip().splitlines()[-1]
     assert not (tmp_path / "data").exists()
+
+
+def test_a_video_that_comes_later_gets_a_number_of_its_own(monkeypatch, networks, videos, tmp_path, capsys):
+    root = tmp_path / "data"
+    flags = {**networks, "--videos": videos, "--root_path": root, "--least_frames": 3}
+    for name in ("c", "d"):
+        (videos / f"{name}.mp4").unlink()
+    assert run(monkeypatch, flags) == 0
+    before = {path: path.read_bytes() for path in root.rglob("images/*.png")}
+    shutil.copy(videos / "b.mp4", videos / "aa.mp4")  # between the others
+    assert run(monkeypatch, flags) == 0
+    assert all(path.read_bytes() == content for path, content in before.items())
+    sources = {path.parent.name: json.loads(path.read_text())["video"] for path in root.rglob("source.json")}
+    assert sources == {"00001": "a.mp4", "00002": "b.mp4", "00004": "aa.mp4"}
+    assert run(monkeypatch, flags | {"--fps": 2}) == 2
+    assert "or with another --fps" in capsys.readouterr().err
+
+
+def test_nothing_that_can_be_used_is_an_error_and_leaves_no_folder(monkeypatch, networks, videos, tmp_path, capsys):
+    for name in ("a", "b", "c"):
+        (videos / f"{name}.mp4").unlink()
+    assert run(monkeypatch, {**networks, "--videos": videos, "--root_path": tmp_path / "data"}) == 2
+    assert "none of 1 clips could be prepared" in capsys.readouterr().err
+    assert not list((tmp_path / "data").rglob("0*"))

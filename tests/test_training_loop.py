@@ -342,6 +342,10 @@ def test_flags():
     ("changes", "message"),
     [({"--learning_rate": -1}, "--learning_rate -1.0 is not a number of 0 or more"),
      ({"--conditioning_dropout_prob": 0.5}, "--conditioning_dropout_prob 0.5 is above 0.333333"),
+     ({"--seed": 2**32}, "--seed 4294967296 is above"), ({"--lora_alpha": -1}, "--lora_alpha -1.0"),
+     ({"--validation_guidance_scale": "nan"}, "--validation_guidance_scale nan"),
+     ({"--validation_image_folder": "x"}, "give that too"), ({"--cache_dir": "/proc/x"}, "/proc/x: cannot be written"),
+     ({"--logging_dir": "/proc/x"}, "/proc/x: cannot be written"),
      ({"--lora_rank": 4}, "add --finetune_mode"), ({"--dataset_width": 100}, "width 100 is not a multiple of 64"),
      ({"--data_path": "none.txt"}, "none.txt: cannot be read"), ({"--face_models": "none"}, "none: the face models"),
      ({"--validation_image": "a.png"}, "go together"), ({"--use_8bit_adam": None}, "bitsandbytes is not installed"),
@@ -357,6 +361,14 @@ def test_bad_input_is_one_line(flags, changes, message, monkeypatch, capsys):
     assert error.startswith("error: ")
     assert message in error
     assert not flags["--output_dir"].exists() or not list(flags["--output_dir"].glob("checkpoint-*"))
+
+
+def test_a_used_output_folder_is_refused(flags, monkeypatch, capsys):
+    assert run(flags | {"--max_train_steps": 1}, monkeypatch) == 0
+    before = sorted(path.name for path in flags["--output_dir"].iterdir())
+    assert run(flags | {"--max_train_steps": 1}, monkeypatch) == 2
+    assert "holds checkpoint-1 of an earlier run" in capsys.readouterr().err
+    assert sorted(path.name for path in flags["--output_dir"].iterdir()) == before
 
 
 def test_resuming_another_training_is_refused(flags, monkeypatch, capsys):

@@ -150,7 +150,8 @@ def parse_bucket(text: str) -> tuple[int, int, str]:
 
 
 def read_buckets(lists: Sequence[tuple[int, int, str]], root: str | Path | None = None) -> list[Bucket]:
-    """Read the clips of each (width, height, list file); without any, those of `root`'s own rec/ and vec/ folders.
+    """Read the clips of each (width, height, list file); without any, those of `root`'s own lists, or
+    where it has none, of its rec/ and vec/ folders.
 
     Raises:
         InputError: a size is not a multiple of 64, or there are no clips.
@@ -158,8 +159,11 @@ def read_buckets(lists: Sequence[tuple[int, int, str]], root: str | Path | None 
     buckets = [Bucket(width, height, read_clip_list(path, root)) for width, height, path in lists]
     if not lists and root is not None:
         for name, size in RELEASED_BUCKETS.items():
-            folder = Path(root) / name
-            clips = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+            folder, listed = Path(root) / name, Path(root) / f"video_{name}_path.txt"
+            if listed.is_file() and listed.stat().st_size:
+                clips = read_clip_list(listed, root)
+            else:
+                clips = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
             buckets += [Bucket(*size, clips)] if clips else []
     for bucket in buckets:
         check_size(bucket.height, bucket.width)

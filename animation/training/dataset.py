@@ -84,7 +84,7 @@ def draw_random_numbers(
 def ignore_interrupts(_worker: int) -> None:
     """Workers leave an interrupt to the process that they read for."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class ClipDataset(Dataset):

@@ -3,6 +3,9 @@
 Each clip is a job of its own for one of several processes; a job that was done is not done again.
 """
 
+import contextlib
+import itertools
+import json
 import logging
 import math
 import multiprocessing
@@ -28,9 +31,11 @@ from animation.video import VideoFrames, check_part
 from animation.writing import check_writable, write_png
 from DWPose.errors import PoseError
 from DWPose.sessions import DEVICES, find_model
+from DWPose.tracking import CHOICES
 
 logger = logging.getLogger(__name__)
 
+SOURCE_FILE = "source.json"  # in a clip's folder: which video it is made of
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".gif")
 
 
@@ -70,7 +75,11 @@ class PreparationSettings:
         for name, known in (("shape", SHAPES), ("no_face", NO_FACE), ("device", DEVICES)):
             if getattr(self, name) not in known:
                 raise InputError(f"--{name} {getattr(self, name)!r} is unknown; give one of {', '.join(known)}")
-        if self.name is not None and not re.fullmatch(r"[\w.-]+", self.name):
+        if self.person not in CHOICES and not self.person.isdecimal():
+            raise InputError(
+                f"--person {self.person!r} is unknown; give one of {', '.join(CHOICES)}, or a number from 0"
+            )
+        if self.name is not None and not re.fullmatch(r"\w[\w.-]*", self.name):
             raise InputError(f"--name {self.name!r} is not the name of a folder in {self.root_path}; give rec or vec")
         find_model(self.detector_path)
         find_model(self.pose_path)
@@ -94,10 +103,19 @@ class PreparationSettings:
         if not source.is_dir():
             raise InputError(f"{source}: no such folder; give a folder of videos")
         paths = sorted(path for path in source.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
+        made = {json.loads(record.read_text(encoding="utf-8"))["video"]: record.parent
+                for record in root.glob(f"*/*/{SOURCE_FILE}")}  # fmt: skip
+        taken = {int(folder.name) for folder in root.glob("*/*/") if folder.name.isdecimal()}
+        later = itertools.count(max([len(paths), *taken]) + 1)
         for number, path in enumerate(paths, start=1):
-            folder = f"{number:05d}"
-            if self._wanted(folder):
-                yield ClipJob(self, path, root / (self.name or _group(path)) / folder)
+            folder = made.get(path.name)
+            if folder is None:  # a video that came later must not take the place of another
+                place = f"{number if number not in taken else next(later):05d}"
+                folder = root / (self.name or _group(path)) / place
+            if self._wanted(folder.name):
+                job = ClipJob(self, path, folder)
+                job.check_source()
+                yield job
 
     def _wanted(self, name: str) -> bool:
         if not name.isdecimal():
@@ -119,9 +137,21 @@ def _group(video: Path) -> str:
 class ClipJob:
     """One clip to prepare: a video, or None where its frames are there, and its folder."""
 
-    settings: PreparationSettings
+    settings: PreparationSettings | None
     video: Path | None
     folder: Path
+
+    @property
+    def source(self) -> dict:
+        """What its frames are made of, JSON values."""
+        return {"video": self.video.name, "bytes": self.video.stat().st_size, "fps": self.settings.fps}
+
+    def check_source(self) -> None:
+        """Raise InputError where the folder holds another video's frames, or frames of another rate."""
+        record = self.folder / SOURCE_FILE
+        if record.is_file() and json.loads(record.read_text(encoding="utf-8")) != self.source:
+            raise InputError(f"{self.folder}: made of another {self.video.name}, or with another --fps; delete that "
+                             "folder to make it again, or give another --root_path")  # fmt: skip
 
     @property
     def complete(self) -> bool:
@@ -157,6 +187,10 @@ class ClipJob:
             )  # fmt: skip
             extract_masks(masks, masks.read_inputs())
         except (InputError, PoseError) as error:
+            if not images.is_dir() and self.folder.is_dir():
+                (self.folder / SOURCE_FILE).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # not empty: something else is in it
+                    self.folder.rmdir()
             return str(error)
         return None
 
@@ -165,6 +199,7 @@ class ClipJob:
         partial = images.with_name(".images.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
+        (self.folder / SOURCE_FILE).write_text(json.dumps(self.source) + "\n", encoding="utf-8")
         try:
             for i, frame in enumerate(VideoFrames(self.video, fps=self.settings.fps)):
                 write_png(partial / f"frame_{i}.png", frame)
@@ -202,7 +237,7 @@ def prepare(settings: PreparationSettings, jobs: list[ClipJob]) -> dict[str, str
                 failed[folder] = reason
                 logger.warning("%s: left out: %s", folder, reason)
             progress.update()
-    for group in sorted({job.folder.parent for job in jobs}):
+    for group in sorted({job.folder.parent for job in jobs if job.folder.parent.is_dir()}):
         write_list(group, failed)
     logger.info("%d of %d clips are complete", len(jobs) - len(failed), len(jobs))
     return failed
@@ -233,7 +268,11 @@ def _quiet() -> None:
 
 def write_list(group: Path, failed: dict[str, str]) -> Path:
     """List a group's complete clips, rec/ in video_rec_path.txt beside it, whole or not at all."""
-    clips = [folder for folder in sorted(group.glob("*/")) if (folder / "faces").is_dir() and str(folder) not in failed]
+    clips = [
+        folder
+        for folder in sorted(group.glob("*/"))
+        if str(folder) not in failed and ClipJob(None, None, folder).complete
+    ]
     path = group.parent / f"video_{group.name}_path.txt"
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text("".join(f"{clip.resolve()}\n" for clip in clips), encoding="utf-8")

@@ -113,6 +113,12 @@ class TrainingSettings:
             value = getattr(self, name)
             if value is not None and not (value >= minimum and math.isfinite(value)):
                 raise InputError(f"--{name} {value} is not a number of {minimum} or more")
+        if self.seed >= 2**32:
+            raise InputError(f"--seed {self.seed} is above 2³² − 1; give a smaller number")
+        if self.lora_alpha is not None and not 0 < self.lora_alpha < math.inf:
+            raise InputError(f"--lora_alpha {self.lora_alpha} is not a number above 0")
+        if not math.isfinite(self.validation_guidance_scale):
+            raise InputError(f"--validation_guidance_scale {self.validation_guidance_scale} is not a finite number")
         below_one = 0.9999999
         most = {
             "max_bad_clips": 1,
@@ -186,10 +192,18 @@ class TrainingSettings:
         find_face_models(self.face_models)
         if (self.validation_image is None) != (self.validation_control_folder is None):
             raise InputError("--validation_image and --validation_control_folder go together; give both or none")
+        if self.validation_image_folder is not None and self.validation_image is None:
+            raise InputError("--validation_image_folder holds the true frames of --validation_image; give that too")
         if self.validation_image is not None:
             load_photo(self.validation_image)
             FrameFolder(self.validation_control_folder)
         if self.validation_image_folder is not None:
             FrameFolder(self.validation_image_folder)
-        check_writable(Path(self.output_dir))
+        output_dir = Path(self.output_dir)
+        for folder in (output_dir, output_dir / self.logging_dir, *([Path(self.cache_dir)] if self.cache_dir else [])):
+            check_writable(folder)
+        earlier = sorted(path.name for path in output_dir.glob("checkpoint-*") if path.name[11:].isdecimal())
+        if earlier and self.resume_from_checkpoint is None:
+            raise InputError(f"{output_dir}: holds {earlier[-1]} of an earlier run, which this one would mix with; add "
+                             "--resume_from_checkpoint latest, or give another --output_dir")  # fmt: skip
         return buckets
