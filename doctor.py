@@ -40,8 +40,7 @@ def main() -> None:
     if args.photo is not None:
         findings.append(diagnosis.check_face(args.photo, args.face_models, str(dwpose)))
     if args.photo is not None or args.driver is not None:
-        paths = dwpose / "yolox_l.onnx", dwpose / "dw-ll_ucoco_384.onnx"
-        findings += diagnosis.check_poses(args.photo, args.driver, paths)
+        findings += diagnosis.check_poses(args.photo, args.driver, dwpose)
     if args.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:

@@ -7,7 +7,6 @@ stands in the README; what a case does not have is not needed.
 """
 
 import argparse
-from dataclasses import MISSING, fields
 
 from animation import cli
 from animation.evaluation.settings import FACE_MODELS, POSE_MODELS, EvaluationSettings
@@ -46,9 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--pose_models", metavar="DIR", help=f"DWPose's ONNX files, for PCK; left out, {POSE_MODELS} if there"
     )
     networks.add_argument("--device", help="auto, cuda, cuda:N, mps or cpu")
-    parser.set_defaults(
-        **{field.name: field.default for field in fields(EvaluationSettings) if field.default is not MISSING}
-    )
+    cli.use_defaults(parser, EvaluationSettings)
     return parser
 
 

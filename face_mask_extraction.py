@@ -6,7 +6,6 @@ writes case/faces with the same names. Masks that are there already stay.
 """
 
 import argparse
-from dataclasses import fields
 
 from animation import cli
 from animation.face.masks import NO_FACE, SHAPES, FaceMaskSettings, extract_masks
@@ -38,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--dwpose_models", metavar="DIR", help="DWPose's networks, which find the faces that insightface's do not"
     )
     networks.add_argument("--device", choices=("cpu", "cuda"), help="cuda: where onnxruntime can")
-    parser.set_defaults(**{field.name: field.default for field in fields(FaceMaskSettings)})
+    cli.use_defaults(parser, FaceMaskSettings)
     return parser
 
 

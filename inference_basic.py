@@ -6,7 +6,6 @@ Writes animated_images/frame_0.png …, animated_images.gif, animation.mp4 and r
 """
 
 import argparse
-from dataclasses import MISSING, fields
 
 from animation import cli
 from animation.settings import InferenceSettings
@@ -104,7 +103,7 @@ def build_parser(description: str = __doc__, settings: type[InferenceSettings] =
     levers.add_argument("--vae_device", choices=("same", "cpu"), help="where to encode and decode")
     levers.add_argument("--attention", choices=("sdpa", "xformers"), help="kernels of self-attention")
     levers.add_argument("--compile", action="store_true", help="compile the UNet first, which takes minutes")
-    parser.set_defaults(**{field.name: field.default for field in fields(settings) if field.default is not MISSING})
+    cli.use_defaults(parser, settings)
     return parser
 
 

@@ -7,7 +7,6 @@ video_vec_path.txt. The same command goes on where it was stopped.
 """
 
 import argparse
-from dataclasses import MISSING, fields
 
 from animation import cli
 from animation.errors import InputError
@@ -40,9 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--shape", choices=SHAPES, help="of the face masks")
     parser.add_argument("--no_face", choices=NO_FACE, help="the mask of a frame without a face")
-    parser.set_defaults(
-        **{field.name: field.default for field in fields(PreparationSettings) if field.default is not MISSING}
-    )
+    cli.use_defaults(parser, PreparationSettings)
     return parser
 
 

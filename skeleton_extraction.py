@@ -6,8 +6,6 @@ Writes frame_0.png …, RGB as the models were trained on, and keypoints.npz to 
 """
 
 import argparse
-from dataclasses import MISSING as NO_DEFAULT
-from dataclasses import fields
 
 from animation import cli
 from animation.skeletons.settings import SkeletonSettings
@@ -81,9 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="WxH",
         help="of the skeletons; left out, the photo's, or the driver's own with --alignment none",
     )
-    parser.set_defaults(
-        **{field.name: field.default for field in fields(SkeletonSettings) if field.default is not NO_DEFAULT}
-    )
+    cli.use_defaults(parser, SkeletonSettings)
     return parser
 
 

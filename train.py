@@ -9,7 +9,6 @@ pose_net.pth, face_encoder.pth and unet.pth, which inference_basic.py reads, val
 
 import argparse
 import logging
-from dataclasses import MISSING, fields
 
 from animation import cli
 from animation.training.settings import LR_SCHEDULES, RETIRED, TRACKERS, TrainingSettings
@@ -130,9 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
     retired = parser.add_argument_group("accepted, with nothing to do")
     for name, reason in RETIRED.items():
         retired.add_argument(f"--{name}", nargs="?", const=True, default=None, metavar="…", help=reason)
-    parser.set_defaults(
-        **{field.name: field.default for field in fields(TrainingSettings) if field.default is not MISSING}
-    )
+    cli.use_defaults(parser, TrainingSettings)
     return parser
 
 

@@ -7,7 +7,6 @@ a diffusers folder. The method itself never trains its VAE.
 """
 
 import argparse
-from dataclasses import MISSING, fields
 
 from animation import cli
 from animation.training.vae_settings import VaeSettings
@@ -40,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--report_to", choices=("none", "tensorboard", "wandb"), help="where the curves go")
     parser.add_argument("--seed", type=int, help="the same seed gives the same training")
     parser.add_argument("--cpu", action="store_true", help="train on the CPU though there is a GPU")
-    parser.set_defaults(**{field.name: field.default for field in fields(VaeSettings) if field.default is not MISSING})
+    cli.use_defaults(parser, VaeSettings)
     return parser
 
 

@@ -13,6 +13,8 @@ logger = logging.getLogger(__name__)
 ALIGNMENTS = ("affine", "affine_legacy", "limb", "none")
 FITTED = (0, 1, 2, 5, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17)  # body points but for elbows and wrists
 
+FAR_FROM_PHOTO = 0.2  # of the person's height: a first pose further away often costs the face
+
 
 @dataclass
 class AxisFit:

@@ -8,6 +8,8 @@ from DWPose.detector import PersonDetector
 from DWPose.keypoints import People
 from DWPose.pose import PoseEstimator
 
+MODEL_FILES = ("yolox_l.onnx", "dw-ll_ucoco_384.onnx")  # the released detector and pose estimator
+
 
 class Wholebody:
     """DWPose: the key points of all people in a picture.

@@ -4,7 +4,8 @@ import argparse
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields
 
 from animation.errors import InputError, RunError
 from DWPose.errors import PoseError
@@ -19,6 +20,17 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         if action.default in (None, False) or action.required:
             return action.help
         return super()._get_help_string(action)
+
+
+def use_defaults(parser: argparse.ArgumentParser, settings: type) -> None:
+    """Give the flags the defaults of the fields of a settings dataclass, which they are named as."""
+    parser.set_defaults(**{field.name: field.default for field in fields(settings) if field.default is not MISSING})
+
+
+def listed(names: Sequence[object], most: int = 20) -> str:
+    """Names in one line of the log: the first so many, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
 
 
 def start_logging() -> None:

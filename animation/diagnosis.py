@@ -14,16 +14,16 @@ from animation.face.detection import FaceFinder, find_face_models
 from animation.frames import FrameFolder, load_photo
 from animation.verification import OK, PROBLEM, WARNING, Finding, check
 from animation.video import VideoFrames
+from DWPose.alignment import FAR_FROM_PHOTO
 from DWPose.arrangement import arrange, photo_person
 from DWPose.errors import PoseError
 from DWPose.recording import Recording
-from DWPose.wholebody import Wholebody
+from DWPose.wholebody import MODEL_FILES, Wholebody
 
 PINS = Path(__file__).parents[1] / "requirements.txt"
 OLDEST_PYTHON = (3, 11)
 NEEDED_GIB = {"disk": 5, "memory": 12, "GPU memory": 10}  # below: a warning
 SMALL_FACE = 0.08  # of the photo's shorter side
-FAR_POSE = 0.2  # of a body height
 
 
 def check_versions(pins: Path = PINS) -> list[Finding]:
@@ -148,13 +148,13 @@ def check_face(photo_path: str, face_models: str, dwpose_folder: str) -> Finding
     return _guarded("photo's face", work)
 
 
-def check_poses(photo_path: str | None, driver_path: str | None, wholebody_paths: tuple[Path, Path]) -> list[Finding]:
+def check_poses(photo_path: str | None, driver_path: str | None, dwpose_folder: Path) -> list[Finding]:
     """Whether the photo's person and the driver's first frame are found, and how far apart their poses are."""
     findings: list[Finding] = []
 
     def people() -> str:
         """Fill `findings`."""
-        wholebody = Wholebody(*wholebody_paths)
+        wholebody = Wholebody(*(dwpose_folder / name for name in MODEL_FILES))
         if photo_path is not None:
             photo = np.asarray(load_photo(photo_path))
             recording.photo, recording.photo_size = wholebody.estimate(photo), photo.shape[1::-1]
@@ -171,7 +171,7 @@ def check_poses(photo_path: str | None, driver_path: str | None, wholebody_paths
             return ""
         distance = float(arrange(recording).distances[0])
         text = f"the driver's first pose is {distance:.2f} of a body height from the photo's"
-        if distance > FAR_POSE:
+        if distance > FAR_FROM_PHOTO:
             remedy = "start at a frame that is nearer to the photo's pose"
             findings.append(Finding(WARNING, "alignment", text, remedy))
         else:

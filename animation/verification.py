@@ -83,6 +83,7 @@ def check_dwpose(folder: str | Path) -> list[Finding]:
     """The two networks of skeletons."""
     from DWPose.detector import PersonDetector
     from DWPose.pose import PoseEstimator
+    from DWPose.wholebody import MODEL_FILES
 
     def opens(network, name: str) -> Callable[[], str]:
         def work() -> str:
@@ -91,8 +92,8 @@ def check_dwpose(folder: str | Path) -> list[Finding]:
         return work
 
     return [
-        check("person detector", opens(PersonDetector, "yolox_l.onnx")),
-        check("pose estimator", opens(PoseEstimator, "dw-ll_ucoco_384.onnx")),
+        check("person detector", opens(PersonDetector, MODEL_FILES[0])),
+        check("pose estimator", opens(PoseEstimator, MODEL_FILES[1])),
     ]
 
 

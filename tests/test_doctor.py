@@ -72,7 +72,7 @@ def test_each_damage_is_a_problem_with_a_remedy(folders, monkeypatch, capsys):
 
 def test_a_photo_without_a_face_and_a_far_pose_are_warnings(folders, monkeypatch, capsys):
     face_models.write_detector(folders / "models" / "scrfd_10g_bnkps.onnx", [])
-    monkeypatch.setattr("animation.diagnosis.FAR_POSE", -1)
+    monkeypatch.setattr("animation.diagnosis.FAR_FROM_PHOTO", -1)
     more = ["--photo", f"{folders}/photo.png", "--driver", f"{folders}/driver"]
     found, status = findings(folders, monkeypatch, capsys, *more)
     assert status == 0

@@ -15,17 +15,15 @@ from animation.errors import InputError
 from animation.evaluation import metrics
 from animation.evaluation.cases import Case, Chunk
 from animation.evaluation.settings import (
-    DETECTOR_FILE,
     FACE_MODELS,
     PCK_THRESHOLDS,
-    POSE_FILE,
     POSE_MODELS,
     EvaluationSettings,
 )
 from animation.face.detection import FaceFinder, find_face_models
 from animation.weights import load_i3d, load_lpips
 from DWPose.keypoints import BODY
-from DWPose.wholebody import Wholebody
+from DWPose.wholebody import MODEL_FILES, Wholebody
 
 Values = dict[str, list[float | None]]  # by column, one a frame; None: does not exist for this frame
 I3D_SIZE = 224  # pixels, height and width
@@ -234,7 +232,7 @@ def load_pose_estimator(models_folder: str | None, device: torch.device) -> Whol
     folder, device_name = Path(models_folder or POSE_MODELS), "cuda" if device.type == "cuda" else "cpu"
     if models_folder is None and not folder.is_dir():
         raise NotRun(f"no pose models in {folder}; name their folder with --pose_models")
-    return Wholebody(folder / DETECTOR_FILE, folder / POSE_FILE, device_name)
+    return Wholebody(*(folder / name for name in MODEL_FILES), device_name)
 
 
 class VideoDistance(Measure):

@@ -8,10 +8,10 @@ from animation.evaluation.cases import Case, find_cases
 from animation.face.detection import find_face_models
 from animation.writing import check_writable
 from DWPose.sessions import find_model
+from DWPose.wholebody import MODEL_FILES
 
 FACE_MODELS = "models/antelopev2"  # where a folder is used without being named
 POSE_MODELS = "checkpoints/DWPose"
-DETECTOR_FILE, POSE_FILE = "yolox_l.onnx", "dw-ll_ucoco_384.onnx"
 PCK_THRESHOLDS = (0.05, 0.1)  # of the target's size
 SHORTEST_CLIP = 9  # frames: I3D halves time three times and needs two steps of it
 
@@ -50,7 +50,7 @@ class EvaluationSettings:
         if self.face_models is not None:
             find_face_models(self.face_models)
         if self.pose_models is not None:
-            for name in (DETECTOR_FILE, POSE_FILE):
+            for name in MODEL_FILES:
                 find_model(Path(self.pose_models) / name)
         cases = find_cases(self.results, self.truth, self.cases, self.max_frames)
         check_writable(Path(self.output_dir))

@@ -11,14 +11,13 @@ from animation.errors import InputError
 from animation.face.boxes import bounds_of_points
 from DWPose.keypoints import FACE
 from DWPose.sessions import find_model
-from DWPose.wholebody import Wholebody
+from DWPose.wholebody import MODEL_FILES, Wholebody
 
 logger = logging.getLogger(__name__)
 
 DETECTION_SIZE = (640, 640)
 RECOGNISER = "glintr100.onnx"
 FACE_MODEL_FILES = ("scrfd_10g_bnkps.onnx", RECOGNISER)
-DWPOSE_FILES = ("yolox_l.onnx", "dw-ll_ucoco_384.onnx")
 DETECTOR, POSE = "the face detector", "DWPose's face points"  # the two ways, in words
 
 
@@ -100,7 +99,7 @@ class FaceFinder:
             raise InputError(f"{folder}: the face models cannot be loaded ({error}); download them again") from None
         self.analysis.prepare(ctx_id=0, det_size=DETECTION_SIZE)
         self.device = "cuda" if wanted else "cpu"
-        paths = [Path(dwpose_folder) / name for name in DWPOSE_FILES] if dwpose_folder is not None else []
+        paths = [Path(dwpose_folder) / name for name in MODEL_FILES] if dwpose_folder is not None else []
         self.dwpose_paths = paths if paths and all(path.is_file() for path in paths) else None
         self._wholebody: Wholebody | None = None
 

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from animation.cli import listed
 from animation.errors import InputError
 from animation.face.detection import POSE, FaceFinder, find_face_models
 from animation.frames import IMAGE_SUFFIXES, load_photo
@@ -20,7 +21,6 @@ logger = logging.getLogger(__name__)
 
 SHAPES = ("box", "oval")
 NO_FACE = {"black": 0, "white": 255}  # what a picture without a face gets
-NAMED = 20  # pictures at most in one line of the log
 
 
 @dataclass(kw_only=True)
@@ -195,11 +195,7 @@ def _list_pictures(folder: Path) -> list[Path]:
 def _report(summary: MaskSummary, settings: FaceMaskSettings, inputs: MaskInputs) -> None:
     logger.info("%d masks written to %s, %d that were there kept", summary.written, inputs.folder, summary.kept)
     if summary.by_pose:
-        logger.info("%d faces were found by %s alone: %s", len(summary.by_pose), POSE, _listed(summary.by_pose))
+        logger.info("%d faces were found by %s alone: %s", len(summary.by_pose), POSE, listed(summary.by_pose))
     if summary.without_face:
         logger.warning("no face found in %d of %d pictures, whose masks are %s: %s", len(summary.without_face),
-                       summary.written, settings.no_face, _listed(summary.without_face))  # fmt: skip
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+                       summary.written, settings.no_face, listed(summary.without_face))  # fmt: skip

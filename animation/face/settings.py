@@ -1,13 +1,13 @@
 """The settings of an inference run with face optimisation, checked at the edge. Imports no torch."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from animation.cli import listed
 from animation.errors import InputError
 from animation.face.boxes import (
     MASK_THRESHOLD,
@@ -163,7 +163,7 @@ class FaceOptimizationSettings(InferenceSettings):
             )
         if without:
             logger.warning("%s: %d of %d frames have no face (%s) and take no part in the optimisation: %s", source,
-                           len(without), len(boxes), empty, _listed(without))  # fmt: skip
+                           len(without), len(boxes), empty, listed(without))  # fmt: skip
         return boxes, files
 
     def _find_photo_face(
@@ -237,8 +237,3 @@ def _warn_of_shape(what: str, size: tuple[int, int], wanted: tuple[int, int], to
     if abs(size[0] / size[1] * wanted[1] / wanted[0] - 1) > tolerance:
         logger.warning("%s of %d×%d (width × height) is stretched to %d×%d: are these the right pictures?",
                        what, *size, *wanted)  # fmt: skip
-
-
-def _listed(numbers: Sequence[int], most: int = 20) -> str:
-    more = f" and {len(numbers) - most} more" if len(numbers) > most else ""
-    return ", ".join(map(str, numbers[:most])) + more

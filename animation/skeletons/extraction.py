@@ -11,18 +11,17 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from animation.cli import listed
 from animation.skeletons.estimation import KEYPOINTS_FILE, UNFINISHED_FILE, record
 from animation.skeletons.preview import write_preview
 from animation.skeletons.settings import SkeletonInputs, SkeletonSettings
 from animation.writing import PARTIAL_FOLDER, publish_frames, write_png
+from DWPose.alignment import FAR_FROM_PHOTO
 from DWPose.arrangement import Arrangement, arrange
 from DWPose.drawing import draw
 from DWPose.recording import Drawn, Recording
 
 logger = logging.getLogger(__name__)
-
-FAR_FROM_PHOTO = 0.2  # of the person's height: a first pose further away often costs the face
-NAMED_FRAMES = 20  # at most in one line of the log
 
 
 def extract(settings: SkeletonSettings, inputs: SkeletonInputs) -> Arrangement:
@@ -112,10 +111,8 @@ def report(arrangement: Arrangement, recording: Recording) -> None:
     logger.info("%s", figures(arrangement))
     absent = np.flatnonzero(arrangement.missing)
     if len(absent):
-        named = ", ".join(map(str, absent[:NAMED_FRAMES]))
-        more = f" and {len(absent) - NAMED_FRAMES} more" if len(absent) > NAMED_FRAMES else ""
-        logger.warning("the person was not found in %d of %d frames: %s%s",
-                       len(absent), len(arrangement.missing), named, more)  # fmt: skip
+        logger.warning("the person was not found in %d of %d frames: %s",
+                       len(absent), len(arrangement.missing), listed(absent))  # fmt: skip
     distances = arrangement.distances
     if distances is None or not np.isfinite(distances).any() or not distances[0] > FAR_FROM_PHOTO:
         return
