@@ -101,6 +101,10 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--max_grad_norm", type=float, help="gradients are scaled down to this norm; 0: never")
     switch(run, "use_ema", "average the weights over the steps; checkpoints and videos take the average")
     run.add_argument("--conditioning_dropout_prob", type=float, help="of image token and image latents, for guidance")
+    run.add_argument(
+        "--noise_d_low", type=int, metavar="D", help="of high noise levels: smaller trains them more often"
+    )
+    run.add_argument("--noise_d_high", type=int, metavar="D", help="the same of low noise levels")
     run.add_argument("--seed", type=int, help="the same seed gives the same training")
     switch(run, "overfit", "repeat the first step's clips, noise and noise levels, to see whether a set-up can learn")
 

@@ -20,7 +20,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data_path", metavar="LIST", help="a text file of clip folders, as for train.py")
     parser.add_argument("--frames", nargs="+", metavar="DIR", help="folders of numbered frames")
     parser.add_argument(
-        "--teacher", metavar="DIR", help="for AutoencoderTiny: the VAE whose latents it learns to encode and decode"
+        "--teacher",
+        metavar="DIR",
+        help="for AutoencoderTiny and AutoencoderDC: the VAE whose latents it learns to encode and decode",
     )
     parser.add_argument("--width", type=int, help="pixels, a multiple of 64")
     parser.add_argument("--height", type=int, help="pixels, a multiple of 64")

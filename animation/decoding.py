@@ -1,4 +1,4 @@
-"""Latents to pixels, through SVD's temporal decoder or a tiny one, with or without gradients."""
+"""Pixels to latents and back, through SVD's temporal VAE or a cheaper one, with or without gradients."""
 
 import contextlib
 import functools
@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import torch
 from diffusers import AutoencoderKLTemporalDecoder
+from diffusers.models.autoencoders.autoencoder_dc import ResBlock
 from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
 from diffusers.models.resnet import ResnetBlock2D, TemporalResnetBlock
 from diffusers.models.upsampling import Upsample2D
 from torch.utils.checkpoint import checkpoint
 
 LATENT_SIZE = 8  # pixels a side that one latent stands for
-RECOMPUTED_BLOCKS = (ResnetBlock2D, TemporalResnetBlock, Upsample2D, AutoencoderTinyBlock)
+RECOMPUTED_BLOCKS = (ResnetBlock2D, TemporalResnetBlock, Upsample2D, AutoencoderTinyBlock, ResBlock)
 
 
 def vae_device(vae: torch.nn.Module) -> torch.device:
@@ -24,11 +25,28 @@ def vae_device(vae: torch.nn.Module) -> torch.device:
     return vae.device
 
 
+def encode_frames(vae: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """The posterior of each frame.
+
+    Args:
+        vae: AutoencoderKLTemporalDecoder; AutoencoderTiny and AutoencoderDC have one of no variance.
+        images: (n, 3, H, W), RGB in −1..1, where the VAE is and in its number format.
+
+    Returns:
+        (n, 2·C, h, w): mean, which is the mode too, and log variance, not scaled.
+    """
+    encoded = vae.encode(images)
+    if hasattr(encoded, "latent_dist"):
+        return encoded.latent_dist.parameters
+    (mean,) = encoded.values()
+    return torch.cat([mean, torch.full_like(mean, -torch.inf)], dim=1)
+
+
 def decode_frames(vae: torch.nn.Module, latents: torch.Tensor, checkpointing: bool = False) -> torch.Tensor:
     """Decode frames together, in the VAE's number format, on its device.
 
     Args:
-        vae: AutoencoderKLTemporalDecoder, which mixes the frames, or AutoencoderTiny, which does not.
+        vae: AutoencoderKLTemporalDecoder, which mixes the frames, or another, which does not.
         latents: (n, 4, h, w), scaled as the sampler's.
         checkpointing: where gradients are on, keep only the inputs of the decoder's blocks and run a block again for
             its gradients (Chen et al. 2016): the same numbers in a fraction of the memory.

@@ -15,7 +15,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
-from animation.decoding import decode_frames, vae_device
+from animation.decoding import decode_frames, encode_frames, vae_device
 from animation.errors import InputError, NonFiniteError
 from animation.frames import check_size
 from animation.modules.face_encoder import FaceEncoder
@@ -58,6 +58,8 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
         face_encoder: FaceEncoder,
         preview_vae: torch.nn.Module | None = None,
     ):
+        if "block_out_channels" not in vae.config:  # AutoencoderDC; their number tells SVD's pipeline the latents' size
+            vae.register_to_config(block_out_channels=vae.config.encoder_block_out_channels)
         super().__init__(vae, image_encoder, unet, scheduler, feature_extractor)
         self.register_modules(pose_net=pose_net, face_encoder=face_encoder, preview_vae=preview_vae)
         # Saved under the name that every version of transformers reads, not that of the backend in use.
@@ -139,14 +141,14 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
             pixels.shape, generator=generator, device=pixels.device, dtype=pixels.dtype
         )
         with self._upcast_vae():
-            encoded = self.vae.encode(pixels.to(vae_device(self.vae), self.vae.dtype))
-        return encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+            posterior = encode_frames(self.vae, pixels.to(vae_device(self.vae), self.vae.dtype))
+        return posterior.chunk(2, dim=1)[0]
 
     @contextlib.contextmanager
     def _upcast_vae(self):
         """Half-precision VAEs that overflow (`force_upcast`) encode in float32."""
         dtype = self.vae.dtype
-        if not self.vae.config.force_upcast or dtype == torch.float32:
+        if not self.vae.config.get("force_upcast", False) or dtype == torch.float32:
             yield
             return
         torch.nn.Module.to(self.vae, torch.float32)

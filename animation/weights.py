@@ -36,7 +36,7 @@ from animation.state_dicts import (
 )
 
 SVD_FOLDER = "stable-video-diffusion-img2vid-xt"
-VAE_CLASSES = ("AutoencoderKLTemporalDecoder", "AutoencoderTiny")
+VAE_CLASSES = ("AutoencoderKLTemporalDecoder", "AutoencoderTiny", "AutoencoderDC")
 PROPERTIES_FILE = "checkpoint.json"  # beside the parts of a checkpoint: what its tensors do not tell
 
 

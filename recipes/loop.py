@@ -35,14 +35,17 @@ class Samples(Dataset):
         return self.make(self.start + index)
 
 
-def recipe_arguments(description: str | None, steps: int, batch_size: int) -> argparse.Namespace:
-    """The flags of a recipe."""
+def recipe_arguments(
+    description: str | None, steps: int, batch_size: int, learning_rate: float = 2e-3
+) -> argparse.Namespace:
+    """The flags of a recipe, with its defaults."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path(), help="the folder of checkpoints/ and models/")
     parser.add_argument("--state", type=Path, default=Path("recipes/state"), help="where training is kept, to go on")
     parser.add_argument("--steps", type=int, default=steps, help=f"in all; {steps} if left out")
     parser.add_argument("--batch_size", type=int, default=batch_size)
-    parser.add_argument("--learning_rate", type=float, default=2e-3, help="the highest; a cosine leads to 0")
+    parser.add_argument("--learning_rate", type=float, default=learning_rate, help="the highest; a cosine leads to 0")
+    parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="bf16", help="of activations")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw pictures")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--export_only", action="store_true", help="write the networks as they are, and stop")
@@ -85,7 +88,9 @@ def train(
             rate = args.learning_rate * min(1, (step + 1) / 200) * 0.5 * (1 + np.cos(np.pi * step / steps))
             for group in optimizer.param_groups:
                 group["lr"] = max(rate, 1e-6)
-            parts = loss(model, {key: value.to(device, non_blocking=True) for key, value in batch.items()})
+            batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+            with torch.autocast(device.type, torch.bfloat16, enabled=args.mixed_precision == "bf16"):
+                parts = loss(model, batch)
             optimizer.zero_grad(set_to_none=True)
             sum(parts.values()).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 5.0)

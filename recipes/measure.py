@@ -1,4 +1,4 @@
-"""How well the small DWPose and antelopev2 know puppets that they never saw: figures for the model card.
+"""How well the small networks know puppets that they never saw: figures for the model card.
 
 python -m recipes.measure
 """
@@ -9,17 +9,23 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
+from animation.decoding import decode_frames, encode_frames
+from animation.evaluation.metrics import psnr
 from animation.face.detection import FaceFinder
+from animation.weights import load_vae
 from DWPose.keypoints import to_openpose
 from DWPose.wholebody import Wholebody
 from puppets.characters import make_character
+from puppets.clips import make_clip
 from puppets.motions import make_motion
 from puppets.rendering import Place, render
 from puppets.seeds import generator
 from recipes.recogniser import make_face
 from recipes.scenes import make_stage
+from recipes.vae import SIDE as VAE_SIDE
 
 BODY_POINTS = 18
 FACES_A_PERSON = 4
@@ -68,11 +74,26 @@ def measure_faces(finder: FaceFinder, people: int) -> dict[str, float]:
             "different": float(different.mean()), "pairs": 2 * len(same)}  # fmt: skip
 
 
+@torch.no_grad()
+def measure_vae(vae: torch.nn.Module, clips: int, frames: int) -> dict[str, float]:
+    """PSNR of the round trip through latents, at the working size, a mean over frames."""
+    values = []
+    for index in tqdm(range(clips), desc="round trips", unit="clip"):
+        clip = make_clip("held_out", index)
+        images = [clip.render(3 * frame, VAE_SIDE, VAE_SIDE)[0] for frame in range(frames)]
+        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        latents = encode_frames(vae, pixels).chunk(2, dim=1)[0] * vae.config.scaling_factor
+        decoded = ((decode_frames(vae, latents) + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+        values += [psnr(*pair) for pair in zip(decoded.numpy(), images, strict=True)]
+    return {"vae_psnr": float(np.mean(values)), "vae_psnr_worst": float(np.min(values))}
+
+
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dwpose", type=Path, default=Path("checkpoints/tiny/DWPose"))
     parser.add_argument("--face_models", type=Path, default=Path("models/tiny/antelopev2"))
+    parser.add_argument("--vae", type=Path, default=Path("checkpoints/tiny/SVD/vae"))
     parser.add_argument("--clips", type=int, default=40)
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--side", type=int, default=256, help="pixels of the pictures")
@@ -84,6 +105,8 @@ def main() -> None:
         figures |= measure_people(wholebody, args.clips, args.frames, args.side)
     if args.face_models.is_dir():
         figures |= measure_faces(FaceFinder(args.face_models), args.people)
+    if args.vae.is_dir():
+        figures |= measure_vae(load_vae(args.vae), args.clips, args.frames)
     print(json.dumps(figures, indent=1))
 
 

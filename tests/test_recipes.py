@@ -12,7 +12,14 @@ from recipes import detectors, loop, pose_estimator, recogniser
 
 def arguments(folder, steps):
     return argparse.Namespace(
-        state=folder, steps=steps, batch_size=4, learning_rate=5e-2, workers=0, device="cpu", export_only=False
+        state=folder,
+        steps=steps,
+        batch_size=4,
+        learning_rate=5e-2,
+        workers=0,
+        device="cpu",
+        export_only=False,
+        mixed_precision="no",
     )
 
 

@@ -27,6 +27,9 @@ class PoseNet(ModelMixin, ConfigMixin):
             layers += [nn.Conv2d(in_channels, channels, kernel_size, stride=kernel_size - 2, padding=1), nn.SiLU()]
             in_channels = channels
         self.conv_layers = nn.Sequential(*layers)
+        for layer in layers[::2]:  # without norms, eight narrow convolutions must keep the signal's size themselves
+            nn.init.kaiming_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
         self.final_proj = nn.Conv2d(in_channels, out_channels, 1)
         nn.init.zeros_(self.final_proj.weight)  # training starts from the unguided UNet
         nn.init.zeros_(self.final_proj.bias)

@@ -16,7 +16,7 @@ from animation.face.embedding import EMBEDDING_DIM
 from animation.frames import UNREADABLE, load_photo
 from animation.training.cache import FrameCache
 from animation.training.clips import Bucket, Clip, ClipError, choose_frames, read_clip
-from animation.training.losses import cosine_interpolated_sigma
+from animation.training.losses import NOISE_DIMS, cosine_interpolated_sigma
 from animation.training.plan import Purpose, SampleKey, random_stream
 from animation.training.step import Batch
 
@@ -53,7 +53,13 @@ def load_image(path: Path, size: tuple[int, int], mode: str, resample: Image.Res
 
 
 def draw_random_numbers(
-    seed: int, key: SampleKey, batch_size: int, frames: int, latent_shape: Sequence[int], image_shape: Sequence[int]
+    seed: int,
+    key: SampleKey,
+    batch_size: int,
+    frames: int,
+    latent_shape: Sequence[int],
+    image_shape: Sequence[int],
+    noise_dims: Sequence[int] = NOISE_DIMS,
 ) -> dict[str, torch.Tensor]:
     """All random numbers of a sample that `Batch` holds, the same on every machine and device.
 
@@ -62,6 +68,7 @@ def draw_random_numbers(
     Args:
         latent_shape: (C, h, w) of one frame's latents.
         image_shape: (3, H, W) of the photo.
+        noise_dims: see `cosine_interpolated_sigma`.
     """
     stream = random_stream(seed, Purpose.NOISE, key.step, key.slot)
     u, dropout = stream.random(2)
@@ -70,7 +77,7 @@ def draw_random_numbers(
         """Standard normal numbers, float32."""
         return torch.from_numpy(stream.standard_normal(shape, dtype=np.float32))
 
-    sigma = cosine_interpolated_sigma(torch.tensor((key.stratum + u) / batch_size, dtype=torch.float64))
+    sigma = cosine_interpolated_sigma(torch.tensor((key.stratum + u) / batch_size, dtype=torch.float64), noise_dims)
     return {
         "sigma": sigma.float(),
         "dropout": torch.tensor(dropout, dtype=torch.float32),
@@ -102,6 +109,7 @@ class ClipDataset(Dataset):
         face_channel_order: handed to it, `rgb` or `bgr`.
         embeddings: keeps face embeddings.
         moments: keeps VAE latents by (width, height); None: frames are encoded each time.
+        noise_dims: see `cosine_interpolated_sigma`.
     """
 
     def __init__(
@@ -117,12 +125,13 @@ class ClipDataset(Dataset):
         face_channel_order: str,
         embeddings: FrameCache,
         moments: dict[tuple[int, int], FrameCache] | None = None,
+        noise_dims: Sequence[int] = NOISE_DIMS,
     ):
         self.buckets, self.batch_size, self.seed = buckets, batch_size, seed
         self.sample_n_frames, self.stride = sample_n_frames, stride
         self.latent_channels, self.latent_scale = latent_channels, latent_scale
         self.face_models, self.face_channel_order = face_models, face_channel_order
-        self.embeddings, self.moments = embeddings, moments
+        self.embeddings, self.moments, self.noise_dims = embeddings, moments, noise_dims
         self._finder: FaceFinder | None = None  # loaded in the worker that needs it
 
     def __getitem__(self, key: SampleKey) -> Sample:
@@ -158,7 +167,13 @@ class ClipDataset(Dataset):
             tensors["moments"] = moments
         latent_shape = (self.latent_channels, bucket.height // self.latent_scale, bucket.width // self.latent_scale)
         tensors |= draw_random_numbers(
-            self.seed, key, self.batch_size, len(frames), latent_shape, (3, bucket.height, bucket.width)
+            self.seed,
+            key,
+            self.batch_size,
+            len(frames),
+            latent_shape,
+            (3, bucket.height, bucket.width),
+            self.noise_dims,
         )
         return Sample(tensors, images)
 

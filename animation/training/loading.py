@@ -54,6 +54,7 @@ def make_dataset(
         channel_order,
         FrameCache(cache / f"faces-{channel_order}-{_fingerprint(recogniser)}"),
         moments,
+        (settings.noise_d_low, settings.noise_d_high),
     )
 
 

@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 # Settings that must stay equal for a resumed run to be as one that was never stopped; the batch and the data as well.
 RUN_IDENTITY = (
     "seed", "sample_n_frames", "sample_stride", "learning_rate", "scale_lr", "lr_scheduler", "lr_warmup_steps",
-    "conditioning_dropout_prob", "adam_beta1", "adam_beta2", "adam_weight_decay", "adam_epsilon", "max_grad_norm",
-    "overfit",
+    "conditioning_dropout_prob", "noise_d_low", "noise_d_high", "adam_beta1", "adam_beta2", "adam_weight_decay",
+    "adam_epsilon", "max_grad_norm", "overfit",
 )  # fmt: skip
 MEMORY_LEVERS = (
     "--gradient_checkpointing, --mixed_precision bf16, --use_8bit_adam, --cache_latents, fewer --sample_n_frames, "

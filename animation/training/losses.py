@@ -1,22 +1,24 @@
 """What training minimises: the distribution of noise levels, conditioning dropout and the weighted loss."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 
 SIGMA_MIN, SIGMA_MAX, SIGMA_DATA = 0.002, 700.0, 0.5
-IMAGE_DIM, NOISE_DIM_LOW, NOISE_DIM_HIGH = 64, 32, 64
+IMAGE_DIM, NOISE_DIMS = 64, (32, 64)
 
 
-def cosine_interpolated_sigma(u: torch.Tensor) -> torch.Tensor:
+def cosine_interpolated_sigma(u: torch.Tensor, noise_dims: Sequence[int] = NOISE_DIMS) -> torch.Tensor:
     """Quantiles of the interpolated cosine distribution of noise levels (simple diffusion, arXiv 2301.11093).
 
     The log signal-to-noise ratio of the cosine schedule is −2·log tan(θ), θ running along a line between the limits;
     a schedule made for `d` pixels is shifted by 2·log(d / IMAGE_DIM), and log-ratios are interpolated in u between the
-    schedules shifted for NOISE_DIM_LOW and for NOISE_DIM_HIGH.
+    schedules shifted for the two `noise_dims`.
 
     Args:
         u: in 0 … 1, any shape; σ falls from 700 at 0 to 0.002 at 1.
+        noise_dims: the first rules high noise levels, the second low ones; smaller means more noise.
 
     Returns:
         σ, of u's shape and dtype.
@@ -29,7 +31,7 @@ def cosine_interpolated_sigma(u: torch.Tensor) -> torch.Tensor:
         theta_first, theta_last = (math.atan(math.exp((shift - end) / 2)) for end in (logsnr_first, logsnr_last))
         return shift - 2 * torch.log(torch.tan(theta_first + u * (theta_last - theta_first)))
 
-    logsnr = torch.lerp(shifted(NOISE_DIM_LOW), shifted(NOISE_DIM_HIGH), u)
+    logsnr = torch.lerp(*map(shifted, noise_dims), u)
     return SIGMA_DATA * torch.exp(-logsnr / 2)
 
 

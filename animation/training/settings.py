@@ -79,6 +79,8 @@ class TrainingSettings:
     use_8bit_adam: bool = False
     use_ema: bool = False
     conditioning_dropout_prob: float = 0.1
+    noise_d_low: int = 32
+    noise_d_high: int = 64
     seed: int = SEED
     overfit: bool = False
 
@@ -105,8 +107,8 @@ class TrainingSettings:
             "lora_rank": 0, "sample_n_frames": 1, "sample_stride": 1, "num_workers": 0, "max_bad_clips": 0,
             "per_gpu_batch_size": 1, "gradient_accumulation_steps": 1, "num_train_epochs": 1, "max_train_steps": 1,
             "learning_rate": 0, "lr_warmup_steps": 0, "adam_beta1": 0, "adam_beta2": 0, "adam_weight_decay": 0,
-            "adam_epsilon": 0, "max_grad_norm": 0, "conditioning_dropout_prob": 0, "seed": 0,
-            "checkpointing_steps": 1, "checkpoints_total_limit": 1, "validation_steps": 1,
+            "adam_epsilon": 0, "max_grad_norm": 0, "conditioning_dropout_prob": 0, "noise_d_low": 1, "noise_d_high": 1,
+            "seed": 0,            "checkpointing_steps": 1, "checkpoints_total_limit": 1, "validation_steps": 1,
             "validation_inference_steps": 1,
         }  # fmt: skip
         for name, minimum in least.items():

@@ -9,6 +9,7 @@ from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion 
 from torch import nn
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
+from animation.decoding import encode_frames
 from animation.modules.face_encoder import FaceEncoder
 from animation.modules.pose_net import PoseNet
 from animation.modules.unet import PoseGuidedUNet
@@ -88,11 +89,7 @@ class FrozenEncoders:
         """The VAE's posterior, (N, 3, H, W) in −1..1 → (N, 2·4, h, w) float32, mean and log variance."""
         chunks = []
         for chunk in images.split(ENCODE_CHUNK):
-            encoded = self.vae.encode(chunk.to(self.vae.dtype))
-            if hasattr(encoded, "latents"):  # AutoencoderTiny is no variational one: a variance of zero
-                chunks.append(torch.cat([encoded.latents, torch.full_like(encoded.latents, -torch.inf)], dim=1))
-            else:
-                chunks.append(encoded.latent_dist.parameters)
+            chunks.append(encode_frames(self.vae, chunk.to(self.vae.dtype)))
         return torch.cat(chunks).float()
 
 

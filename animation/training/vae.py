@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from animation.decoding import encode_frames
 from animation.errors import InputError, NonFiniteError
 from animation.training import checkpoint as checkpoints
 from animation.training.clips import ClipError
@@ -67,7 +68,7 @@ class VaeLoss(nn.Module):
     """A VAE with its loss, one module as distributed training wants it.
 
     The loss is the mean absolute error of the reconstruction, plus `kl_weight` times the divergence of the posterior
-    from a standard normal distribution (arXiv 1312.6114, appendix B). A tiny VAE has no posterior; where it has a
+    from a standard normal distribution (arXiv 1312.6114, appendix B). Other VAEs have no variance; where one has a
     teacher's latents to learn, its encoder is drawn to them and its decoder decodes them.
 
     Args:
@@ -99,7 +100,7 @@ class VaeLoss(nn.Module):
             decoded = self.vae.decode(latents, num_frames=frames).sample
             divergence = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
             return F.l1_loss(decoded, images) + self.kl_weight * divergence, latents.detach()
-        latents = self.vae.encode(images).latents
+        latents = encode_frames(self.vae, images).chunk(2, dim=1)[0]
         target = latents if taught is None else taught.flatten(0, 1)
         loss = F.l1_loss(self.vae.decode(target).sample, images)
         return loss + (0 if taught is None else F.mse_loss(latents, target)), latents.detach()
@@ -123,10 +124,10 @@ def train_vae(settings: VaeSettings, clips: list[list[Path]]) -> None:
     vae, is_new = new_vae(settings.vae, settings.seed)
     teacher = load_vae(settings.teacher).to(device) if settings.teacher is not None else None
     if teacher is not None and isinstance(vae, AutoencoderKLTemporalDecoder):
-        raise InputError("--teacher is for AutoencoderTiny, which learns another VAE's latents; leave it out")
+        raise InputError("--teacher is for a VAE without variance, which learns another VAE's latents; leave it out")
     with torch.no_grad():  # sizes of latents, whatever the class
-        encoded = vae.encode(torch.zeros(1, 3, settings.height, settings.width))
-    shape = (encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean).shape[1:]
+        _, channels, *size = encode_frames(vae, torch.zeros(1, 3, settings.height, settings.width)).shape
+    shape = (channels // 2, *size)
     batch_size = settings.per_gpu_batch_size * settings.gradient_accumulation_steps * accelerator.num_processes
     plan = SamplePlan([len(clips)], batch_size, settings.seed)
     model = VaeLoss(vae.requires_grad_(True).train(), settings.kl_weight)

@@ -1,0 +1,188 @@
+"""The UNet, the PoseNet and the FaceEncoder: a puppet's photo and skeletons become its video.
+
+    python -m recipes.animation
+
+Makes clips with make_puppets.py and trains on them with train.py, with the VAE, the image encoder and the face networks
+that the other recipes made: first from random weights on short cuts of many characters, then on whole windows.
+Training goes on from `--work` after an interrupt; where that folder is gone, `--finetune` starts the second stage from
+the shipped weights.
+"""
+
+import argparse
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from diffusers import EulerDiscreteScheduler
+from safetensors.torch import load_file, save_file
+
+from animation.modules.unet import PoseGuidedUNet
+
+logger = logging.getLogger(__name__)
+
+SIDE = 128  # pixels: sharp and small rather than large and blurred
+CLIPS, CLIP_FRAMES, WINDOW = 1600, 16, 8
+FRAMES_PER_STEP = 32
+STAGES = {"short": 4, "whole": WINDOW}  # frames of a sample
+UNET = {  # on latents of 16 × 16
+    "in_channels": 32,
+    "out_channels": 16,
+    "sample_size": 16,
+    "block_out_channels": (64, 128),
+    "down_block_types": ("DownBlockSpatioTemporal", "CrossAttnDownBlockSpatioTemporal"),
+    "up_block_types": ("CrossAttnUpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+    "num_attention_heads": (2, 4),
+    "layers_per_block": 1,
+    "cross_attention_dim": 128,
+    "addition_time_embed_dim": 32,
+    "projection_class_embeddings_input_dim": 96,
+    "num_frames": WINDOW,
+}
+SCHEDULER = {
+    "prediction_type": "v_prediction",
+    "timestep_type": "continuous",
+    "timestep_spacing": "leading",
+    "use_karras_sigmas": True,
+    "sigma_min": 0.002,
+    "sigma_max": 700.0,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "steps_offset": 1,
+}
+NOISE_DIMS = (8, 32)  # latents of 16 × 16 need more practice at high noise than those of 64 × 64, not less
+PARTS = ("unet", "pose_net", "face_encoder")
+
+
+def write_configs(svd: Path) -> None:
+    """Write what belongs into an SVD folder beside the VAE and the image encoder."""
+    PoseGuidedUNet(**UNET).save_config(svd / "unet")
+    EulerDiscreteScheduler(**SCHEDULER).save_pretrained(svd / "scheduler")
+    index = {
+        "_class_name": "StableVideoDiffusionPipeline",
+        "vae": ["diffusers", "AutoencoderDC"],
+        "unet": ["diffusers", "UNetSpatioTemporalConditionModel"],
+        "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+        "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
+    }
+    (svd / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def training_command(args: argparse.Namespace, stage: str, start_from: Path | None) -> list[str]:
+    """The command line of train.py for a stage, from a folder of weights or from nothing."""
+    frames, whole = STAGES[stage], stage == "whole"
+    start = [sys.executable]
+    if args.processes > 1:
+        start += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(args.processes)]
+    flags = {
+        "pretrained_model_name_or_path": args.output / "checkpoints/tiny/SVD",
+        "face_models": args.output / "models/tiny/antelopev2",
+        "data_path": args.work / "data" / "video_rec_path.txt",
+        "dataset_width": SIDE,
+        "dataset_height": SIDE,
+        "output_dir": args.work / stage,
+        "trainable": "all",
+        "cache_dir": args.work / "cache",
+        "sample_n_frames": frames,
+        "sample_stride": 1,
+        "per_gpu_batch_size": FRAMES_PER_STEP // frames // args.processes,
+        "max_train_steps": args.whole_steps if whole else args.short_steps,
+        "learning_rate": args.learning_rate * (0.5 if whole else 1),
+        "lr_scheduler": "cosine",
+        "lr_warmup_steps": 200,
+        "conditioning_dropout_prob": 0.05,
+        "noise_d_low": NOISE_DIMS[0],
+        "noise_d_high": NOISE_DIMS[1],
+        "num_workers": 1,
+        "checkpointing_steps": args.checkpointing_steps,
+        "checkpoints_total_limit": 2,
+        "resume_from_checkpoint": "latest",
+        "validation_steps": 10**9,
+        "report_to": "none",
+        "mixed_precision": args.mixed_precision,
+        "seed": 0,
+    }
+    switches = ["--cache_latents", "--use_ema"]
+    if not torch.cuda.is_available():
+        switches.append("--cpu")
+    if start_from is not None:
+        switches.append("--finetune_mode")
+        flags |= {
+            "unet_model_finetune_path": start_from / "unet.safetensors",
+            "posenet_model_finetune_path": start_from / "pose_net.safetensors",
+            "face_encoder_finetune_path": start_from / "face_encoder.safetensors",
+        }
+    return [*start, "train.py", *(f"--{name}={value}" for name, value in flags.items()), *switches]
+
+
+def last_checkpoint(work: Path) -> Path:
+    """The newest checkpoint of the latest stage that has one."""
+    for stage in reversed(STAGES):
+        found = sorted((work / stage).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+        if found:
+            return found[-1]
+    raise SystemExit(f"{work}: holds no checkpoint; train first")
+
+
+def export(checkpoint: Path, output: Path) -> None:
+    """Write a checkpoint's three parts in half precision, and what their tensors do not tell."""
+    folder = output / "checkpoints/tiny/Animation"
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in PARTS:
+        tensors = load_file(checkpoint / f"{part}.safetensors")
+        save_file({name: tensor.half() for name, tensor in tensors.items()}, folder / f"{part}.safetensors")
+    properties = json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))
+    kept = {"face_channel_order": properties["face_channel_order"]}
+    (folder / "checkpoint.json").write_text(json.dumps(kept) + "\n", encoding="utf-8")
+    logger.info("%s is now in %s", checkpoint, folder)
+
+
+def write_curve(log: Path, path: Path, every: int = 50) -> None:
+    """Write the mean loss of each `every` steps of a training log."""
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
+    with path.open("w", encoding="utf-8") as file:
+        for last in range(every, max(losses, default=0) + 1, every):
+            window = [losses[step] for step in range(last - every + 1, last + 1) if step in losses]
+            file.write(json.dumps({"step": last, "loss": round(sum(window) / max(1, len(window)), 5)}) + "\n")
+
+
+def main() -> None:
+    """Make the data, train, export."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path(), help="the folder of checkpoints/ and models/")
+    parser.add_argument("--state", type=Path, default=Path("recipes/state"), help="where the curve is kept")
+    parser.add_argument("--work", type=Path, default=Path("output/puppet_training"), help="data and training state")
+    parser.add_argument("--short_steps", type=int, default=2600, help="of 32 frames of 8 characters; default 2600")
+    parser.add_argument("--whole_steps", type=int, default=800, help="of 32 frames of 4 characters; default 800")
+    parser.add_argument("--learning_rate", type=float, default=8e-4, help="the highest; a cosine leads to 0")
+    parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="bf16")
+    parser.add_argument("--processes", type=int, default=1, help="CPU processes, 1 to 4, that share each step")
+    parser.add_argument("--checkpointing_steps", type=int, default=250)
+    parser.add_argument("--finetune", action="store_true", help="only the second stage, from the shipped weights")
+    parser.add_argument("--export_only", action="store_true", help="write the last checkpoint's weights, and stop")
+    args = parser.parse_args()
+    if not args.export_only:
+        write_configs(args.output / "checkpoints/tiny/SVD")
+        data = args.work / "data"
+        clips = ["training", data, f"--rec={CLIPS}", f"--rec_size={SIDE}x{SIDE}", f"--frames={CLIP_FRAMES}"]
+        subprocess.run([sys.executable, "make_puppets.py", *map(str, clips)], check=True)
+        start_from = args.output / "checkpoints/tiny/Animation" if args.finetune else None
+        for stage in ["whole"] if args.finetune else STAGES:
+            subprocess.run(training_command(args, stage, start_from), check=True)
+            start_from = last_checkpoint(args.work)
+    export(last_checkpoint(args.work), args.output)
+    args.state.mkdir(parents=True, exist_ok=True)
+    for stage in STAGES:
+        log = args.work / stage / "training_log.jsonl"
+        if log.is_file():
+            write_curve(log, args.state / f"animation_{stage}.jsonl")
+
+
+if __name__ == "__main__":
+    main()
