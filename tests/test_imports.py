@@ -18,7 +18,7 @@ LAYERS = [
     {"animation.evaluation.metrics", "animation.defaults"},
     {"animation.frames", "animation.writing", "animation.cli", "animation.face.boxes", "animation.onnx_weights",
      "animation.download"},
-    {"animation.video", "animation.skeletons.preview", "animation.face.detection"},
+    {"animation.video", "animation.skeletons.preview", "animation.face.detection", "animation.framing"},
     {"animation.face.embedding", "animation.face.masks"},
     {"animation.skeletons.settings"},
     {"animation.skeletons.estimation"},
