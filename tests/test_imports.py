@@ -15,7 +15,7 @@ LAYERS = [
     {"DWPose.detector", "DWPose.pose", "DWPose.limbs"},
     {"DWPose.wholebody", "DWPose.arrangement"},
     {"animation.errors", "animation.windows", "animation.files"},
-    {"animation.evaluation.metrics", "animation.defaults"},
+    {"animation.evaluation.metrics", "animation.defaults", "animation.flags"},
     {"animation.frames", "animation.writing", "animation.cli", "animation.face.boxes", "animation.onnx_weights",
      "animation.download"},
     {"animation.video", "animation.skeletons.preview", "animation.face.detection", "animation.framing"},
