@@ -15,6 +15,7 @@ LAYERS = [
     {"DWPose.detector", "DWPose.pose", "DWPose.limbs"},
     {"DWPose.wholebody", "DWPose.arrangement"},
     {"animation.errors", "animation.windows", "animation.files"},
+    {"animation.sound"},
     {"animation.evaluation.metrics", "animation.defaults", "animation.flags"},
     {"animation.frames", "animation.writing", "animation.cli", "animation.face.boxes", "animation.onnx_weights",
      "animation.download"},
