@@ -10,11 +10,9 @@ inference_basic.py writes; run.json gets the faces' similarity before and after 
 import argparse
 from functools import partial
 
-from animation import cli
+from animation import cli, flags
 from animation.face.settings import FaceOptimizationSettings
 from inference_basic import build_parser as build_basic_parser
-
-CROP_MARGIN = 8  # latents, 64 pixels
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,18 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="ArcFace as .pth, .safetensors or .onnx; where the default is missing, glintr100.onnx of --face_models",
     )
-    faces.add_argument("--num_optimization_iter", type=int, help="gradient steps at each refined step")
-    faces.add_argument("--start_refine_step", type=int, help="the first denoising step that is refined, from 0")
-    faces.add_argument("--end_refine_step", type=int, help="the last one, itself included")
-    faces.add_argument(
-        "--hjb_crop",
-        type=int,
-        nargs="?",
-        const=CROP_MARGIN,
-        metavar="MARGIN",
-        help="decode only the latents around the faces, with so many (8 pixels each; without a number "
-        f"{CROP_MARGIN}) on each side: less time and memory, approximate",
-    )
+    flags.add_face_optimization(faces)
     faces.add_argument("--max_frame_num", type=int, help="accepted and unused, as ever: see --max_frames")
     faces.add_argument("--batch_frames", type=int, help="accepted and unused, as ever: see --decode_chunk_size")
     return parser

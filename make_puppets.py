@@ -22,8 +22,10 @@ from tqdm import tqdm
 
 from animation import cli
 from animation.errors import InputError
+from animation.sound import Sound
 from animation.writing import check_writable, write_mp4
 from puppets.motions import KINDS
+from puppets.music import make_tune
 from puppets.seeds import SPLITS
 from puppets.writing import (
     BUCKETS,
@@ -72,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
             command.add_argument("--split", choices=SPLITS, default="training", help="whose characters and motions")
             command.add_argument("--motion", choices=KINDS, help="left out, each clip's own")
             command.add_argument("--people", type=int, choices=(1, 2), default=1, help="in a frame")
-            command.add_argument("--mp4", action="store_true", help="also write video.mp4")
+            command.add_argument("--mp4", action="store_true", help="also write video.mp4, with a tune")
     return parser
 
 
@@ -122,12 +124,12 @@ def plan(arguments: argparse.Namespace) -> list[Callable[[], Path]]:
     ]  # fmt: skip
 
 
-def write_video(folder: Path) -> None:
-    """Write a clip's images as video.mp4 beside them."""
+def write_video(folder: Path, split: str, index: int) -> None:
+    """Write a clip's images as video.mp4 beside them, with its tune."""
     count = len(list((folder / "images").iterdir()))
     frames = (np.asarray(Image.open(folder / "images" / f"frame_{i}.png")) for i in range(count))
     unfinished = folder / "video.partial.mp4"
-    write_mp4(unfinished, frames, FPS)
+    write_mp4(unfinished, frames, FPS, Sound(make_tune(split, index, count / FPS)))
     unfinished.replace(folder / "video.mp4")
 
 
@@ -158,7 +160,7 @@ def main() -> None:
                 write_clip_list(root, bucket)
     if getattr(arguments, "mp4", False):
         for job in jobs:
-            write_video(job.args[0])
+            write_video(*job.args[:3])
 
 
 if __name__ == "__main__":

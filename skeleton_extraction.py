@@ -7,11 +7,9 @@ Writes frame_0.png …, RGB as the models were trained on, and keypoints.npz to 
 
 import argparse
 
-from animation import cli
+from animation import cli, flags
 from animation.skeletons.settings import SkeletonSettings
-from DWPose.alignment import ALIGNMENTS
 from DWPose.sessions import DEVICES
-from DWPose.smoothing import MISSING
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -54,26 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     networks.add_argument("--pose_path", metavar="FILE", help="the pose estimator, DWPose")
     networks.add_argument("--device", choices=DEVICES, help="auto: CUDA where onnxruntime can")
 
-    skeletons = parser.add_argument_group("skeletons")
-    skeletons.add_argument(
-        "--alignment",
-        choices=ALIGNMENTS,
-        help="affine: one scale and offset an axis, corrected for the driver's aspect ratio; affine_legacy: the "
-        "released formula, uncorrected; limb: the photo's own bone lengths with the driver's joint angles; none",
-    )
-    skeletons.add_argument(
-        "--person",
-        metavar="{track,largest,N,all}",
-        help="track: the one who fills most of the picture, followed through the video; largest of each frame; N: that "
-        "one from the left, from 0, followed; all: everyone is drawn",
-    )
-    skeletons.add_argument(
-        "--missing",
-        choices=MISSING,
-        help="what to draw where nobody is found: between the frames around, the frame before, or nothing",
-    )
-    skeletons.add_argument("--smooth", action="store_true", help="smooth trembling key points (One-Euro filter)")
-    skeletons.add_argument("--confidence", type=float, help="key points with larger scores are visible")
+    skeletons = flags.add_skeletons(parser)
     skeletons.add_argument(
         "--size",
         metavar="WxH",

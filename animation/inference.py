@@ -1,12 +1,14 @@
 """One inference run from checked inputs to written files: load → encode → denoise → decode → write."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from animation import runtime
@@ -16,24 +18,33 @@ from animation.face.embedding import embed_face
 from animation.pipeline import AnimationPipeline
 from animation.report import RunReport
 from animation.sampling import RefineX0
-from animation.settings import CONDITIONED_FPS, InferenceSettings, Inputs
+from animation.settings import CONDITIONED_FPS, InferenceSettings, Inputs, SamplingSettings
 from animation.weights import component_files, read_face_channel_order, resolve_svd_folder
 from animation.writing import AnimationWriter
 
 logger = logging.getLogger(__name__)
 
 
-def load_pipeline(settings: InferenceSettings, device: torch.device, report: RunReport) -> AnimationPipeline:
-    """Load the checkpoint that the settings name, on the device, with their levers pulled."""
-    dtype = runtime.choose_dtype(settings.dtype, device)
-    parts = (
+def _parts(settings: SamplingSettings, device: torch.device) -> tuple:
+    """Arguments of `AnimationPipeline.from_checkpoints`."""
+    return (
         resolve_svd_folder(settings.pretrained_model_name_or_path, settings.revision),
         settings.unet_model_name_or_path,
         settings.posenet_model_name_or_path,
         settings.face_encoder_model_name_or_path,
-        dtype,
+        runtime.choose_dtype(settings.dtype, device),
         settings.vae,
     )
+
+
+def weights_files(settings: SamplingSettings, device: torch.device) -> list[Path]:
+    """The files that `load_pipeline` reads. Raises InputError where one is missing, or the device does not do."""
+    return component_files(*_parts(settings, device))
+
+
+def load_pipeline(settings: SamplingSettings, device: torch.device, report: RunReport) -> AnimationPipeline:
+    """Load the checkpoint that the settings name, on the device, with their levers pulled."""
+    parts = _parts(settings, device)
     report.add_files(component_files(*parts))
     pipeline = AnimationPipeline.from_checkpoints(*parts)
     runtime.place(pipeline, device, settings.offload, settings.vae_device)
@@ -43,6 +54,58 @@ def load_pipeline(settings: InferenceSettings, device: torch.device, report: Run
         pipeline.unet.compile()
     pipeline.set_progress_bar_config(desc="denoising", unit="window")
     return pipeline
+
+
+def choose_channel_order(settings: SamplingSettings) -> str:
+    """What the face models are handed, `rgb` or `bgr`: as asked for, as the checkpoint says, or as was released."""
+    return settings.face_channel_order or read_face_channel_order(settings.face_encoder_model_name_or_path) or "rgb"
+
+
+def embed_photo(photo: Image.Image, settings: SamplingSettings, channel_order: str, device: torch.device) -> np.ndarray:
+    """The embedding of a photo's face, (512,) float32; zeros where there is none."""
+    return embed_face(photo, settings.face_models, channel_order, device.type, settings.face, settings.dwpose_models)
+
+
+def sample(
+    pipeline: AnimationPipeline,
+    settings: InferenceSettings,
+    inputs: Inputs,
+    embedding: np.ndarray,
+    generator: torch.Generator,
+    report: RunReport,
+    **options,
+) -> torch.Tensor:
+    """Encode the inputs and sample a video's latents, (1, F, 4, h, w) float32.
+
+    Args:
+        embedding: of the face, 512 numbers.
+        generator: of all random numbers.
+        options: further arguments of `AnimationPipeline.denoise`.
+    """
+    with report.stage("encode"):
+        conditions = pipeline.encode(
+            inputs.photo,
+            inputs.poses,
+            embedding,
+            settings.height,
+            settings.width,
+            CONDITIONED_FPS,
+            settings.motion_bucket_id,
+            settings.noise_aug_strength,
+            generator,
+        )
+    with report.stage("denoise"):
+        return pipeline.denoise(
+            conditions,
+            settings.num_inference_steps,
+            settings.guidance_scale,
+            settings.min_guidance_scale,
+            settings.tile_size,
+            settings.frames_overlap,
+            None if settings.cfg_batch == "auto" else int(settings.cfg_batch),
+            generator,
+            **options,
+        )
 
 
 def animate(
@@ -67,20 +130,12 @@ def animate(
     writer = AnimationWriter(
         settings.output_dir, len(inputs.poses), settings.fps, png=not settings.no_png, gif=not settings.no_gif
     )
-    with _explain_out_of_memory(settings, device):
+    with explain_out_of_memory(settings, device):
         with report.stage("face_embedding"):
-            channel_order = settings.face_channel_order
-            channel_order = channel_order or read_face_channel_order(settings.face_encoder_model_name_or_path) or "rgb"
+            channel_order = choose_channel_order(settings)
             embedding = inputs.face_embedding
             if embedding is None:
-                embedding = embed_face(
-                    inputs.photo,
-                    settings.face_models,
-                    channel_order,
-                    device.type,
-                    settings.face,
-                    settings.dwpose_models,
-                )
+                embedding = embed_photo(inputs.photo, settings, channel_order, device)
         with report.stage("load"):
             pipeline = load_pipeline(settings, device, report)
         size = f"{settings.width}×{settings.height} (width × height)"
@@ -88,31 +143,7 @@ def animate(
         logger.info("%d frames of %s on %s in %s", len(inputs.poses), size, device, dtype)
         refine_x0 = build_refine_x0(pipeline, report) if build_refine_x0 is not None else None
         generator = torch.Generator(device).manual_seed(settings.seed)
-        with report.stage("encode"):
-            conditions = pipeline.encode(
-                inputs.photo,
-                inputs.poses,
-                embedding,
-                settings.height,
-                settings.width,
-                CONDITIONED_FPS,
-                settings.motion_bucket_id,
-                settings.noise_aug_strength,
-                generator,
-            )
-        with report.stage("denoise"):
-            latents = pipeline.denoise(
-                conditions,
-                settings.num_inference_steps,
-                settings.guidance_scale,
-                settings.min_guidance_scale,
-                settings.tile_size,
-                settings.frames_overlap,
-                None if settings.cfg_batch == "auto" else int(settings.cfg_batch),
-                generator,
-                refine_x0=refine_x0,
-            )
-        del conditions
+        latents = sample(pipeline, settings, inputs, embedding, generator, report, refine_x0=refine_x0)
         progress = tqdm(total=len(inputs.poses), desc="decoding", unit="frame")
         with report.stage("decode_and_write"), writer, progress:
             for frames in pipeline.decode(latents, settings.decode_chunk_size):
@@ -137,7 +168,8 @@ def animate(
 
 
 @contextmanager
-def _explain_out_of_memory(settings: InferenceSettings, device: torch.device):
+def explain_out_of_memory(settings: InferenceSettings, device: torch.device) -> Iterator[None]:
+    """Within the context, memory that does not suffice is a RunError that says what would help."""
     try:
         yield
     except Exception as error:

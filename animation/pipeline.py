@@ -21,7 +21,7 @@ from animation.frames import check_size
 from animation.modules.face_encoder import FaceEncoder
 from animation.modules.pose_net import PoseNet
 from animation.modules.unet import PoseGuidedUNet
-from animation.sampling import Conditions, RefineX0, WindowedDenoiser, denoise
+from animation.sampling import Checkpoint, Conditions, RefineX0, WindowedDenoiser, denoise
 from animation.weights import load_components
 from animation.windows import window_indices
 
@@ -198,6 +198,8 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
         refine_x0: RefineX0 | None = None,
         callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        checkpoint: Checkpoint | None = None,
+        fresh_noise: bool = False,
     ) -> torch.Tensor:
         """Sample the latents of the whole video.
 
@@ -214,6 +216,8 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
             refine_x0: improves the predicted clean latents at each step.
             callback_on_step_end: as in diffusers: `callback(pipe, step, timestep, {"latents": …})`; a `latents` in
                 the dict that it returns replaces them.
+            checkpoint: keeps the state after each step, and may have one to go on from.
+            fresh_noise: draw the initial latents of each window's length anew instead of repeating the first's.
 
         Returns:
             (1, F, 4, h, w) float32 on the execution device.
@@ -231,7 +235,7 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
             raise InputError(str(error)) from None
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         if latents is None:
-            latents = self._initial_latents(conditions, tile_size, generator)
+            latents = self._initial_latents(conditions, tile_size, generator, fresh_noise)
         first = guidance_scale if min_guidance_scale is None else min_guidance_scale
         self._guidance_scale = torch.linspace(first, guidance_scale, num_frames)
         self._num_timesteps = num_inference_steps
@@ -252,15 +256,20 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
                 refine_x0,
                 on_step_end if callback_on_step_end else None,
                 progress=progress,
+                checkpoint=checkpoint,
             )
 
-    def _initial_latents(self, conditions: Conditions, tile_size: int, generator) -> torch.Tensor:
-        """(1, F, 4, h, w): the noise of one window, in the model's dtype, repeated to the video's length."""
+    def _initial_latents(
+        self, conditions: Conditions, tile_size: int, generator, fresh_noise: bool = False
+    ) -> torch.Tensor:
+        """(1, F, 4, h, w): the noise of one window, in the model's dtype, repeated or drawn on to its length."""
         height, width = conditions.image_latents.shape[-2:]
         shape = (1, tile_size, self.unet.config.out_channels, height, width)
-        noise = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=self.unet.dtype)
-        repeats = -(-conditions.num_frames // tile_size)
-        return noise.repeat(1, repeats, 1, 1, 1)[:, : conditions.num_frames] * self.scheduler.init_noise_sigma
+        options = {"generator": generator, "device": self._execution_device, "dtype": self.unet.dtype}
+        pieces = -(-conditions.num_frames // tile_size)
+        drawn = [randn_tensor(shape, **options) for _ in range(pieces if fresh_noise else 1)]
+        noise = torch.cat(drawn if fresh_noise else drawn * pieces, dim=1)
+        return noise[:, : conditions.num_frames] * self.scheduler.init_noise_sigma
 
     @property
     def decoding_vae(self) -> torch.nn.Module:
@@ -268,12 +277,13 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
         return self.preview_vae or self.vae
 
     @torch.no_grad()
-    def decode(self, latents: torch.Tensor, decode_chunk_size: int = 4) -> Iterator[np.ndarray]:
+    def decode(self, latents: torch.Tensor, decode_chunk_size: int = 4, first_frame: int = 0) -> Iterator[np.ndarray]:
         """Decode to pixels, yielding each chunk as it is ready; no more than one chunk is ever in float.
 
         Args:
             latents: (1, F, 4, h, w), as `denoise` returns them.
             decode_chunk_size: frames at a time; the temporal decoder mixes those, so it is part of the result.
+            first_frame: begin with this one; a multiple of the chunk's size gives the same frames as beginning at 0.
 
         Yields:
             (n, H, W, 3) uint8 RGB on the host.
@@ -283,7 +293,7 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
         """
         if decode_chunk_size < 1:
             raise InputError(f"decode_chunk_size {decode_chunk_size} is below 1")
-        for start in range(0, latents.shape[1], decode_chunk_size):
+        for start in range(first_frame, latents.shape[1], decode_chunk_size):
             chunk = latents[0, start : start + decode_chunk_size]
             frames = decode_frames(self.decoding_vae, chunk)
             finite = frames.isfinite().all()

@@ -46,6 +46,16 @@ class RefineX0(Protocol):
         """Take and return (1, F, 4, h, w) float32 latents, scaled as the sampler's; gradients are off outside."""
 
 
+class Checkpoint(Protocol):
+    """A hook that keeps the state of the loop between two steps, so that a later run goes on from there."""
+
+    def restore(self, denoiser: "WindowedDenoiser") -> tuple[int, torch.Tensor] | None:
+        """The step to go on with, and the latents, (1, F, 4, h, w) float32, to do it on; None to begin at the first."""
+
+    def keep(self, step: int, latents: torch.Tensor, denoiser: "WindowedDenoiser") -> None:
+        """Keep the latents with which `step` is to begin; as many steps as there are: all is done."""
+
+
 class WindowedDenoiser:
     """Predicts v for a video of any length, window by window.
 
@@ -178,6 +188,7 @@ def denoise(
     on_step_end: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     reduce: Callable[[torch.Tensor], torch.Tensor] | None = None,
     progress=None,
+    checkpoint: Checkpoint | None = None,
 ) -> torch.Tensor:
     """Denoise a whole video, all its windows at each step.
 
@@ -190,6 +201,7 @@ def denoise(
         on_step_end: called with the step, its timestep and the latents; returns the latents to go on with.
         reduce: adds up a tensor over the processes that share the windows.
         progress: a tqdm-like bar, updated once a window.
+        checkpoint: keeps the state after each step, and may have one to go on from.
 
     Returns:
         (1, F, 4, h, w) float32, clean latents.
@@ -203,10 +215,14 @@ def denoise(
     reduce = reduce or (lambda tensor: tensor)
     weight_sum = reduce(denoiser.weight_sum)
     timesteps = scheduler.timesteps
-    scheduler.set_begin_index(0)  # otherwise the first step asks the device where it is
+    first = 0
+    if checkpoint is not None and (kept := checkpoint.restore(denoiser)) is not None:
+        first, latents = kept[0], kept[1].to(latents)
+    scheduler.set_begin_index(first)  # otherwise the first step asks the device where it is
     check = _FiniteCheck(len(timesteps), latents.device)
-    advance = progress.update if progress is not None else lambda: None
-    for step, timestep in enumerate(timesteps):
+    advance = progress.update if progress is not None else lambda count=1: None
+    advance(first * len(denoiser.windows))
+    for step, timestep in enumerate(timesteps[first:], first):
         sigma = float(scheduler.sigmas[step])  # kept on the host by the scheduler
         scaled_latents = scheduler.scale_model_input(latents, timestep)
         prediction = reduce(denoiser.accumulate(scaled_latents, timestep, guided, advance)) / weight_sum
@@ -221,6 +237,8 @@ def denoise(
         check.record(step, latents)
         if on_step_end is not None:
             latents = on_step_end(step, timestep, latents)
+        if checkpoint is not None:
+            checkpoint.keep(step + 1, latents, denoiser)
     if latents.is_cuda:
         torch.cuda.synchronize(latents.device)
     check.raise_if_found()

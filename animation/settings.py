@@ -26,17 +26,14 @@ class Inputs:
 
 
 @dataclass(kw_only=True)
-class InferenceSettings:
-    """A run's settings, named as the flags of `inference_basic.py`, whose help explains them."""
+class SamplingSettings:
+    """What any run of the model needs to know: where the networks are, how to sample, and what trades time for memory.
 
-    validation_image: str
-    validation_control_folder: str
-    output_dir: str
+    Named as flags, whose help explains them.
+    """
+
     face_embedding: str | None = None
-    max_frames: int | None = None
-    fps: float = 7
-    no_gif: bool = False
-    no_png: bool = False
+    face: int | None = None
 
     pretrained_model_name_or_path: str = "checkpoints/SVD/stable-video-diffusion-img2vid-xt"
     revision: str | None = None
@@ -45,12 +42,9 @@ class InferenceSettings:
     face_encoder_model_name_or_path: str = "checkpoints/Animation/face_encoder.pth"
     face_models: str = "models/antelopev2"
     dwpose_models: str = "checkpoints/DWPose"
-    face: int | None = None
     face_channel_order: str | None = None
     vae: str | None = None
 
-    height: int = 1024
-    width: int = 576
     num_inference_steps: int = 25
     guidance_scale: float = 3.0
     min_guidance_scale: float | None = None
@@ -59,8 +53,6 @@ class InferenceSettings:
     noise_aug_strength: float = 0.02
     motion_bucket_id: float = 127
     seed: int = SEED
-    overlap: int | None = None
-    gradient_checkpointing: bool = False
 
     device: str = "auto"
     dtype: str = "auto"
@@ -70,6 +62,24 @@ class InferenceSettings:
     vae_device: str = "same"
     attention: str = "sdpa"
     compile: bool = False
+
+
+@dataclass(kw_only=True)
+class InferenceSettings(SamplingSettings):
+    """A run's settings, named as the flags of `inference_basic.py`, whose help explains them."""
+
+    validation_image: str
+    validation_control_folder: str
+    output_dir: str
+    max_frames: int | None = None
+    fps: float = 7
+    no_gif: bool = False
+    no_png: bool = False
+
+    height: int = 1024
+    width: int = 576
+    overlap: int | None = None
+    gradient_checkpointing: bool = False
 
     def check_ranges(self) -> None:
         """Raise InputError for a number out of its range."""

@@ -214,6 +214,29 @@ def check_part(start: float | None, end: float | None, stride: int, fps: float |
         raise InputError(f"--fps {fps} is out of range; give more than 0 and at most {LARGEST_FPS}")
 
 
+def has_even_rate(path: str | Path) -> bool:
+    """Whether no frame of a video lies further than one frame from where an even rate would have it.
+
+    Where not, the frames one after the other run away from the sound: take them at a rate, `VideoFrames(fps=…)`. Reads
+    the file without decoding it; a file that does not say when its frames are counts as even.
+
+    Raises:
+        InputError: not a readable video.
+    """
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            times = [packet.pts for packet in container.demux(stream) if packet.size]
+            rate = stream.average_rate or stream.guessed_rate
+            if not times or rate is None or None in times:
+                return True
+            ticks = (np.sort(times) - min(times)) * float(stream.time_base * rate)
+    except (av.error.FFmpegError, OSError, ValueError, IndexError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: not a readable video ({reason}); give a video file such as MP4") from None
+    return bool((np.abs(ticks - np.arange(len(ticks))) <= 1).all())
+
+
 def read_ahead(items: Iterable, buffer: int = 8) -> Iterator:
     """Yield `items`, made by a thread ahead of their use; what it raises is raised here."""
     waiting: queue.Queue = queue.Queue(buffer)

@@ -19,6 +19,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from torch import nn
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from animation.defaults import SVD_FOLDER
 from animation.errors import CheckpointError
 from animation.modules.arcface import ArcFace
 from animation.modules.face_encoder import FaceEncoder
@@ -35,7 +36,6 @@ from animation.state_dicts import (
     resolve_weights_file,
 )
 
-SVD_FOLDER = "stable-video-diffusion-img2vid-xt"
 VAE_CLASSES = ("AutoencoderKLTemporalDecoder", "AutoencoderTiny", "AutoencoderDC")
 PROPERTIES_FILE = "checkpoint.json"  # beside the parts of a checkpoint: what its tensors do not tell
 

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from animation.errors import InputError
+from animation.sound import Sound, SoundTrack
 
 logger = logging.getLogger(__name__)
 
@@ -50,19 +51,32 @@ def write_gif(path: Path, frames_rgb: Iterator[np.ndarray], num_frames: int, fps
         first.save(path, save_all=True, append_images=images, duration=gif_durations(num_frames, fps), loop=0)
 
 
-def write_mp4(path: Path, frames_rgb: Iterator[np.ndarray], fps: float) -> None:
-    """Write H.264 in yuv420p, which every player reads, from frames of (H, W, 3) uint8 RGB with even H and W."""
+def write_mp4(path: Path, frames_rgb: Iterator[np.ndarray], fps: float, sound: Sound | None = None) -> None:
+    """Write H.264 in yuv420p, which every player reads, and AAC where there is sound.
+
+    Args:
+        path: where to.
+        frames_rgb: (H, W, 3) uint8 RGB each, H and W even.
+        fps: frames a second.
+        sound: from the first frame on; it ends with the last.
+    """
+    rate = Fraction(fps).limit_denominator(1001)
     with av.open(str(path), "w") as container:
-        stream = None
-        for frame in frames_rgb:
+        stream = track = None
+        for number, frame in enumerate(frames_rgb, 1):
             if stream is None:
-                stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+                stream = container.add_stream("libx264", rate=rate)
                 stream.height, stream.width = frame.shape[:2]
                 stream.pix_fmt = "yuv420p"
                 stream.options = {"crf": "16", "preset": "medium"}
+                track = SoundTrack(container, sound) if sound is not None else None
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            if track is not None:
+                track.write_until(number / rate)
         if stream is not None:
             container.mux(stream.encode(None))
+        if track is not None:
+            track.close()
 
 
 class _Feed:
@@ -114,20 +128,28 @@ class AnimationWriter:
         num_frames: how many will be written.
         fps: frames a second, above 0.
         png, gif, mp4: which formats to write.
+        sound: of the MP4.
 
     Raises:
         InputError: the folder cannot be written to, or fps is not above 0.
     """
 
     def __init__(
-        self, output_dir: str | Path, num_frames: int, fps: float, png: bool = True, gif: bool = True, mp4: bool = True
+        self,
+        output_dir: str | Path,
+        num_frames: int,
+        fps: float,
+        png: bool = True,
+        gif: bool = True,
+        mp4: bool = True,
+        sound: Sound | None = None,
     ):
         if not fps > 0:
             raise InputError(f"fps {fps} is not above 0; give the frames a second of the video")
         self.output_dir = Path(output_dir)
         self.partial = self.output_dir / PARTIAL_FOLDER
         self.num_frames, self.fps = num_frames, fps
-        self.png, self.gif, self.mp4 = png, gif, mp4
+        self.png, self.gif, self.mp4, self.sound = png, gif, mp4, sound
         check_writable(self.output_dir)
 
     def __enter__(self):
@@ -141,7 +163,8 @@ class AnimationWriter:
             gif = self.partial / "animated_images.gif"
             self._feeds.append(_Feed(lambda frames: write_gif(gif, frames, self.num_frames, self.fps)))
         if self.mp4:
-            self._feeds.append(_Feed(lambda frames: write_mp4(self.partial / "animation.mp4", frames, self.fps)))
+            mp4 = self.partial / "animation.mp4"
+            self._feeds.append(_Feed(lambda frames: write_mp4(mp4, frames, self.fps, self.sound)))
         return self
 
     def write(self, frames_rgb: np.ndarray) -> None:

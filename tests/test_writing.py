@@ -80,7 +80,7 @@ def test_an_error_leaves_nothing_half_written_and_the_earlier_result_whole(tmp_p
 
 
 def test_a_failing_format_ends_the_run_and_does_not_hang(tmp_path, monkeypatch):
-    def fail(path, frames_rgb, fps):
+    def fail(path, frames_rgb, *options):
         next(frames_rgb)
         raise OSError("disk full")
 

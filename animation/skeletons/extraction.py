@@ -18,7 +18,7 @@ from animation.skeletons.settings import SkeletonInputs, SkeletonSettings
 from animation.writing import PARTIAL_FOLDER, publish_frames, write_png
 from DWPose.alignment import FAR_FROM_PHOTO
 from DWPose.arrangement import Arrangement, arrange
-from DWPose.drawing import draw
+from DWPose.drawing import SHORT_SIDE, draw
 from DWPose.recording import Drawn, Recording
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def extract(settings: SkeletonSettings, inputs: SkeletonInputs) -> Arrangement:
     recording.drawn = arrangement.drawn
     folder = Path(settings.poses_folder_path)
     report(arrangement, recording)
-    write_skeletons(folder, recording, settings.confidence)
+    write_skeletons(folder, recording, settings.confidence, settings.canvas)
     if settings.preview is not None:
         in_place = arrange(recording, "none", **choices).drawn
         write_preview(
@@ -58,13 +58,19 @@ def extract(settings: SkeletonSettings, inputs: SkeletonInputs) -> Arrangement:
     return arrangement
 
 
-def write_skeletons(folder: Path, recording: Recording, confidence: float) -> None:
-    """Draw a recording's arranged people as frame_0.png …, and keep its key points beside them, all or nothing."""
+def write_skeletons(folder: Path, recording: Recording, confidence: float, canvas: int | None = None) -> None:
+    """Draw a recording's arranged people as frame_0.png …, and keep its key points beside them, all or nothing.
+
+    Args:
+        canvas: the short side of what is drawn on, pixels; None: DWPose's own.
+    """
     partial = folder / PARTIAL_FOLDER
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        drawings = draw_all(recording.drawn, confidence, lambda k, image: write_png(partial / f"frame_{k}.png", image))
+        drawings = draw_all(
+            recording.drawn, confidence, lambda k, image: write_png(partial / f"frame_{k}.png", image), canvas
+        )
         for _ in tqdm(drawings, total=recording.drawn.num_frames, desc="drawing", unit="frame"):
             pass
         recording.save(folder / KEYPOINTS_FILE)
@@ -74,7 +80,7 @@ def write_skeletons(folder: Path, recording: Recording, confidence: float) -> No
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def draw_all(drawn: Drawn, confidence: float, then=lambda k, image: image) -> Iterator:
+def draw_all(drawn: Drawn, confidence: float, then=lambda k, image: image, canvas: int | None = None) -> Iterator:
     """Draw every frame, several at once, and yield `then(frame number, image)` in their order."""
     ends = np.searchsorted(drawn.frames, np.arange(drawn.num_frames), "right")
     starts = np.searchsorted(drawn.frames, np.arange(drawn.num_frames))
@@ -82,7 +88,9 @@ def draw_all(drawn: Drawn, confidence: float, then=lambda k, image: image) -> It
     def work(k: int):
         """One frame."""
         people = slice(starts[k], ends[k])
-        return then(k, draw(drawn.keypoints[people], drawn.scores[people], *drawn.size, confidence))
+        return then(
+            k, draw(drawn.keypoints[people], drawn.scores[people], *drawn.size, confidence, canvas or SHORT_SIDE)
+        )
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         waiting: deque = deque()

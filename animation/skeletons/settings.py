@@ -18,6 +18,7 @@ from DWPose.smoothing import MISSING
 from DWPose.tracking import CHOICES
 
 LARGEST_SIDE, LONGEST_SHAPE = 8192, 8  # pixels; times the shorter side
+SMALLEST_CANVAS = 64  # pixels
 
 
 @dataclass
@@ -53,6 +54,7 @@ class SkeletonSettings:
     missing: str = "interpolate"
     smooth: bool = False
     confidence: float = CONFIDENCE
+    canvas: int | None = None
     size: str | None = None
     preview: str | None = None
 
@@ -107,6 +109,8 @@ class SkeletonSettings:
             )
         if not 0 <= self.confidence < 1:
             raise InputError(f"--confidence {self.confidence} is out of range; give 0 or more and less than 1")
+        if self.canvas is not None and not SMALLEST_CANVAS <= self.canvas <= LARGEST_SIDE:
+            raise InputError(f"--canvas {self.canvas} is out of range; give {SMALLEST_CANVAS} to {LARGEST_SIDE} pixels")
 
     def _parse_size(self) -> tuple[int, int] | None:
         if self.size is None:

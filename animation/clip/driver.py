@@ -1,0 +1,213 @@
+"""What drives a clip: a video, a folder of its frames, a folder of skeletons, or recorded key points."""
+
+import logging
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+
+from animation.errors import InputError
+from animation.frames import FrameFolder, list_frames
+from animation.skeletons.estimation import KEYPOINTS_FILE
+from animation.video import FOLDER_FPS, LARGEST_FPS, FolderFrames, VideoFrames, check_part
+from DWPose.errors import PoseError
+from DWPose.recording import Recording, load_recording
+
+logger = logging.getLogger(__name__)
+
+KINDS = ("video", "frames", "poses", "keypoints")
+IN_WORDS = dict(
+    zip(KINDS, ("a video file", "a folder of frames", "a folder of skeletons", "recorded key points"), strict=True)
+)
+TIME_TOLERANCE = 1e-6  # seconds
+UNEVEN = 0.5  # of the usual time between two frames: beyond, a video's rate varies
+TOO_FAST = 60.0  # frames a second that are taken of a video whose own rate is above `LARGEST_FPS`
+SAMPLES = 8  # frames of a folder that are looked at
+BLACK = 12  # of 255: what JPEG leaves of black
+BLACK_SHARE, PURE_SHARE = 0.6, 0.5  # of a skeleton's pixels are black; and of the others of a pure colour, or grey
+
+
+@dataclass
+class Driver:
+    """A part of a driver at the rate of the clip.
+
+    Attributes:
+        kind: of `KINDS`.
+        path: the file or the folder.
+        frames: the pictures, or the skeletons, of the part; None of key points.
+        recording: of key points, those of the part.
+        fps: frames a second.
+        start: seconds from the driver's beginning to the part's.
+        end: seconds to where the part ends; None: with the driver.
+        taken_fps: the rate that is asked of `VideoFrames` or `FolderFrames`; None: the driver's own.
+    """
+
+    kind: str
+    path: Path
+    frames: VideoFrames | FolderFrames | None
+    recording: Recording | None
+    fps: float
+    start: float
+    end: float | None
+    taken_fps: float | None = None
+
+    @property
+    def has_sound(self) -> bool:
+        """Whether there may be sound in it."""
+        return self.kind == "video"
+
+    def describe(self) -> dict:
+        """What tells this part of this driver from another, JSON values."""
+        if self.frames is not None:
+            return {"kind": self.kind, **self.frames.describe()}
+        status = self.path.stat()
+        return {"kind": self.kind, "bytes": status.st_size, "modified_ns": status.st_mtime_ns,
+                "part": [self.start, self.end, self.fps, len(self.recording.video)]}  # fmt: skip
+
+
+def open_driver(
+    path: str | Path,
+    kind: str | None = None,
+    start: float | None = None,
+    end: float | None = None,
+    max_seconds: float | None = None,
+    fps: float | None = None,
+) -> Driver:
+    """Find out what a driver is, say so in the log, and open a part of it.
+
+    Args:
+        path: a file or a folder.
+        kind: of `KINDS`; None: found out.
+        start, end: seconds from its beginning; None for all of it.
+        max_seconds: the part is at most so long.
+        fps: of a video and of key points, the rate to take it at; of a folder, the rate it was taken at; None: the
+            driver's own, or 30 of a folder.
+
+    Raises:
+        InputError, PoseError: nothing there, nothing that can be read, no frame in the part, or a number out of its
+            range.
+    """
+    path = Path(path)
+    if max_seconds is not None and not 0 < max_seconds < float("inf"):
+        raise InputError(f"--max_seconds {max_seconds:g} is out of range; give more than 0")
+    check_part(start, end, 1, fps)
+    if max_seconds is not None:
+        end = min(end or float("inf"), (start or 0) + max_seconds)
+    found = recognise(path)
+    if kind is not None and kind != found:
+        logger.info("%s: looks like %s, and is taken as %s, as asked for", path, IN_WORDS[found], IN_WORDS[kind])
+    else:
+        logger.info("%s: %s", path, IN_WORDS[found])
+    kind = kind or found
+    if path.is_dir() != (kind in ("frames", "poses")) and not (kind == "keypoints" and path.is_dir()):
+        raise InputError(f"{path}: cannot be {IN_WORDS[kind]}, being {'a folder' if path.is_dir() else 'a file'}; leave "
+                         "--driver_kind out")  # fmt: skip
+    begin = start or 0.0
+    if kind == "keypoints":
+        file = path / KEYPOINTS_FILE if path.is_dir() else path
+        recording = _part_of(load_recording(file), file, begin, end, fps)
+        return Driver(kind, file, None, recording, recording.fps, begin, end)
+    if kind == "video":
+        taken = fps or _even_rate(path)
+        frames = VideoFrames(path, start, end, 1, taken)
+        if frames.fps > LARGEST_FPS:
+            logger.warning("%s: %g frames a second; %g of them are taken, --fps takes others", path, frames.fps,
+                           TOO_FAST)  # fmt: skip
+            taken = TOO_FAST
+            frames = VideoFrames(path, start, end, 1, taken)
+    else:
+        taken = fps
+        frames = FolderFrames(path, start, end, 1, fps)
+        if fps is None:
+            logger.info("%s: taken as %g frames a second; --fps says otherwise", path, FOLDER_FPS)
+    return Driver(kind, path, frames, None, frames.fps, begin, end, taken)
+
+
+def recognise(path: Path) -> str:
+    """What a path holds, of `KINDS`.
+
+    Raises:
+        InputError: nothing is there, or a folder without frames.
+    """
+    if path.is_dir():
+        if not any(path.glob("*.png")) and not any(path.glob("*.jp*g")) and (path / KEYPOINTS_FILE).is_file():
+            return "keypoints"
+        return "poses" if are_skeletons(path) else "frames"
+    if not path.is_file():
+        raise InputError(f"{path}: no such driver; give a video file, a folder of frames or skeletons, or a "
+                         "keypoints.npz")  # fmt: skip
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: is empty; give a video file, a folder of frames or skeletons, or a keypoints.npz")
+    return "keypoints" if path.suffix.lower() == ".npz" or zipfile.is_zipfile(path) else "video"
+
+
+def are_skeletons(folder: Path) -> bool:
+    """Whether a folder's pictures are skeletons: mostly black, and what is not is of pure colours, or grey.
+
+    Raises:
+        InputError: as `FrameFolder`.
+    """
+    list_frames(folder)  # before all files are opened
+    frames = FrameFolder(folder)
+    places = np.unique(np.linspace(0, len(frames) - 1, min(SAMPLES, len(frames))).round().astype(int))
+    told = False
+    for place in places:
+        pixels = np.asarray(frames[int(place)]).reshape(-1, 3).astype(int)
+        brightest, darkest = pixels.max(axis=1), pixels.min(axis=1)
+        lit = brightest > BLACK
+        if lit.mean() > 1 - BLACK_SHARE:
+            return False
+        if not lit.any():
+            continue
+        brightest, darkest = brightest[lit], darkest[lit]
+        pure = (darkest <= BLACK + brightest // 4) | (brightest - darkest <= BLACK)
+        if pure.mean() < PURE_SHARE:
+            return False
+        told = True
+    return told
+
+
+def pick(count: int, rate: float, start: float, end: float | None, fps: float | None) -> list[int]:
+    """The numbers of the frames that show a part of `count` frames of one rate at another, each when it is due."""
+    duration = count / rate
+    last = min(duration, duration if end is None else end)
+    fps = fps or rate
+    ticks = max(0, int(np.ceil((last - start) * fps - 1e-4)))
+    numbers = [int((start + k / fps) * rate + 1e-4) for k in range(ticks)]
+    return [number for number in numbers if number < count]
+
+
+def _part_of(recording: Recording, path: Path, start: float, end: float | None, fps: float | None) -> Recording:
+    """A part of recorded key points at a rate."""
+    if not recording.video:
+        raise PoseError(f"{path}: holds no frame; run skeleton_extraction.py again")
+    if not 0 < recording.fps <= LARGEST_FPS:
+        raise PoseError(f"{path}: its rate is {recording.fps:g} frames a second; run skeleton_extraction.py again")
+    numbers = pick(len(recording.video), recording.fps, start, end, fps)
+    if not numbers:
+        raise InputError(f"{path}: no frame in the part that is wanted; it lasts "
+                         f"{len(recording.video) / recording.fps:.2f} s")  # fmt: skip
+    recording.video = [recording.video[number] for number in numbers]
+    recording.fps, recording.drawn = fps or recording.fps, None
+    return recording
+
+
+def _even_rate(path: Path) -> float | None:
+    """The mean rate of a video whose frames come at uneven times, to take them at; None where they come evenly."""
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                return None
+            stream = container.streams.video[0]
+            times = sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None)
+            rate = float(stream.average_rate or 0)
+    except (av.error.FFmpegError, OSError, ValueError):
+        return None  # VideoFrames says what is wrong
+    gaps = np.diff(times)
+    if len(gaps) < 2 or not rate or np.abs(gaps - np.median(gaps)).max() <= UNEVEN * np.median(gaps):
+        return None
+    rate = min(rate, TOO_FAST)
+    logger.info("%s: its frames come at uneven times; they are taken at %.4g a second, --fps takes others", path, rate)
+    return rate
