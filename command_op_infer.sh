@@ -1,54 +1,67 @@
 #!/usr/bin/env bash
-# Animate one photo, drawing each frame's face towards the photo's. Set the paths, then: bash command_op_infer.sh
+# The same with face optimisation: each frame's face is drawn towards the photo's. Set the paths, then:
+# bash command_op_infer.sh
 set -euo pipefail
 cd "$(dirname "$0")"
 
-SVD=checkpoints/SVD/stable-video-diffusion-img2vid-xt
-ANIMATION=checkpoints/Animation
-CASE=inference/case-1
+PHOTO=inference/case-1/reference.png
+DRIVER=inference/driver.mp4
+FPS=12
 OUTPUT=output/op
-SIZE=(--width=576 --height=1024)
-STEPS=25
-LAST_REFINED=20
-EXTRA=()
-# Left out, both masks are found: the photo's by the face models, the poses' from keypoints.npz beside them.
-[ -f "$CASE/reference_mask.png" ] && EXTRA+=(--validation_image_mask="$CASE/reference_mask.png")
-[ -d "$CASE/faces" ] && EXTRA+=(--validation_control_mask_folder="$CASE/faces")
+CHECKPOINTS=checkpoints
+FACE_MODELS=models/antelopev2
+SVD=$CHECKPOINTS/SVD/stable-video-diffusion-img2vid-xt
+WIDTH=576
+HEIGHT=1024
+CANVAS=2160
+GUIDANCE=3.0
+TILE=16
+OVERLAP=4
 
-if [ ! -f "$ANIMATION/unet.pth" ]; then
-  echo "No weights in $ANIMATION: running a small network of random weights instead, on a figure of lines."
-  echo "It shows that everything works together. Its video is noise; the README says where the weights are."
-  python -m tests.synthetic output/random
-  SVD=output/random/checkpoints/SVD
-  ANIMATION=output/random/checkpoints/Animation
-  CASE=output/random/case
-  SIZE=(--width=64 --height=128)
-  STEPS=3
-  LAST_REFINED=1
-  EXTRA=(
-    --face_embedding="$CASE/face_embedding.npy"
-    --validation_image_mask="$CASE/reference_mask.png"
-    --validation_control_mask_folder="$CASE/faces"
-  )
+if [ ! -f "$CHECKPOINTS/Animation/unet.pth" ] && [ ! -f "$CHECKPOINTS/Animation/unet.safetensors" ]; then
+  echo "No weights in $CHECKPOINTS/Animation: the small networks in checkpoints/tiny are used, which know drawn figures"
+  echo "alone, at 128×128 pixels. The README says where the released weights are."
+  CHECKPOINTS=checkpoints/tiny
+  FACE_MODELS=models/tiny/antelopev2
+  SVD=$CHECKPOINTS/SVD
+  WIDTH=128
+  HEIGHT=128
+  CANVAS=384
+  GUIDANCE=1.0
+  TILE=8
+  OVERLAP=2
 fi
+
+python skeleton_extraction.py \
+  --target_video="$DRIVER" \
+  --ref_image_path="$PHOTO" \
+  --poses_folder_path="$OUTPUT/poses" \
+  --detector_path="$CHECKPOINTS/DWPose/yolox_l.onnx" \
+  --pose_path="$CHECKPOINTS/DWPose/dw-ll_ucoco_384.onnx" \
+  --size="${WIDTH}x$HEIGHT" \
+  --canvas="$CANVAS" \
+  --preview="$OUTPUT/skeletons.mp4"
 
 python inference_op.py \
   --pretrained_model_name_or_path="$SVD" \
-  --unet_model_name_or_path="$ANIMATION/unet.pth" \
-  --posenet_model_name_or_path="$ANIMATION/pose_net.pth" \
-  --face_encoder_model_name_or_path="$ANIMATION/face_encoder.pth" \
-  --face_embedding_extractor_weight_path="$ANIMATION/glintr100_torch.pth" \
-  --validation_image="$CASE/reference.png" \
-  --validation_control_folder="$CASE/poses" \
+  --unet_model_name_or_path="$CHECKPOINTS/Animation/unet.pth" \
+  --posenet_model_name_or_path="$CHECKPOINTS/Animation/pose_net.pth" \
+  --face_encoder_model_name_or_path="$CHECKPOINTS/Animation/face_encoder.pth" \
+  --face_embedding_extractor_weight_path="$CHECKPOINTS/Animation/glintr100_torch.pth" \
+  --face_models="$FACE_MODELS" \
+  --dwpose_models="$CHECKPOINTS/DWPose" \
+  --validation_image="$PHOTO" \
+  --validation_control_folder="$OUTPUT/poses" \
   --output_dir="$OUTPUT" \
-  "${SIZE[@]}" \
-  --num_inference_steps="$STEPS" \
-  --guidance_scale=3.0 \
+  --width="$WIDTH" \
+  --height="$HEIGHT" \
+  --num_inference_steps=25 \
+  --guidance_scale="$GUIDANCE" \
   --noise_aug_strength=0.02 \
-  --tile_size=16 \
-  --frames_overlap=4 \
+  --tile_size="$TILE" \
+  --frames_overlap="$OVERLAP" \
   --decode_chunk_size=4 \
   --num_optimization_iter=3 \
   --start_refine_step=0 \
-  --end_refine_step="$LAST_REFINED" \
-  ${EXTRA[@]+"${EXTRA[@]}"}
+  --end_refine_step=20 \
+  --fps="$FPS"

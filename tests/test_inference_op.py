@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -351,23 +350,3 @@ def test_out_of_memory_names_the_crop(monkeypatch, capsys, flags):
     status, message = run(monkeypatch, capsys, flags)
     assert status == 1
     assert "these would help: --hjb_crop, --cfg_batch 1" in message
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
-def test_the_command_runs_without_weights(tmp_path):
-    """In a copy, so that nothing is written beside the sources."""
-    for path in ("animation", "DWPose", "tests"):
-        (tmp_path / path).symlink_to(ROOT / path)
-    for path in ("command_op_infer.sh", "inference_basic.py", "inference_op.py"):
-        shutil.copy(ROOT / path, tmp_path)
-    environment = {
-        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-    }
-    result = subprocess.run(
-        ["bash", "command_op_infer.sh"], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
-    found = json.loads((tmp_path / "output" / "op" / "run.json").read_text())
-    assert len(found["face_optimization"]) == 2

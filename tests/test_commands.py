@@ -1,0 +1,75 @@
+"""The shell commands, on the shipped small checkpoints, in a copy so that nothing is written beside the sources."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ("inference_basic.py", "inference_op.py", "skeleton_extraction.py")
+FOLDERS = ("animation", "DWPose", "checkpoints/tiny", "models/tiny", "inference")  # never a user's own weights
+FRAMES = 24  # of the shipped driver
+
+
+def run(folder, command, **replaced):
+    """Run a command of fewer steps in a folder; the finished process."""
+    text = (ROOT / command).read_text()
+    for old, new in replaced.items():
+        assert f"--{old}=" in text
+        text = "".join(
+            f"  --{old}={new} \\\n" if line.startswith(f"  --{old}=") else line for line in text.splitlines(True)
+        )
+    (folder / command).write_text(text)
+    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(["bash", command], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture
+def copy(tmp_path):
+    for path in FOLDERS:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).symlink_to(ROOT / path)
+    for path in SCRIPTS:
+        shutil.copy(ROOT / path, tmp_path)
+    return tmp_path
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
+def test_photo_and_video_become_an_animation(copy):
+    """Two denoising steps with face optimisation in the first: skeletons, sampling, GIF and MP4 are all there."""
+    for command, output in (("command_basic_infer.sh", "basic"), ("command_op_infer.sh", "op")):
+        changes = {"num_inference_steps": 2}
+        if output == "op":
+            changes |= {"end_refine_step": 0, "num_optimization_iter": 1}
+        result = run(copy, command, **changes)
+        assert result.returncode == 0, result.stderr
+        assert "checkpoints/tiny" in result.stdout
+        folder = copy / "output" / output
+        found = json.loads((folder / "run.json").read_text())
+        assert found["face_found"] is True
+        assert found["num_frames"] == FRAMES
+        assert len(found.get("face_optimization", [])) == (output == "op")
+        with av.open(str(folder / "animation.mp4")) as container:
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+            assert container.streams.video[0].average_rate == 12
+        assert np.shape(frames) == (FRAMES, 128, 128, 3)
+        assert Image.open(folder / "animated_images.gif").n_frames == FRAMES
+        skeleton = np.asarray(Image.open(folder / "poses" / "frame_0.png"))
+        assert skeleton.any(), "somebody was found in the driver"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
+def test_released_weights_come_first(copy):
+    """Where the UNet lies in the released place, all is looked for there."""
+    (copy / "checkpoints" / "Animation").mkdir()
+    (copy / "checkpoints" / "Animation" / "unet.pth").write_bytes(b"weights")
+    result = run(copy, "command_basic_infer.sh", num_inference_steps=2)
+    assert result.returncode == 2
+    assert "checkpoints/DWPose" in result.stderr
+    assert "tiny" not in result.stdout + result.stderr
