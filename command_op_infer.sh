@@ -15,8 +15,6 @@ WIDTH=576
 HEIGHT=1024
 CANVAS=2160
 GUIDANCE=3.0
-TILE=16
-OVERLAP=4
 
 if [ ! -f "$CHECKPOINTS/Animation/unet.pth" ] && [ ! -f "$CHECKPOINTS/Animation/unet.safetensors" ]; then
   echo "No weights in $CHECKPOINTS/Animation: the small networks in checkpoints/tiny are used, which know drawn figures"
@@ -28,8 +26,6 @@ if [ ! -f "$CHECKPOINTS/Animation/unet.pth" ] && [ ! -f "$CHECKPOINTS/Animation/
   HEIGHT=128
   CANVAS=384
   GUIDANCE=1.0
-  TILE=8
-  OVERLAP=2
 fi
 
 python skeleton_extraction.py \
@@ -58,8 +54,8 @@ python inference_op.py \
   --num_inference_steps=25 \
   --guidance_scale="$GUIDANCE" \
   --noise_aug_strength=0.02 \
-  --tile_size="$TILE" \
-  --frames_overlap="$OVERLAP" \
+  --tile_size=16 \
+  --frames_overlap=4 \
   --decode_chunk_size=4 \
   --num_optimization_iter=3 \
   --start_refine_step=0 \

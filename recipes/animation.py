@@ -24,9 +24,9 @@ from animation.modules.unet import PoseGuidedUNet
 logger = logging.getLogger(__name__)
 
 SIDE = 128  # pixels: sharp and small rather than large and blurred
-CLIPS, CLIP_FRAMES, WINDOW = 1600, 16, 8
+CLIPS, CLIP_FRAMES = 1600, 16
 FRAMES_PER_STEP = 32
-STAGES = {"short": 4, "whole": WINDOW}  # frames of a sample
+STAGES = {"short": 4, "whole": CLIP_FRAMES - 1}  # frames of a sample: the photo is one of the others
 UNET = {  # on latents of 16 × 16
     "in_channels": 32,
     "out_channels": 16,
@@ -39,7 +39,7 @@ UNET = {  # on latents of 16 × 16
     "cross_attention_dim": 128,
     "addition_time_embed_dim": 32,
     "projection_class_embeddings_input_dim": 96,
-    "num_frames": WINDOW,
+    "num_frames": CLIP_FRAMES,
 }
 SCHEDULER = {
     "prediction_type": "v_prediction",
@@ -158,8 +158,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(), help="the folder of checkpoints/ and models/")
     parser.add_argument("--state", type=Path, default=Path("recipes/state"), help="where the curve is kept")
     parser.add_argument("--work", type=Path, default=Path("output/puppet_training"), help="data and training state")
-    parser.add_argument("--short_steps", type=int, default=2600, help="of 32 frames of 8 characters; default 2600")
-    parser.add_argument("--whole_steps", type=int, default=800, help="of 32 frames of 4 characters; default 800")
+    parser.add_argument("--short_steps", type=int, default=2000, help="of 32 frames of 8 characters; default 2000")
+    parser.add_argument("--whole_steps", type=int, default=400, help="of 30 frames of 2 characters; default 400")
     parser.add_argument("--learning_rate", type=float, default=8e-4, help="the highest; a cosine leads to 0")
     parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="bf16")
     parser.add_argument("--processes", type=int, default=1, help="CPU processes, 1 to 4, that share each step")

@@ -113,8 +113,8 @@ def main() -> None:
     parser.add_argument("--runs", nargs="+", default=["/".join(run) for run in RUNS], metavar="KIND/VARIANT")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--guidance_scale", type=float, default=1.0)
-    parser.add_argument("--tile_size", type=int, default=8)
-    parser.add_argument("--overlap", type=int, default=2)
+    parser.add_argument("--tile_size", type=int, default=16)
+    parser.add_argument("--overlap", type=int, default=4)
     args = parser.parse_args()
     svd, animation = args.checkpoints / "SVD", args.checkpoints / "Animation"
     pipeline = AnimationPipeline.from_checkpoints(
