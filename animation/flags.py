@@ -9,8 +9,8 @@ from DWPose.smoothing import MISSING
 CROP_MARGIN = 8  # latents, 64 pixels
 
 
-def add_weights(parser: argparse.ArgumentParser) -> None:
-    """Where the networks of an animation are."""
+def add_weights(parser: argparse.ArgumentParser):
+    """Where the networks of an animation are; returns the group."""
     weights = parser.add_argument_group("weights")
     weights.add_argument(
         "--pretrained_model_name_or_path",
@@ -37,6 +37,7 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
     weights.add_argument(
         "--vae", metavar="DIR", help="decode with this VAE folder instead, such as TAESD (AutoencoderTiny) for previews"
     )
+    return weights
 
 
 def add_sampling(parser: argparse.ArgumentParser):

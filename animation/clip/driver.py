@@ -102,8 +102,8 @@ def open_driver(
         logger.info("%s: %s", path, IN_WORDS[found])
     kind = kind or found
     if path.is_dir() != (kind in ("frames", "poses")) and not (kind == "keypoints" and path.is_dir()):
-        raise InputError(f"{path}: cannot be {IN_WORDS[kind]}, being {'a folder' if path.is_dir() else 'a file'}; leave "
-                         "--driver_kind out")  # fmt: skip
+        what = "a folder" if path.is_dir() else "a file"
+        raise InputError(f"{path}: cannot be {IN_WORDS[kind]}, being {what}; leave --driver_kind out")
     begin = start or 0.0
     if kind == "keypoints":
         file = path / KEYPOINTS_FILE if path.is_dir() else path
