@@ -7,11 +7,15 @@ again with the same command, it goes on where it stopped.
 """
 
 import argparse
+from pathlib import Path
 
 from animation import cli, flags
+from animation.clip.cases import Processes, check_cases, read_cases
 from animation.clip.driver import KINDS
 from animation.clip.settings import ANCHORS, NOISES, PRESETS, ClipSettings
+from animation.errors import InputError
 from animation.framing import FITS
+from animation.writing import check_writable
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -24,6 +28,9 @@ def build_parser() -> argparse.ArgumentParser:
         "keypoints.npz"
     )  # fmt: skip
     inputs.add_argument("--output", metavar="DIR", help="where the results go; made where missing")
+    inputs.add_argument("--cases", metavar="FILE", help="many clips in one load of the models: a YAML list or JSONL, "
+                        "each case with photo, video and any other flags by name; --output holds a folder for each. "
+                        "With `accelerate launch` the cases are shared out")  # fmt: skip
     inputs.add_argument("--driver_kind", choices=KINDS, help="what --video is; left out, it is found out")
     inputs.add_argument("--face", type=int, metavar="N", help="which of several faces in the photo, from the left and "
                         "from 0; left out, the largest")  # fmt: skip
@@ -95,14 +102,35 @@ def _sets(values: dict) -> str:
 
 def main() -> None:
     """Parse, check, animate."""
-    settings = ClipSettings(**vars(build_parser().parse_args()))
+    args = vars(build_parser().parse_args())
+    cases_file = args.pop("cases")
+    settings = ClipSettings(**args)
     cli.start_logging()
+    processes = Processes.of_environment()
+    if cases_file is not None:
+        animate_cases(settings, cases_file, processes)
+        return
+    if processes.count > 1:
+        raise InputError(f"{processes.count} processes for one clip; several share out the clips of --cases")
     settings = settings.resolve()
     inputs = settings.read_inputs()  # bad input ends here, before torch is imported
     cli.quiet_libraries()
     from animation.clip.flow import Models, make_clip
 
     make_clip(settings, inputs, Models())
+
+
+def animate_cases(settings: ClipSettings, path: str, processes: Processes) -> None:
+    """Make the clips of a file of cases, or this process's share of them."""
+    if settings.output is None:
+        raise InputError("--output is missing; with --cases it is the folder that holds a folder for each case")
+    contents = read_cases(path)
+    check_writable(Path(settings.output))
+    cases = check_cases(settings, contents, processes.own)
+    cli.quiet_libraries()
+    from animation.clip.batch import run_cases
+
+    run_cases(cases, settings.output, processes)
 
 
 if __name__ == "__main__":
