@@ -41,6 +41,7 @@ LAYERS = [
     {"animation.training.loop", "animation.training.vae"},
     {"animation.evaluation.cases", "animation.evaluation.records"},
     {"animation.evaluation.settings", "animation.evaluation.contact_sheet"},
+    {"animation.showing"},
     {"animation.evaluation.measures"},
     {"animation.evaluation.evaluation"},
     {"animation.clip.files", "animation.clip.colours", "animation.clip.figures", "animation.clip.driver"},
