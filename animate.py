@@ -12,6 +12,7 @@ from pathlib import Path
 from animation import cli, flags
 from animation.clip.cases import Processes, check_cases, read_cases
 from animation.clip.driver import KINDS
+from animation.clip.plan import describe
 from animation.clip.settings import ANCHORS, NOISES, PRESETS, ClipSettings
 from animation.errors import InputError
 from animation.framing import FITS
@@ -58,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     inputs.add_argument("--side_by_side", action="store_true", help="also write photo, driver, skeleton and result "
                         "side by side")  # fmt: skip
     inputs.add_argument("--no_figures", action="store_true", help="do not compare the faces with the photo's")
+    inputs.add_argument("--dry_run", action="store_true", help="print what would be done, and stop")
     inputs.add_argument("--again", action="store_true", help="make a clip anew that is there already")
 
     quality = parser.add_argument_group("quality")
@@ -103,30 +105,40 @@ def _sets(values: dict) -> str:
 def main() -> None:
     """Parse, check, animate."""
     args = vars(build_parser().parse_args())
-    cases_file = args.pop("cases")
+    cases_file, dry_run = args.pop("cases"), args.pop("dry_run")
     settings = ClipSettings(**args)
     cli.start_logging()
     processes = Processes.of_environment()
     if cases_file is not None:
-        animate_cases(settings, cases_file, processes)
+        animate_cases(settings, cases_file, processes, dry_run)
         return
     if processes.count > 1:
         raise InputError(f"{processes.count} processes for one clip; several share out the clips of --cases")
     settings = settings.resolve()
     inputs = settings.read_inputs()  # bad input ends here, before torch is imported
+    print(describe(settings, inputs))
+    if dry_run:
+        return
     cli.quiet_libraries()
     from animation.clip.flow import Models, make_clip
 
     make_clip(settings, inputs, Models())
 
 
-def animate_cases(settings: ClipSettings, path: str, processes: Processes) -> None:
+def animate_cases(settings: ClipSettings, path: str, processes: Processes, dry_run: bool = False) -> None:
     """Make the clips of a file of cases, or this process's share of them."""
     if settings.output is None:
         raise InputError("--output is missing; with --cases it is the folder that holds a folder for each case")
     contents = read_cases(path)
     check_writable(Path(settings.output))
     cases = check_cases(settings, contents, processes.own)
+    if dry_run:
+        for case in cases:
+            print(f"{case.name}\n{case.error or describe(case.settings, case.inputs)}")
+        bad = [case.name for case in cases if case.error is not None]
+        if bad:
+            raise InputError(f"{len(bad)} of {len(cases)} cases make no sense: {cli.listed(bad)}")
+        return
     cli.quiet_libraries()
     from animation.clip.batch import run_cases
 

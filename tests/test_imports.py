@@ -47,7 +47,7 @@ LAYERS = [
     {"animation.clip.files", "animation.clip.colours", "animation.clip.figures", "animation.clip.driver"},
     {"animation.clip.settings"},
     {"animation.clip.skeletons", "animation.clip.state", "animation.clip.cases"},
-    {"animation.clip.results"},
+    {"animation.clip.results", "animation.clip.plan"},
     {"animation.clip.flow"},
     {"animation.clip.batch"},
     {"puppets.seeds"},

@@ -55,6 +55,11 @@ class Driver:
         """Whether there may be sound in it."""
         return self.kind == "video"
 
+    @property
+    def estimated_length(self) -> int:
+        """About how many frames the part has; exact unless it is a video's."""
+        return (len(self.recording.video) if self.frames is None else self.frames.estimated_length) or 1
+
     def describe(self) -> dict:
         """What tells this part of this driver from another, JSON values."""
         if self.frames is not None:

@@ -1,27 +1,34 @@
 """A clip's decoded frames to the files that are looked at, and the figures about them."""
 
+import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from animation.clip.colours import matcher
 from animation.clip.figures import Likeness, jump, seams, window_borders
+from animation.clip.files import write_whole
 from animation.clip.settings import PHOTO_FILE, ClipInputs, ClipSettings
 from animation.clip.state import ClipState
 from animation.errors import InputError
+from animation.evaluation.contact_sheet import MOMENTS
 from animation.face.detection import FaceFinder
 from animation.frames import load_photo
 from animation.report import RunReport
 from animation.settings import Inputs
+from animation.showing import draw_contact_sheet, plot_csim, write_side_by_side
 from animation.sound import Sound
 from animation.windows import window_indices
 from animation.writing import AnimationWriter
 
 logger = logging.getLogger(__name__)
+
+CONTACT_SHEET, CSIM_PLOT, SIDE_BY_SIDE = "contact_sheet.png", "csim.png", "side_by_side.mp4"
 
 
 def write_results(
@@ -67,6 +74,9 @@ def write_results(
             before = frame
             if likeness is not None:
                 csim.append(likeness(frame))
+    outputs = writer.outputs
+    with report.stage("show"):
+        outputs += _show(settings, inputs, run_inputs, finish, first, sound, csim)
     windows = window_indices(total, settings.tile_size, settings.frames_overlap)
     facts = {
         "num_frames": total - first,
@@ -76,7 +86,56 @@ def write_results(
     if likeness is not None:
         found = [value for value in csim if value is not None]
         facts["csim"] = {"mean": round(float(np.mean(found)), 4) if found else None, "frames": csim}
-    return writer.outputs, facts
+    return outputs, facts
+
+
+def _show(
+    settings: ClipSettings,
+    inputs: ClipInputs,
+    run_inputs: Inputs,
+    finish: Callable[[int], np.ndarray],
+    first: int,
+    sound: Sound | None,
+    csim: Sequence[float | None],
+) -> list[str]:
+    """Write what is there to look at, beside the clip itself, and return the names."""
+    output, driver = Path(settings.output), inputs.driver
+    total = len(run_inputs.poses)
+    names = [CONTACT_SHEET]
+    moments = [int(i) for i in np.linspace(0, total - first - 1, min(MOMENTS, total - first)).round()]
+    shown = None
+    if driver.kind in ("video", "frames"):
+        wanted = set(moments)
+        shown = [Image.fromarray(frame) for number, frame in enumerate(_driver_frames(inputs, total - first))
+                 if number in wanted]  # fmt: skip
+    sheet = draw_contact_sheet(
+        output.resolve().name,
+        inputs.photo,
+        shown,
+        [run_inputs.poses[first + moment] for moment in moments],
+        [Image.fromarray(finish(first + moment)) for moment in moments],
+    )
+    write_whole(output / CONTACT_SHEET, sheet.save)
+    if csim:
+        write_whole(output / CSIM_PLOT, plot_csim(csim).save)
+        names.append(CSIM_PLOT)
+    if settings.side_by_side:
+        write_side_by_side(
+            output / SIDE_BY_SIDE,
+            inputs.photo,
+            _driver_frames(inputs, total - first) if shown is not None else None,
+            (run_inputs.poses[number] for number in range(first, total)),
+            (finish(number) for number in tqdm(range(first, total), desc="side by side", unit="frame")),
+            driver.fps,
+            sound,
+        )
+        names.append(SIDE_BY_SIDE)
+    return names
+
+
+def _driver_frames(inputs: ClipInputs, count: int) -> Iterator[np.ndarray]:
+    """The driver's frames as the clip shows them, its part repeated: `count` of them."""
+    yield from itertools.islice(itertools.chain.from_iterable(itertools.repeat(inputs.driver.frames)), count)
 
 
 def _finisher(
