@@ -165,7 +165,9 @@ BAD = {  # what is wrong: what it is in, given the folder of the test; and a par
     "confidence too large": (lambda p: {"confidence": 2.0}, "--confidence 2.0 is out of range"),
     "person unknown": (lambda p: {"person": "me"}, "--person 'me' is unknown"),
     "memory of none": (lambda p: {"max_vram": 0.0}, "--max_vram 0 is out of range"),
-    "refining after the end": (lambda p: {"start_refine_step": 2, "face_optimization": True}, "is after the last of 2 steps"),
+    "refining after the end": (
+        lambda p: {"start_refine_step": 2, "face_optimization": True}, "is after the last of 2 steps",
+    ),
     "embedding nowhere": (lambda p: {"face_embedding": "nowhere.npy"}, "no such face embedding"),
     "embedding too short": (lambda p: {"face_embedding": embedding(p / "a.npy", np.zeros(5))}, "it must be (512,)"),
     "embedding not of numbers": (

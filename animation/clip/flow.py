@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from animation import runtime
 from animation.clip.files import read_json, write_json, write_whole
-from animation.clip.results import write_results
+from animation.clip.results import CSIM_PLOT, SIDE_BY_SIDE, write_results
 from animation.clip.settings import EMBEDDING_FILE, PHOTO_FILE, SKELETONS_FOLDER, WEIGHTS, ClipInputs, ClipSettings
 from animation.clip.skeletons import digest, make_skeletons
 from animation.clip.state import ClipState
@@ -34,7 +35,7 @@ from animation.report import RunReport, device_name, library_versions
 from animation.settings import InferenceSettings, Inputs
 from animation.skeletons.estimation import KEYPOINTS_FILE
 from animation.sound import load_sound
-from animation.writing import write_png
+from animation.writing import FRAMES_FOLDER, write_png
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +121,7 @@ def make_clip(settings: ClipSettings, inputs: ClipInputs, models: Models) -> dic
         **facts,
     )
     state.remove()
+    _remove_stale(output, set(earlier.get("outputs", [])) - set(outputs))
     logger.info("written to %s: %s and %s", output, ", ".join(outputs), RUN_FILE)
     return read_json(output / RUN_FILE)
 
@@ -204,6 +206,16 @@ def _dependencies(
 
 def _all_there(output: Path, names: list[str]) -> bool:
     return bool(names) and all((output / name).exists() for name in names)
+
+
+def _remove_stale(output: Path, names: set[str]) -> None:
+    """Remove what an earlier run wrote beside its clip, and this one did not."""
+    for name in names & {"animated_images.gif", FRAMES_FOLDER, CSIM_PLOT, SIDE_BY_SIDE}:
+        path = output / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _sample_and_decode(
