@@ -168,6 +168,10 @@ BAD = {  # what is wrong: what it is in, given the folder of the test; and a par
     "refining after the end": (
         lambda p: {"start_refine_step": 2, "face_optimization": True}, "is after the last of 2 steps",
     ),
+    "no recogniser to refine with": (
+        lambda p: {"face_optimization": True, "face_embedding_extractor_weight_path": "nowhere.pth"},
+        "nowhere.pth: no such file; give ArcFace's weights",
+    ),
     "embedding nowhere": (lambda p: {"face_embedding": "nowhere.npy"}, "no such face embedding"),
     "embedding too short": (lambda p: {"face_embedding": embedding(p / "a.npy", np.zeros(5))}, "it must be (512,)"),
     "embedding not of numbers": (

@@ -1,5 +1,6 @@
 """The settings of a clip, checked at the edge. Imports no torch, so that bad input is answered at once."""
 
+import contextlib
 import logging
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from PIL import Image
 from animation.clip.driver import KINDS, Driver, open_driver
 from animation.defaults import Checkpoints, find_checkpoints
 from animation.errors import InputError
-from animation.face.detection import find_face_models
+from animation.face.detection import RECOGNISER, find_face_models
 from animation.face.embedding import load_face_embedding
 from animation.face.settings import FaceOptimizationSettings
 from animation.frames import load_photo
@@ -32,6 +33,7 @@ PRESETS = {
     "standard": {"num_inference_steps": 25, "frames_overlap": 4, "decode_chunk_size": 4, "face_optimization": False},
     "best": {"num_inference_steps": 30, "frames_overlap": 8, "decode_chunk_size": 8, "face_optimization": True},
 }
+TWINS = (".pth", ".safetensors")  # endings that the same weights may have
 WEIGHTS = {  # settings that name a network, and what `Checkpoints` calls it
     "pretrained_model_name_or_path": "svd",
     "unet_model_name_or_path": "unet",
@@ -127,6 +129,10 @@ class ClipSettings(SamplingSettings):
         if any(getattr(self, name) is None for name in WEIGHTS):
             checkpoints.announce()
         found = {name: str(getattr(checkpoints, part)) for name, part in WEIGHTS.items()}
+        if not any(checkpoints.arcface.with_suffix(suffix).is_file() for suffix in TWINS):
+            with contextlib.suppress(InputError):  # ArcFace in the format that finds faces
+                models = find_face_models(self.face_models or checkpoints.face_models, (RECOGNISER,))
+                found["face_embedding_extractor_weight_path"] = str(models / RECOGNISER)
         found |= {"size": f"{checkpoints.width}x{checkpoints.height}" if checkpoints.tiny else AUTO}
         found |= {"canvas": checkpoints.canvas} | PRESETS[self.preset]
         found["frames_overlap"] = min(found["frames_overlap"], max(self.tile_size - 1, 0))
@@ -186,13 +192,14 @@ class ClipSettings(SamplingSettings):
 
     def _check_networks(self, driver: Driver) -> None:
         """That the files which are needed are there."""
-        twins = (".pth", ".safetensors")
         for name in ("unet", "posenet", "face_encoder"):
             flag = f"{name}_model_name_or_path"
             path = Path(getattr(self, flag))
-            if not any(twin.is_file() for twin in (path, *map(path.with_suffix, twins))):
+            if not any(twin.is_file() for twin in (path, *map(path.with_suffix, TWINS))):
                 raise InputError(f"{path}: no such file; download_weights.py fetches the released one, or name another "
                                  f"with --{flag}")  # fmt: skip
+        if self.face_optimization:
+            self.recogniser()
         if driver.kind in ("video", "frames") or self.anchor == "photo":
             for path in (Path(self.dwpose_models) / name for name in MODEL_FILES):
                 if not path.is_file():
@@ -219,6 +226,14 @@ class ClipSettings(SamplingSettings):
     def intermediate(self) -> Path:
         """Where what is made on the way is kept."""
         return Path(self.output) / INTERMEDIATE_FOLDER
+
+    def recogniser(self) -> Path:
+        """ArcFace's weights for face optimisation. Raises InputError where there are none."""
+        names = ("face_models", "face_embedding_extractor_weight_path")
+        return FaceOptimizationSettings(
+            validation_image="", validation_control_folder="", output_dir="",
+            **{name: getattr(self, name) for name in names},
+        ).find_extractor()  # fmt: skip
 
     def skeleton_settings(self, photo: Path, size: tuple[int, int], driver: Driver | None) -> SkeletonSettings:
         """The settings of the extraction that makes the skeletons of a photo on its canvas.
