@@ -93,7 +93,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--face_embedding_extractor_weight_path", metavar="FILE", help="ArcFace as .pth, .safetensors or .onnx, for "
         "face optimisation"
     )  # fmt: skip
-    flags.add_levers(parser)
+    levers = flags.add_levers(parser)
+    levers.add_argument(
+        "--max_vram",
+        type=float,
+        metavar="GB",
+        help="of the GPU's memory: picks offload, guidance batching, window and decode chunk to fit, each unless its "
+        "own flag is given, and prints what each stage takes and about how long",
+    )
     cli.use_defaults(parser, ClipSettings)
     return parser
 
@@ -114,12 +121,17 @@ def main() -> None:
         return
     if processes.count > 1:
         raise InputError(f"{processes.count} processes for one clip; several share out the clips of --cases")
-    settings = settings.resolve()
+    asked, settings = settings, settings.resolve()
     inputs = settings.read_inputs()  # bad input ends here, before torch is imported
     print(describe(settings, inputs))
+    cli.quiet_libraries()
+    if dry_run or settings.max_vram is not None:
+        from animation.clip.fitting import fit
+
+        settings, plan = fit(settings, inputs, asked)
+        print(plan.text())
     if dry_run:
         return
-    cli.quiet_libraries()
     from animation.clip.flow import Models, make_clip
 
     make_clip(settings, inputs, Models())

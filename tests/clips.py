@@ -17,7 +17,11 @@ def write_keypoints(path: Path, num_frames: int = FRAMES, size: tuple[int, int] 
     """Write key points of a figure that shifts to the right."""
     path.parent.mkdir(parents=True, exist_ok=True)
     people = [
-        People(np.array([[0.0, 0, *size]]), (figure() + (0.02 * k - 0.05, 0))[None] * size, np.full((1, 133), 0.9))
+        People(
+            np.array([[0.0, 0, *size]]),
+            (figure() + np.array([0.02 * k - 0.05, 0]))[None] * size,
+            np.full((1, 133), 0.9),
+        )
         for k in range(num_frames)
     ]
     Recording(None, None, people, size, fps).save(path)

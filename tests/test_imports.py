@@ -48,7 +48,7 @@ LAYERS = [
     {"animation.clip.settings"},
     {"animation.clip.skeletons", "animation.clip.state", "animation.clip.cases"},
     {"animation.clip.results", "animation.clip.plan"},
-    {"animation.clip.flow"},
+    {"animation.clip.flow", "animation.clip.fitting"},
     {"animation.clip.batch"},
     {"puppets.seeds"},
     {"puppets.characters", "puppets.motions"},

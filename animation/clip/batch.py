@@ -9,7 +9,9 @@ from pathlib import Path
 
 from animation.clip.cases import Case, Processes
 from animation.clip.files import read_json, write_json
+from animation.clip.fitting import fit
 from animation.clip.flow import Models, make_clip
+from animation.clip.settings import ClipSettings
 from animation.errors import InputError, RunError
 from DWPose.errors import PoseError
 
@@ -34,7 +36,11 @@ def make_clips(cases: Sequence[Case], processes: Processes) -> list[dict]:
                "note": case.error or ""}  # fmt: skip
         if case.error is None:
             try:
-                facts = make_clip(_placed(case, processes), case.inputs, models)
+                settings = _placed(case, processes)
+                if settings.max_vram is not None:
+                    settings, plan = fit(settings, case.inputs, case.asked)
+                    logger.info("%s", plan.text())
+                facts = make_clip(settings, case.inputs, models)
                 csim = (facts.get("csim") or {}).get("mean")
                 row |= {"state": MADE, "frames": facts["num_frames"]}
                 row["note"] = "" if csim is None else f"CSIM {csim:.3f}"
@@ -52,7 +58,7 @@ def make_clips(cases: Sequence[Case], processes: Processes) -> list[dict]:
     return rows
 
 
-def _placed(case: Case, processes: Processes):
+def _placed(case: Case, processes: Processes) -> ClipSettings:
     """The case's settings on the GPU of this process."""
     if processes.count == 1 or case.settings.device not in ("auto", "cuda"):
         return case.settings

@@ -26,12 +26,14 @@ class Case:
     Attributes:
         name: as the file has it, or its place there.
         settings: resolved; None where they make no sense.
+        asked: the same as the file has them, with those that hold for all.
         inputs: what was read; None where something is wrong.
         error: what is wrong, in one line; None where all is well.
     """
 
     name: str
     settings: ClipSettings | None = None
+    asked: ClipSettings | None = None
     inputs: ClipInputs | None = None
     error: str | None = None
 
@@ -99,7 +101,7 @@ def check_cases(common: ClipSettings, contents: list, taken: slice = slice(None)
             continue
         logger.info("%s:", case.name)
         try:
-            case.settings = case.settings.resolve()
+            case.asked, case.settings = case.settings, case.settings.resolve()
             case.inputs = case.settings.read_inputs()
         except (InputError, PoseError, OSError) as error:
             case.error = str(error)

@@ -107,7 +107,7 @@ def make_clip(settings: ClipSettings, inputs: ClipInputs, models: Models) -> dic
         state = ClipState(output, sampling, decoding)
         resumed = _sample_and_decode(settings, run, run_inputs, state, models, device, report)
     outputs, facts = write_results(settings, inputs, run_inputs, state, sound, embedding, channel_order, device, report)
-    report.add_files([settings.photo, *poses.paths])
+    report.add_files([settings.photo, *([driver.path] if driver.path.is_file() else []), *poses.paths])
     report.write(
         output / RUN_FILE,
         key=key,
