@@ -99,6 +99,7 @@ def make_clip(settings: ClipSettings, inputs: ClipInputs, models: Models) -> dic
             embedding, channel_order = _embedding(settings, inputs, run, device)
         run, run_inputs = _prepare(settings, inputs, poses)
         sampling, decoding, writing = _dependencies(settings, run, device, weights, photo, digest(poses), embedding)
+        writing["driver"] = driver.describe()  # its sound too
         key = hashlib.sha256(json.dumps([sampling, decoding, writing], default=str).encode()).hexdigest()
         earlier = read_json(output / RUN_FILE)
         if not settings.again and earlier.get("key") == key and _all_there(output, earlier.get("outputs", [])):
