@@ -30,7 +30,7 @@ OFFLOADS = ("none", "model", "sequential")
 LEVERS = ("cfg_batch", "tile_size", "decode_chunk_size")  # of a job
 TRIAL_SECONDS = 0.5
 TRIAL_CHANNELS, TRIAL_SIZE = 320, 32  # of a layer of the released UNet
-SHARE_OF_TRIAL = 0.6  # of the trial's rate that whole networks reach: the rest goes to what is no product
+SHARE_OF_TRIAL = 0.6  # of the rate of a trial that a whole UNet reaches: on a CPU, fp32, 0.59 (0.51 to 0.63)
 
 
 @dataclass(frozen=True)

@@ -70,9 +70,20 @@ def test_every_limit_is_kept_and_less_memory_never_costs_less(bare_card):
             limit = (plan.bytes - 1) / GB
     assert costs == sorted(costs)
     assert costs[0] == (False, 0, 0, 0, 0)
-    assert costs[-1][0]
+    assert costs[-1][1] > 0  # smaller windows come last
     assert len(set(costs)) == len(costs) > 4
     assert plan.bytes / GB == pytest.approx(float(re.search(r"least is ([\d.]+) GB", str(refusal.value))[1]), abs=0.01)
+
+
+def test_the_order_in_which_levers_are_pulled():
+    tried = [(way, job.cfg_batch, job.tile_size, job.decode_chunk_size)
+             for job, way in planning._candidates(rehearsal(), JOB, "none", ())]  # fmt: skip
+    assert tried[:5] == [("none", 2, 16, 4), ("model", 2, 16, 4), ("none", 1, 16, 4), ("model", 1, 16, 4),
+                         ("none", 2, 16, 2)]  # fmt: skip
+    assert tried[12][2] == 8
+    assert tried[-1] == ("sequential", 1, 8, 1)
+    assert [way for way, *_ in tried] == ["none", "model"] * 12 + ["sequential"] * 12
+    assert len(set(tried)) == len(tried)
 
 
 def test_fixed_levers_stay(bare_card):
