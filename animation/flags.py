@@ -9,8 +9,8 @@ from DWPose.smoothing import MISSING
 CROP_MARGIN = 8  # latents, 64 pixels
 
 
-def add_weights(parser: argparse.ArgumentParser) -> None:
-    """Where the networks of an animation are."""
+def add_weights(parser: argparse.ArgumentParser):
+    """Where the networks of an animation are; returns the group."""
     weights = parser.add_argument_group("weights")
     weights.add_argument(
         "--pretrained_model_name_or_path",
@@ -37,6 +37,7 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
     weights.add_argument(
         "--vae", metavar="DIR", help="decode with this VAE folder instead, such as TAESD (AutoencoderTiny) for previews"
     )
+    return weights
 
 
 def add_sampling(parser: argparse.ArgumentParser):
@@ -58,8 +59,8 @@ def add_sampling(parser: argparse.ArgumentParser):
     return sampling
 
 
-def add_levers(parser: argparse.ArgumentParser) -> None:
-    """What trades time for memory."""
+def add_levers(parser: argparse.ArgumentParser):
+    """What trades time for memory; returns the group."""
     levers = parser.add_argument_group("speed and memory (the README's table says what each costs)")
     levers.add_argument("--device", help="auto, cuda, cuda:N, mps or cpu")
     levers.add_argument("--dtype", choices=("auto", "fp16", "bf16", "fp32"), help="auto: fp16 on CUDA, else fp32")
@@ -73,6 +74,7 @@ def add_levers(parser: argparse.ArgumentParser) -> None:
     levers.add_argument("--vae_device", choices=("same", "cpu"), help="where to encode and decode")
     levers.add_argument("--attention", choices=("sdpa", "xformers"), help="kernels of self-attention")
     levers.add_argument("--compile", action="store_true", help="compile the UNet first, which takes minutes")
+    return levers
 
 
 def add_face_optimization(faces) -> None:

@@ -25,8 +25,8 @@ from animation.writing import AnimationWriter
 logger = logging.getLogger(__name__)
 
 
-def _parts(settings: SamplingSettings, device: torch.device) -> tuple:
-    """Arguments of `AnimationPipeline.from_checkpoints`."""
+def component_paths(settings: SamplingSettings, device: torch.device) -> tuple:
+    """Arguments of `AnimationPipeline.from_checkpoints` and `load_components`. Raises InputError."""
     return (
         resolve_svd_folder(settings.pretrained_model_name_or_path, settings.revision),
         settings.unet_model_name_or_path,
@@ -39,12 +39,12 @@ def _parts(settings: SamplingSettings, device: torch.device) -> tuple:
 
 def weights_files(settings: SamplingSettings, device: torch.device) -> list[Path]:
     """The files that `load_pipeline` reads. Raises InputError where one is missing, or the device does not do."""
-    return component_files(*_parts(settings, device))
+    return component_files(*component_paths(settings, device))
 
 
 def load_pipeline(settings: SamplingSettings, device: torch.device, report: RunReport) -> AnimationPipeline:
     """Load the checkpoint that the settings name, on the device, with their levers pulled."""
-    parts = _parts(settings, device)
+    parts = component_paths(settings, device)
     report.add_files(component_files(*parts))
     pipeline = AnimationPipeline.from_checkpoints(*parts)
     runtime.place(pipeline, device, settings.offload, settings.vae_device)

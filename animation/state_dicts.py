@@ -102,9 +102,11 @@ def recognise(names: set[str]) -> str:
 
 
 def assign_state_dict(
-    model: nn.Module, state: Mapping[str, torch.Tensor], path: str | Path, dtype: torch.dtype
+    model: nn.Module, state: Mapping[str, torch.Tensor], path: str | Path, dtype: torch.dtype, device: str = "cpu"
 ) -> None:
     """Make `state`'s tensors the parameters of `model`, converted to `dtype` one by one, frozen, in eval mode.
+
+    On the device `meta` the model gets their shapes alone, and their numbers are not read.
 
     Raises:
         CheckpointError: a tensor is missing, left over or of another shape; the first few are named.
@@ -126,13 +128,19 @@ def assign_state_dict(
         kind = recognise(set(found))
         hint = f"; {kind}" if kind != recognise(set(expected)) else ""
         raise CheckpointError(f"{path}: does not fit {type(model).__name__}: {'; '.join(findings)}{hint}")
-    converted = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    converted = {
+        name: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype) for name, tensor in state.items()
+    }
     model.load_state_dict(converted, assign=True)
     model.eval().requires_grad_(False)
 
 
 def load_self_described(
-    model_class, path: str | Path, dtype: torch.dtype, state: Mapping[str, torch.Tensor] | None = None
+    model_class,
+    path: str | Path,
+    dtype: torch.dtype,
+    state: Mapping[str, torch.Tensor] | None = None,
+    device: str = "cpu",
 ) -> nn.Module:
     """Load a model whose sizes its own tensors tell; they are read from the file unless given.
 
@@ -148,5 +156,5 @@ def load_self_described(
         ) from None
     with init_empty_weights():
         model = model_class(**config)
-    assign_state_dict(model, state, path, dtype)
+    assign_state_dict(model, state, path, dtype, device)
     return model

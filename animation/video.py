@@ -191,6 +191,11 @@ class FolderFrames:
         self.estimated_length = len(self._indices)
         self._part = [start, end, stride, fps]
 
+    @property
+    def numbers(self) -> list[int]:
+        """Which of the folder's frames, counted from 0, are iterated."""
+        return list(self._indices)
+
     def __iter__(self) -> Iterator[np.ndarray]:
         """(H, W, 3) uint8 RGB, one after the other."""
         for i in self._indices:

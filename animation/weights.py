@@ -40,19 +40,19 @@ VAE_CLASSES = ("AutoencoderKLTemporalDecoder", "AutoencoderTiny", "AutoencoderDC
 PROPERTIES_FILE = "checkpoint.json"  # beside the parts of a checkpoint: what its tensors do not tell
 
 
-def load_pose_net(path: str | Path, dtype: torch.dtype = torch.float32) -> PoseNet:
+def load_pose_net(path: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> PoseNet:
     """Load `pose_net.pth` (or its `.safetensors` twin). Raises CheckpointError."""
-    return load_self_described(PoseNet, path, dtype)
+    return load_self_described(PoseNet, path, dtype, device=device)
 
 
-def load_face_encoder(path: str | Path, dtype: torch.dtype = torch.float32) -> FaceEncoder:
+def load_face_encoder(path: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> FaceEncoder:
     """Load `face_encoder.pth` (or its `.safetensors` twin). Raises CheckpointError."""
-    return load_self_described(FaceEncoder, path, dtype)
+    return load_self_described(FaceEncoder, path, dtype, device=device)
 
 
-def load_arcface(path: str | Path, dtype: torch.dtype = torch.float32) -> ArcFace:
+def load_arcface(path: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> ArcFace:
     """Load `glintr100_torch.pth` (or its `.safetensors` twin), or `glintr100.onnx`. Raises CheckpointError."""
-    return load_self_described(ArcFace, path, dtype)
+    return load_self_described(ArcFace, path, dtype, device=device)
 
 
 def load_i3d(path: str | Path, dtype: torch.dtype = torch.float32) -> I3D:
@@ -153,14 +153,16 @@ def weights_file(folder: str | Path, stem: str, prefer_half: bool) -> Path:
     raise CheckpointError(f"{folder}: no {stem}.safetensors or {stem}.fp16.safetensors there; {DOWNLOAD_HINT}")
 
 
-def load_unet(path: str | Path, svd_folder: str | Path, dtype: torch.dtype = torch.float32) -> PoseGuidedUNet:
+def load_unet(
+    path: str | Path, svd_folder: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> PoseGuidedUNet:
     """Load `unet.pth`; its sizes are those of SVD's `unet/config.json`, whose own weights are never read.
 
     Raises:
         CheckpointError: the file or the config is missing, damaged, or one does not fit the other.
     """
     unet = _build(PoseGuidedUNet.from_config, resolve_svd_folder(svd_folder) / "unet" / "config.json")
-    assign_state_dict(unet, read_state_dict(path), path, dtype)
+    assign_state_dict(unet, read_state_dict(path), path, dtype, device)
     return unet
 
 
@@ -188,7 +190,9 @@ def new_unet(svd_folder: str | Path) -> PoseGuidedUNet:
     return unet
 
 
-def load_vae(folder: str | Path, dtype: torch.dtype = torch.float32, class_name: str | None = None) -> nn.Module:
+def load_vae(
+    folder: str | Path, dtype: torch.dtype = torch.float32, class_name: str | None = None, device: str = "cpu"
+) -> nn.Module:
     """Load a VAE folder.
 
     Args:
@@ -203,7 +207,7 @@ def load_vae(folder: str | Path, dtype: torch.dtype = torch.float32, class_name:
         raise CheckpointError(f"{folder}: its class is {class_name}; use one of {', '.join(VAE_CLASSES)}")
     vae = _build(getattr(diffusers, class_name).from_config, config_path)
     path = weights_file(folder, "diffusion_pytorch_model", prefer_half=dtype == torch.float16)
-    assign_state_dict(vae, read_state_dict(path), path, dtype)
+    assign_state_dict(vae, read_state_dict(path), path, dtype, device)
     return vae
 
 
@@ -227,7 +231,9 @@ def new_vae(folder: str | Path, seed: int) -> tuple[nn.Module, bool]:
         return _build(getattr(diffusers, class_name).from_config, config_path, empty=False), True
 
 
-def load_image_encoder(folder: str | Path, dtype: torch.dtype = torch.float32) -> CLIPVisionModelWithProjection:
+def load_image_encoder(
+    folder: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> CLIPVisionModelWithProjection:
     """Load SVD's `image_encoder` folder. Raises CheckpointError."""
     encoder = _build(
         lambda config: CLIPVisionModelWithProjection(CLIPVisionConfig(**config)), Path(folder) / "config.json"
@@ -235,7 +241,7 @@ def load_image_encoder(folder: str | Path, dtype: torch.dtype = torch.float32) -
     path = weights_file(folder, "model", prefer_half=dtype == torch.float16)
     state = read_state_dict(path)
     state.pop("vision_model.embeddings.position_ids", None)  # older files hold this index, which is no weight
-    assign_state_dict(encoder, state, path, dtype)
+    assign_state_dict(encoder, state, path, dtype, device)
     return encoder
 
 
@@ -256,25 +262,28 @@ def load_components(
     face_encoder_path: str | Path,
     dtype: torch.dtype = torch.float32,
     preview_vae_folder: str | Path | None = None,
+    device: str = "cpu",
 ) -> dict:
     """Load everything that `AnimationPipeline` is made of, by the names of its arguments.
+
+    On the device `meta` the networks have shapes alone: nothing but the files' heads is read, in seconds.
 
     Raises:
         CheckpointError: a file is missing or damaged, or the parts do not fit each other.
     """
     svd_folder = resolve_svd_folder(svd_folder)
     components = {
-        "pose_net": load_pose_net(pose_net_path, dtype),
-        "face_encoder": load_face_encoder(face_encoder_path, dtype),
-        "unet": load_unet(unet_path, svd_folder, dtype),
-        **load_svd_parts(svd_folder, dtype),
-        "preview_vae": load_vae(preview_vae_folder, dtype) if preview_vae_folder else None,
+        "pose_net": load_pose_net(pose_net_path, dtype, device),
+        "face_encoder": load_face_encoder(face_encoder_path, dtype, device),
+        "unet": load_unet(unet_path, svd_folder, dtype, device),
+        **load_svd_parts(svd_folder, dtype, device),
+        "preview_vae": load_vae(preview_vae_folder, dtype, device=device) if preview_vae_folder else None,
     }
     check_fit(components, pose_net_path, face_encoder_path, svd_folder)
     return components
 
 
-def load_svd_parts(svd_folder: str | Path, dtype: torch.dtype = torch.float32) -> dict:
+def load_svd_parts(svd_folder: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> dict:
     """Load what is used of SVD as it is: VAE, image encoder, scheduler and feature extractor, by these names.
 
     Raises:
@@ -283,8 +292,8 @@ def load_svd_parts(svd_folder: str | Path, dtype: torch.dtype = torch.float32) -
     svd_folder = resolve_svd_folder(svd_folder)
     _, vae_class = _read_json(svd_folder / "model_index.json").get("vae") or (None, None)
     return {
-        "vae": load_vae(svd_folder / "vae", dtype, vae_class),
-        "image_encoder": load_image_encoder(svd_folder / "image_encoder", dtype),
+        "vae": load_vae(svd_folder / "vae", dtype, vae_class, device),
+        "image_encoder": load_image_encoder(svd_folder / "image_encoder", dtype, device),
         "scheduler": load_scheduler(svd_folder / "scheduler"),
         "feature_extractor": _build(
             lambda config: CLIPImageProcessorPil(**config),

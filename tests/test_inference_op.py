@@ -17,6 +17,7 @@ import inference_op
 from animation import cli
 from animation.face.settings import FaceOptimizationSettings
 from animation.files import describe_file
+from animation.flags import CROP_MARGIN
 from animation.weights import load_arcface
 from DWPose.keypoints import FACE, NUM_KEYPOINTS, NUM_WHOLEBODY, People
 from DWPose.recording import Drawn, Recording
@@ -285,7 +286,7 @@ def test_every_released_flag_is_known():
     assert FaceOptimizationSettings(**vars(parsed)) == FaceOptimizationSettings(
         validation_image="a", validation_control_folder="b", output_dir="c"
     )
-    assert inference_op.build_parser().parse_args([*required, "--hjb_crop"]).hjb_crop == inference_op.CROP_MARGIN
+    assert inference_op.build_parser().parse_args([*required, "--hjb_crop"]).hjb_crop == CROP_MARGIN
 
 
 def black(folder, count=5, size=SIZE, value=0):

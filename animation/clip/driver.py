@@ -5,13 +5,12 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import numpy as np
 
 from animation.errors import InputError
 from animation.frames import FrameFolder, list_frames
 from animation.skeletons.estimation import KEYPOINTS_FILE
-from animation.video import FOLDER_FPS, LARGEST_FPS, FolderFrames, VideoFrames, check_part
+from animation.video import FOLDER_FPS, LARGEST_FPS, FolderFrames, VideoFrames, check_part, has_even_rate
 from DWPose.errors import PoseError
 from DWPose.recording import Recording, load_recording
 
@@ -21,8 +20,6 @@ KINDS = ("video", "frames", "poses", "keypoints")
 IN_WORDS = dict(
     zip(KINDS, ("a video file", "a folder of frames", "a folder of skeletons", "recorded key points"), strict=True)
 )
-TIME_TOLERANCE = 1e-6  # seconds
-UNEVEN = 0.5  # of the usual time between two frames: beyond, a video's rate varies
 TOO_FAST = 60.0  # frames a second that are taken of a video whose own rate is above `LARGEST_FPS`
 SAMPLES = 8  # frames of a folder that are looked at
 BLACK = 12  # of 255: what JPEG leaves of black
@@ -57,6 +54,11 @@ class Driver:
     def has_sound(self) -> bool:
         """Whether there may be sound in it."""
         return self.kind == "video"
+
+    @property
+    def estimated_length(self) -> int:
+        """About how many frames the part has; exact unless it is a video's."""
+        return (len(self.recording.video) if self.frames is None else self.frames.estimated_length) or 1
 
     def describe(self) -> dict:
         """What tells this part of this driver from another, JSON values."""
@@ -102,16 +104,20 @@ def open_driver(
         logger.info("%s: %s", path, IN_WORDS[found])
     kind = kind or found
     if path.is_dir() != (kind in ("frames", "poses")) and not (kind == "keypoints" and path.is_dir()):
-        raise InputError(f"{path}: cannot be {IN_WORDS[kind]}, being {'a folder' if path.is_dir() else 'a file'}; leave "
-                         "--driver_kind out")  # fmt: skip
+        what = "a folder" if path.is_dir() else "a file"
+        raise InputError(f"{path}: cannot be {IN_WORDS[kind]}, being {what}; leave --driver_kind out")
     begin = start or 0.0
     if kind == "keypoints":
         file = path / KEYPOINTS_FILE if path.is_dir() else path
         recording = _part_of(load_recording(file), file, begin, end, fps)
         return Driver(kind, file, None, recording, recording.fps, begin, end)
     if kind == "video":
-        taken = fps or _even_rate(path)
-        frames = VideoFrames(path, start, end, 1, taken)
+        taken, frames = fps, VideoFrames(path, start, end, 1, fps)
+        if fps is None and not has_even_rate(path):
+            taken = min(frames.fps, TOO_FAST)
+            logger.info("%s: its frames come at uneven times: %.4g a second are taken, --fps takes others", path,
+                        taken)  # fmt: skip
+            frames = VideoFrames(path, start, end, 1, taken)
         if frames.fps > LARGEST_FPS:
             logger.warning("%s: %g frames a second; %g of them are taken, --fps takes others", path, frames.fps,
                            TOO_FAST)  # fmt: skip
@@ -192,22 +198,3 @@ def _part_of(recording: Recording, path: Path, start: float, end: float | None, 
     recording.video = [recording.video[number] for number in numbers]
     recording.fps, recording.drawn = fps or recording.fps, None
     return recording
-
-
-def _even_rate(path: Path) -> float | None:
-    """The mean rate of a video whose frames come at uneven times, to take them at; None where they come evenly."""
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                return None
-            stream = container.streams.video[0]
-            times = sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None)
-            rate = float(stream.average_rate or 0)
-    except (av.error.FFmpegError, OSError, ValueError):
-        return None  # VideoFrames says what is wrong
-    gaps = np.diff(times)
-    if len(gaps) < 2 or not rate or np.abs(gaps - np.median(gaps)).max() <= UNEVEN * np.median(gaps):
-        return None
-    rate = min(rate, TOO_FAST)
-    logger.info("%s: its frames come at uneven times; they are taken at %.4g a second, --fps takes others", path, rate)
-    return rate

@@ -97,15 +97,19 @@ class FaceOptimizationSettings(InferenceSettings):
                 photo, or there are no weights of the extractor.
         """
         inputs = super().read_inputs()
-        extractor_path = self._find_extractor()
+        extractor_path = self.find_extractor()
         recording, recording_path = self._open_recording()
         boxes, files = self._find_frame_boxes(inputs.poses, recording, recording_path)
         photo_face, photo_files = self._find_photo_face(inputs.photo, recording, recording_path)
         return FaceInputs(**vars(inputs), face_boxes=boxes, photo_face=photo_face, extractor_path=extractor_path,
                           face_files=list(dict.fromkeys([*files, *photo_files])))  # fmt: skip
 
-    def _find_extractor(self) -> Path:
-        """ArcFace's weights: the file that is named; where that is the default and missing, antelopev2's ONNX file."""
+    def find_extractor(self) -> Path:
+        """ArcFace's weights: the file that is named; where that is the default and missing, antelopev2's ONNX file.
+
+        Raises:
+            InputError: neither is there.
+        """
         path = Path(self.face_embedding_extractor_weight_path)
         twins = [path, path.with_suffix(".safetensors"), path.with_suffix(".pth")]
         found = next((twin for twin in twins if twin.is_file()), None)

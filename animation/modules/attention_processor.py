@@ -131,7 +131,8 @@ def folding_pays(attn: Attention, id_tokens: int) -> bool:
     It is less work for a few tokens. It reads weights past their modules, so it is for inference with plain layers:
     not while training, on quantised or adapted layers, or where offloading keeps the weights elsewhere.
     """
-    plain = all(type(layer) is nn.Linear and not layer.weight.is_meta for layer in (attn.to_q, attn.to_out[0]))
+    layers = attn.to_q, attn.to_out[0]
+    plain = all(type(layer) is nn.Linear and not hasattr(layer, "_hf_hook") for layer in layers)
     return plain and not torch.is_grad_enabled() and 2 * id_tokens <= attn.to_q.out_features // attn.heads
 
 

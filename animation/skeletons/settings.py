@@ -65,7 +65,7 @@ class SkeletonSettings:
             InputError, PoseError: a setting is out of range, an input is missing or unreadable, or the output not
                 writable.
         """
-        self._check_choices()
+        self.check_choices()
         size = self._parse_size()
         for field in fields(self):
             if getattr(self, field.name) == "":
@@ -98,7 +98,8 @@ class SkeletonSettings:
         self._check_outputs()
         return SkeletonInputs(photo, driver, keypoints, size)
 
-    def _check_choices(self) -> None:
+    def check_choices(self) -> None:
+        """Raise InputError for a choice that is unknown or a number out of its range."""
         choices = {"alignment": ALIGNMENTS, "missing": MISSING, "device": DEVICES}
         for name, known in choices.items():
             if getattr(self, name) not in known:

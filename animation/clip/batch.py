@@ -1,0 +1,122 @@
+"""Many clips in one load of the models; what fails does not stop the others."""
+
+import logging
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from animation.clip.cases import Case, Processes
+from animation.clip.files import read_json, write_json
+from animation.clip.fitting import fit
+from animation.clip.flow import Models, make_clip
+from animation.clip.settings import ClipSettings
+from animation.errors import InputError, RunError
+from DWPose.errors import PoseError
+
+logger = logging.getLogger(__name__)
+
+SUMMARY_FILE = "summary.json"
+MADE, FAILED = "made", "FAILED"
+SECONDS_BETWEEN_LOOKS = 0.5
+
+
+def make_clips(cases: Sequence[Case], processes: Processes) -> list[dict]:
+    """Make the clips of this process, one after the other.
+
+    Returns:
+        A row for each: `case`, `state` (`MADE` or `FAILED`), `output`, `frames`, `seconds` and `note`.
+    """
+    models, rows = Models(), []
+    for number, case in enumerate(cases, 1):
+        logger.info("%s, %d of %d", case.name, number, len(cases))
+        start = time.perf_counter()
+        row = {"case": case.name, "state": FAILED, "output": case.settings and case.settings.output, "frames": None,
+               "note": case.error or ""}  # fmt: skip
+        if case.error is None:
+            try:
+                settings = _placed(case, processes)
+                if settings.max_vram is not None:
+                    settings, plan = fit(settings, case.inputs, case.asked)
+                    logger.info("%s", plan.text())
+                facts = make_clip(settings, case.inputs, models)
+                csim = (facts.get("csim") or {}).get("mean")
+                row |= {"state": MADE, "frames": facts["num_frames"]}
+                row["note"] = "" if csim is None else f"CSIM {csim:.3f}"
+            except (InputError, PoseError, RunError) as error:
+                row["note"] = str(error)
+            except OSError as error:
+                row["note"] = f"{error.filename or 'writing failed'}: {error.strerror or error}"
+            except Exception as error:  # of a library: the other cases may do all the same
+                row["note"] = f"{type(error).__name__}: {error}"
+                logger.error("%s", traceback.format_exc())
+        if row["state"] == FAILED:
+            logger.error("%s failed: %s", case.name, row["note"])
+        row["seconds"] = round(time.perf_counter() - start, 1)
+        rows.append(row)
+    return rows
+
+
+def _placed(case: Case, processes: Processes) -> ClipSettings:
+    """The case's settings on the GPU of this process."""
+    if processes.count == 1 or case.settings.device not in ("auto", "cuda"):
+        return case.settings
+    import torch
+
+    if not torch.cuda.is_available():
+        return case.settings
+    return replace(case.settings, device=f"cuda:{processes.local_rank % torch.cuda.device_count()}")
+
+
+def gather(rows: list[dict], output: str | Path, processes: Processes) -> list[dict] | None:
+    """The rows of all processes, by case, for the first one; None for the others.
+
+    Processes tell each other by files, so that none gives up while another is still at work for hours.
+    """
+    if processes.count == 1:
+        return rows
+    paths = [Path(output) / f".rows-{rank}.json" for rank in range(processes.count)]
+    write_json(paths[processes.rank], {"launch": processes.launch, "rows": rows})
+    if processes.rank > 0:
+        while (found := read_json(paths[processes.rank])) and found.get("launch") == processes.launch:
+            time.sleep(SECONDS_BETWEEN_LOOKS)  # a launcher ends all processes when one ends with an error
+        return None
+    while True:
+        found = [read_json(path) for path in paths]
+        if all(part.get("launch") == processes.launch for part in found):
+            break
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    for path in paths:
+        path.unlink(missing_ok=True)
+    return sorted((row for part in found for row in part["rows"]), key=lambda row: row["case"])
+
+
+def summary(rows: Sequence[dict]) -> str:
+    """A table of all cases in plain text."""
+    head = ("case", "state", "frames", "seconds", "note")
+    lines = [head, *([str("" if row[name] is None else row[name]) for name in head] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head) - 1)]
+    text = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(line[:-1], widths, strict=True)), line[-1]]).rstrip()
+        for line in lines
+    ]
+    failed = sum(row["state"] == FAILED for row in rows)
+    return "\n".join([*text, f"{len(rows) - failed} of {len(rows)} clips made" + (f", {failed} failed" * bool(failed))])
+
+
+def run_cases(cases: Sequence[Case], output: str | Path, processes: Processes) -> None:
+    """Make all clips, print the table and write it to `summary.json`.
+
+    Raises:
+        RunError: one or more failed; in the first process alone, where there are several.
+    """
+    rows = gather(make_clips(cases, processes), output, processes)
+    if rows is None:
+        return
+    print(summary(rows))
+    write_json(Path(output) / SUMMARY_FILE, {"cases": rows})
+    failed = [row["case"] for row in rows if row["state"] == FAILED]
+    if failed:
+        raise RunError(f"{len(failed)} of {len(rows)} clips failed: {', '.join(failed[:10])}"
+                       + (" and others" if len(failed) > 10 else ""))  # fmt: skip

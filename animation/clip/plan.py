@@ -1,0 +1,41 @@
+"""What a clip is going to take, in words, before it starts."""
+
+from animation.clip.driver import IN_WORDS
+from animation.clip.settings import ClipInputs, ClipSettings
+from animation.clip.skeletons import looped
+from animation.windows import window_indices
+
+
+def num_frames(settings: ClipSettings, inputs: ClipInputs) -> int:
+    """How many frames the model makes, the photo's own with `--anchor photo` included; of a video about so many."""
+    count = len(looped(inputs.driver.estimated_length, inputs.driver.fps, settings.loop, settings.max_seconds))
+    return count + (settings.anchor == "photo")
+
+
+def describe(settings: ClipSettings, inputs: ClipInputs) -> str:
+    """The plan of a clip of resolved settings, in lines."""
+    driver, framing = inputs.driver, inputs.framing
+    count, steps = num_frames(settings, inputs), settings.num_inference_steps
+    windows = len(window_indices(count, settings.tile_size, settings.frames_overlap))
+    branches = 2 if settings.guidance_scale > 1 else 1
+    size = f"{framing.width}×{framing.height}"
+    if framing.output_size != (framing.width, framing.height):
+        size += f", cut to {framing.output_size[0]}×{framing.output_size[1]}"
+    lines = [
+        f"photo     {settings.photo}, {inputs.photo.width}×{inputs.photo.height} pixels, {settings.fit} to {size}",
+        f"driver    {driver.path}, {IN_WORDS[driver.kind]}: {count} frames at {driver.fps:.4g} a second, "
+        f"{count / driver.fps:.2f} s",
+        f"sampling  {steps} steps of {windows} windows of {min(settings.tile_size, count)} frames that share "
+        f"{settings.frames_overlap}: {steps * windows * branches} calls of the UNet",
+        f"decoding  {settings.decode_chunk_size} frames together",
+    ]
+    if settings.face_optimization:
+        lines.append(
+            f"faces     drawn towards the photo's at steps {settings.start_refine_step} to "
+            f"{min(settings.end_refine_step, steps - 1)}, {settings.num_optimization_iter} times each"
+        )
+    lines.append(
+        f"levers    device {settings.device}, dtype {settings.dtype}, offload {settings.offload}, cfg_batch "
+        f"{settings.cfg_batch}, vae_device {settings.vae_device}"
+    )
+    return "\n".join(lines)

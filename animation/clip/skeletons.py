@@ -1,0 +1,237 @@
+"""The skeletons of a clip: the driver's, fitted to the photo on its canvas, kept for a later run of the same."""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from animation.clip.driver import Driver
+from animation.clip.files import read_json, write_json
+from animation.clip.settings import SKELETONS_FOLDER, ClipSettings
+from animation.errors import InputError
+from animation.files import describe_file
+from animation.frames import FrameFolder, list_frames
+from animation.framing import ASPECT_TOLERANCE, Framing
+from animation.skeletons.estimation import KEYPOINTS_FILE, record
+from animation.skeletons.extraction import report, write_skeletons
+from animation.skeletons.settings import SkeletonInputs
+from animation.video import FolderFrames
+from animation.writing import PARTIAL_FOLDER, publish_frames, write_png
+from DWPose.arrangement import arrange, photo_person
+from DWPose.drawing import SHORT_SIDE, draw
+from DWPose.errors import PoseError
+from DWPose.keypoints import People
+from DWPose.recording import Drawn, Recording, load_recording
+
+logger = logging.getLogger(__name__)
+
+MADE_FILE = "made_of.json"  # beside the skeletons: what they were made of
+
+
+def make_skeletons(settings: ClipSettings, photo: Path, framing: Framing, driver: Driver) -> tuple[FrameFolder, float]:
+    """Write the clip's skeletons to the intermediate folder, or leave those that are there and made of the same.
+
+    The driver's part is repeated `--loop` times, at most for `--max_seconds`; with `--anchor photo` the photo's own
+    skeleton comes first.
+
+    Args:
+        photo: the file of the photo on its canvas.
+        framing: how the photo lies there.
+
+    Returns:
+        The skeletons, of the canvas's size, in the order of the clip; and how many seconds the driver's part lasts
+        that they repeat.
+
+    Raises:
+        InputError, PoseError: the driver is damaged further on, nobody is in it, or nobody in the photo.
+    """
+    folder = settings.intermediate / SKELETONS_FOLDER
+    made_of = _made_of(settings, photo, framing, driver)
+    made = read_json(folder / MADE_FILE)
+    if made.get("of") == made_of and _count(folder) == made.get("frames"):
+        logger.info("%s: %d skeletons of an earlier run are taken", folder, made["frames"])
+        return FrameFolder(folder), made["part"] / driver.fps
+    (folder / MADE_FILE).unlink(missing_ok=True)
+    if driver.kind == "poses":
+        count, part = _copy(settings, photo, framing, driver, folder)
+    else:
+        count, part = _extract(settings, photo, framing, driver, folder)
+    write_json(folder / MADE_FILE, {"frames": count, "part": part, "of": made_of})
+    return FrameFolder(folder), part / driver.fps
+
+
+def digest(frames: FrameFolder) -> str:
+    """SHA-256 over the names and bytes of a folder's frames."""
+    total = hashlib.sha256()
+    for path in frames.paths:
+        total.update(f"{path.name}\n{describe_file(path)['sha256']}\n".encode())
+    return total.hexdigest()
+
+
+def _made_of(settings: ClipSettings, photo: Path, framing: Framing, driver: Driver) -> dict:
+    """All that the skeletons depend on, JSON values."""
+    choices = ("alignment", "person", "missing", "smooth", "confidence", "canvas", "loop", "max_seconds", "anchor")
+    networks = settings.skeleton_settings(photo, (framing.width, framing.height), None)
+    paths = [Path(networks.detector_path), Path(networks.pose_path)]
+    made_of = {
+        "driver": driver.describe(),
+        "photo": describe_file(photo),
+        "size": [framing.width, framing.height],
+        "networks": [describe_file(path) for path in paths if path.is_file()],
+        **{name: getattr(settings, name) for name in choices},
+    }
+    return json.loads(json.dumps(made_of))
+
+
+def _count(folder: Path) -> int:
+    try:
+        return len(list_frames(folder))
+    except InputError:
+        return 0
+
+
+def _extract(settings: ClipSettings, photo: Path, framing: Framing, driver: Driver, folder: Path) -> tuple[int, int]:
+    """Of a video, frames or key points: find people, choose and align, draw."""
+    size = framing.width, framing.height
+    choices = settings.skeleton_settings(photo, size, driver)
+    needs_photo = settings.alignment != "none" or settings.anchor == "photo"
+    inputs = SkeletonInputs(_open(photo) if needs_photo else None, driver.frames, driver.recording, size)
+    recording = record(choices, inputs)
+    if driver.recording is None:
+        recording.save(_made(folder) / KEYPOINTS_FILE)  # an interrupt from here on costs no network's work
+    arrangement = arrange(
+        recording, settings.alignment, settings.person, settings.missing, settings.smooth, size, settings.confidence
+    )
+    report(arrangement, recording)
+    numbers = looped(arrangement.drawn.num_frames, driver.fps, settings.loop, settings.max_seconds)
+    drawn = select(arrangement.drawn, numbers)
+    if settings.anchor == "photo":
+        drawn = prepend(photo_person(recording, settings.person == "all", settings.confidence), drawn)
+    recording.drawn = drawn
+    write_skeletons(folder, recording, settings.confidence, settings.canvas)
+    return drawn.num_frames, arrangement.drawn.num_frames
+
+
+def _copy(settings: ClipSettings, photo: Path, framing: Framing, driver: Driver, folder: Path) -> tuple[int, int]:
+    """Of a folder of skeletons: bring them on the canvas, and the key points beside them, where there are some."""
+    source: FolderFrames = driver.frames
+    place = placing(framing, source.size)
+    people = _photo_people(settings, photo) if settings.anchor == "photo" else None
+    numbers = looped(source.estimated_length, driver.fps, settings.loop, settings.max_seconds)
+    size = framing.width, framing.height
+    partial = folder / PARTIAL_FOLDER
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        count = 0
+        if people is not None:
+            image = draw(people.keypoints, people.scores, *size, settings.confidence, settings.canvas or SHORT_SIDE)
+            write_png(partial / "frame_0.png", image)
+            count = 1
+        frames, kept = FrameFolder(driver.path), source.numbers
+        for number in tqdm(numbers, desc="skeletons", unit="frame"):
+            write_png(partial / f"frame_{count}.png", np.asarray(place(frames[kept[number]])))
+            count += 1
+        publish_frames(partial, folder, count)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    _copy_key_points(driver, framing, numbers, people, folder)
+    return count, source.estimated_length
+
+
+def _copy_key_points(
+    driver: Driver, framing: Framing, numbers: Sequence[int], people: People | None, folder: Path
+) -> None:
+    """The key points that a folder's skeletons were drawn from, for the same frames, on the canvas."""
+    target = folder / KEYPOINTS_FILE
+    target.unlink(missing_ok=True)
+    beside = driver.path / KEYPOINTS_FILE
+    if not beside.is_file():
+        return
+    recording = load_recording(beside)
+    kept = driver.frames.numbers
+    if recording.drawn is None or recording.drawn.num_frames <= max(kept):
+        logger.warning("%s: is of other skeletons than those beside it, and is passed over", beside)
+        return
+    drawn = select(recording.drawn, [kept[number] for number in numbers])
+    left, top, right, bottom = framing.source
+    if same_shape(driver.frames.size, framing.photo_size):
+        source = np.divide(((left, top), (right, bottom)), framing.photo_size)
+        box = np.divide(np.reshape(framing.box, (2, 2)), (framing.width, framing.height))
+        scale = (box[1] - box[0]) / (source[1] - source[0])
+        drawn.keypoints = (drawn.keypoints - source[0]) * scale + box[0]
+    drawn.size = framing.width, framing.height
+    recording.drawn = drawn if people is None else prepend(people, drawn)
+    recording.save(target)
+
+
+def placing(framing: Framing, size: tuple[int, int]):
+    """How skeletons of a size, (width, height), come on the canvas: as the photo, where they are of its shape."""
+    canvas = framing.width, framing.height
+    if same_shape(size, framing.photo_size) and not same_shape(size, canvas):
+        logger.info("the skeletons of %d×%d are fitted to %d×%d as the photo is", *size, *canvas)
+        return lambda image: framing.apply(image, (0, 0, 0))
+    if not same_shape(size, canvas):
+        logger.warning("skeletons of %d×%d (width × height) are stretched to %d×%d: they may not fit the photo; "
+                       "extract them at the photo's shape", *size, *canvas)  # fmt: skip
+    return lambda image: image.resize(canvas, Image.Resampling.BICUBIC)
+
+
+def same_shape(first: tuple[int, int], second: tuple[int, int]) -> bool:
+    """Whether two sizes have the same aspect ratio, to 2 %."""
+    return abs(first[0] * second[1] / (first[1] * second[0]) - 1) <= ASPECT_TOLERANCE
+
+
+def looped(count: int, fps: float, loop: int, max_seconds: float | None) -> list[int]:
+    """The numbers of `count` frames, repeated, for at most some seconds; at least one."""
+    numbers = list(range(count)) * loop
+    return numbers if max_seconds is None else numbers[: max(1, round(max_seconds * fps))]
+
+
+def select(drawn: Drawn, numbers: Sequence[int]) -> Drawn:
+    """What was drawn in some frames, in their order; a frame may come more than once."""
+    rows = [np.flatnonzero(drawn.frames == number) for number in numbers]
+    kept = np.concatenate(rows) if rows else np.empty(0, int)
+    frames = np.repeat(np.arange(len(numbers)), [len(row) for row in rows])
+    return Drawn(frames, drawn.keypoints[kept], drawn.scores[kept], drawn.size, len(numbers))
+
+
+def prepend(people: People, drawn: Drawn) -> Drawn:
+    """With a first frame of the photo's people, 134 key points each in 0..1 of the picture."""
+    return Drawn(
+        np.concatenate([np.zeros(len(people), int), drawn.frames + 1]),
+        np.concatenate([people.keypoints, drawn.keypoints]),
+        np.concatenate([people.scores, drawn.scores]),
+        drawn.size,
+        drawn.num_frames + 1,
+    )
+
+
+def _photo_people(settings: ClipSettings, photo: Path) -> People:
+    """The photo's person, 134 key points in 0..1 of it."""
+    from DWPose.wholebody import Wholebody
+
+    picture = np.asarray(_open(photo))
+    networks = settings.skeleton_settings(photo, (512, 512), None)
+    found = Wholebody(networks.detector_path, networks.pose_path, networks.device).estimate(picture)
+    recording = Recording(found, picture.shape[1::-1], [], picture.shape[1::-1], 1.0)
+    try:
+        return photo_person(recording, confidence=settings.confidence)
+    except PoseError as error:
+        raise PoseError(f"--anchor photo: {str(error).partition(';')[0]}; use --anchor first") from None
+
+
+def _open(photo: Path) -> Image.Image:
+    with Image.open(photo) as image:
+        return image.convert("RGB")
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,165 @@
+"""What an unfinished clip keeps in its output folder, so that the same command goes on where it stopped.
+
+    .unfinished/state.json           all that latents and frames depend on
+    .unfinished/latents.safetensors  latents and random state after the last whole step, and which step comes next
+    .unfinished/frames/frame_0.png   the frames that are decoded, as they come out of the decoder
+
+Each file is replaced whole, so that a process may be killed at any moment.
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from animation.clip.files import read_json, write_json, write_whole
+from animation.frames import UNREADABLE
+from animation.sampling import WindowedDenoiser
+from animation.writing import write_png
+
+logger = logging.getLogger(__name__)
+
+STATE_FOLDER = ".unfinished"
+LATENTS_FILE, STATE_FILE, FRAMES_FOLDER = "latents.safetensors", "state.json", "frames"
+WRITERS = 4  # threads
+
+
+class ClipState:
+    """The state of an unfinished clip.
+
+    Args:
+        output: the clip's folder.
+        sampling: all that the latents depend on, by names that a user knows; JSON values.
+        decoding: what the frames depend on beside it.
+
+    What an earlier run left is kept where it depends on the same, and else removed; the log says why.
+    """
+
+    def __init__(self, output: str | Path, sampling: Mapping, decoding: Mapping):
+        self.folder = Path(output) / STATE_FOLDER
+        wanted = json.loads(json.dumps({"sampling": sampling, "decoding": decoding}, default=str))
+        found = read_json(self.folder / STATE_FILE)
+        if found != wanted:
+            self._drop(found, wanted)
+            write_json(self.folder / STATE_FILE, wanted)
+
+    def _drop(self, found: dict, wanted: dict) -> None:
+        """Remove what does not hold any more."""
+        same = found.get("sampling") == wanted["sampling"]
+        if found:
+            changes = differences(found.get("sampling", {}), wanted["sampling"])
+            changes += differences(found.get("decoding", {}), wanted["decoding"])
+            what = "the decoded frames" if same else "the state"
+            logger.warning("%s of an unfinished run in %s does not hold any more, and %s afresh: %s", what, self.folder,
+                           "they are decoded" if same else "the clip is started", "; ".join(changes))  # fmt: skip
+        if same:
+            shutil.rmtree(self.folder / FRAMES_FOLDER, ignore_errors=True)
+        else:
+            self.remove()
+
+    def remove(self) -> None:
+        """Remove all of it: first what says that it holds."""
+        (self.folder / STATE_FILE).unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def denoising(self, generator: torch.Generator, notes: list | None = None) -> "DenoisingState":
+        """The denoising loop's part, for one generator of random numbers, and notes that grow while it runs."""
+        return DenoisingState(self.folder / LATENTS_FILE, generator, notes)
+
+    def frame_path(self, number: int) -> Path:
+        """Where a decoded frame is."""
+        return self.folder / FRAMES_FOLDER / f"frame_{number}.png"
+
+    def decoded(self, chunk_size: int) -> int:
+        """How many frames from the first are decoded and whole: a multiple of the chunk's size."""
+        count = 0
+        while _is_whole(self.frame_path(count)):
+            count += 1
+        return count - count % chunk_size
+
+    def keep_frames(self, first: int, frames: np.ndarray) -> None:
+        """Keep decoded frames, (n, H, W, 3) uint8, from number `first` on."""
+
+        def keep(number: int) -> None:
+            """One of them."""
+            write_whole(self.frame_path(first + number), lambda path: write_png(path, frames[number]))
+
+        with ThreadPoolExecutor(WRITERS) as pool:
+            list(pool.map(keep, range(len(frames))))
+
+    def frame(self, number: int) -> np.ndarray:
+        """A decoded frame, (H, W, 3) uint8."""
+        with Image.open(self.frame_path(number)) as image:
+            return np.asarray(image.convert("RGB"))
+
+
+class DenoisingState:
+    """A `Checkpoint` of the denoising loop in a file.
+
+    Attributes:
+        resumed_from: the step that a restored state went on with; None where there was none.
+    """
+
+    def __init__(self, path: Path, generator: torch.Generator, notes: list | None = None):
+        self.path, self.generator, self.notes = path, generator, notes
+        self.resumed_from: int | None = None
+
+    def restore(self, denoiser: WindowedDenoiser) -> tuple[int, torch.Tensor] | None:
+        """The step to go on with and its latents; the generator, the denoiser's batching and the notes as they were."""
+        if not self.path.is_file():
+            return None
+        try:
+            with safe_open(self.path, "pt") as file:
+                facts = json.loads(file.metadata()["facts"])
+                latents, random_state = file.get_tensor("latents"), file.get_tensor("random_state")
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            logger.warning("%s: damaged (%s); the clip is sampled from the first step", self.path, error)
+            return None
+        self.generator.set_state(random_state)
+        denoiser.cfg_batch = facts["cfg_batch"]
+        if self.notes is not None:
+            self.notes[:] = facts["notes"]
+        self.resumed_from = facts["step"]
+        logger.info("%d denoising steps of an unfinished run are taken from %s", facts["step"], self.path)
+        return facts["step"], latents
+
+    def keep(self, step: int, latents: torch.Tensor, denoiser: WindowedDenoiser) -> None:
+        """Keep the latents with which `step` begins; none that hold NaN or infinity, which the loop complains of."""
+        latents = latents.cpu().contiguous()
+        if not latents.isfinite().all():
+            return
+        facts = {"step": step, "cfg_batch": denoiser.cfg_batch, "notes": self.notes or []}
+        tensors = {"latents": latents, "random_state": self.generator.get_state()}
+        write_whole(self.path, lambda path: save_file(tensors, path, {"facts": json.dumps(facts)}))
+
+
+def differences(found: Mapping, wanted: Mapping) -> list[str]:
+    """What changed between two sets of facts, in words."""
+    changes = []
+    for name in dict.fromkeys([*wanted, *found]):
+        before, after = found.get(name), wanted.get(name)
+        if before == after:
+            continue
+        short = all(isinstance(value, (str, int, float, bool, type(None))) for value in (before, after))
+        if short and name.startswith("--"):
+            changes.append(f"{name} was {before}, is {after}")
+        else:
+            changes.append(f"{name} changed")
+    return changes
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except UNREADABLE:
+        return False
+    return True
