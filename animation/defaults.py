@@ -9,6 +9,7 @@ of the released one is there.
 
 import json
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from DWPose.wholebody import MODEL_FILES
 logger = logging.getLogger(__name__)
 
 SVD_FOLDER = "stable-video-diffusion-img2vid-xt"
-MODEL_FILE = "model.json"  # of the small set: the size and canvas that it was trained at
-TINY_SIZE, TINY_CANVAS = 128, 384  # pixels, where that file does not say
+MODEL_FILE = "model.json"  # of the small set: what it was trained for
+TINY = {"width": 128, "height": 128, "canvas": 384, "guidance_scale": 1.0}  # pixels; where that file does not say
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Checkpoints:
         tiny: whether this is the small set.
         width, height: the size that it is best at, pixels; None: the settings' own default.
         canvas: the short side of what its skeletons are drawn on, pixels; None: DWPose's own.
+        guidance_scale: that suits it; None: the settings' own default.
     """
 
     svd: Path
@@ -48,6 +50,7 @@ class Checkpoints:
     width: int | None = None
     height: int | None = None
     canvas: int | None = None
+    guidance_scale: float | None = None
 
     @property
     def dwpose_files(self) -> tuple[Path, ...]:
@@ -104,20 +107,22 @@ def _has_weights(paths: dict[str, Path]) -> bool:
     )
 
 
-def _recommended(path: Path) -> dict[str, int]:
-    """Width, height and canvas, from the small set's own description where there is one."""
+def _recommended(path: Path) -> dict[str, float]:
+    """Width, height, canvas and guidance, from the small set's own description where there is one."""
     content = {}
     if path.is_file():
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path}: cannot be read as JSON ({error}); restore it, or delete it") from None
-    defaults = {"width": TINY_SIZE, "height": TINY_SIZE, "canvas": TINY_CANVAS}
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: a {type(content).__name__} where a JSON object was due; restore it, or delete "
                               "it")  # fmt: skip
-    found = {name: content.get(name, default) for name, default in defaults.items()}
+    found = {name: content.get(name, default) for name, default in TINY.items()}
+    guidance = found.pop("guidance_scale")
+    if not isinstance(guidance, int | float) or isinstance(guidance, bool) or not math.isfinite(guidance):
+        raise CheckpointError(f"{path}: guidance_scale is {guidance!r}; it must be a number")
     for name, value in found.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 16:
             raise CheckpointError(f"{path}: {name} is {value!r}; it must be a whole number of pixels from 16")
-    return found
+    return {**found, "guidance_scale": guidance}

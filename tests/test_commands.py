@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ("inference_basic.py", "inference_op.py", "skeleton_extraction.py")
+SCRIPTS = ("animate.py", "inference_basic.py", "inference_op.py", "skeleton_extraction.py")
 FOLDERS = ("animation", "DWPose", "checkpoints/tiny", "models/tiny", "inference")  # never a user's own weights
 FRAMES = 24  # of the shipped driver
 
@@ -62,6 +62,40 @@ def test_photo_and_video_become_an_animation(copy):
         assert Image.open(folder / "animated_images.gif").n_frames == FRAMES
         skeleton = np.asarray(Image.open(folder / "poses" / "frame_0.png"))
         assert skeleton.any(), "somebody was found in the driver"
+
+
+def test_one_command_makes_a_clip_with_the_drivers_sound(copy):
+    """The MP4 has the driver's rate, length and sound."""
+    arguments = ["--photo=inference/case-1/reference.png", "--video=inference/driver.mp4", "--output=out"]
+    result = subprocess.run(
+        [sys.executable, "animate.py", *arguments, "--num_inference_steps=2", "--side_by_side"],
+        cwd=copy, env={"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "NO RELEASED WEIGHTS" in result.stderr
+    driver, clip = (read_media(copy / path) for path in ("inference/driver.mp4", "out/animation.mp4"))
+    assert clip["rate"] == driver["rate"] == 12
+    assert clip["frames"] == driver["frames"] == FRAMES
+    length = min(clip["sound"].shape[-1], driver["sound"].shape[-1])
+    assert length >= 0.95 * driver["sound"].shape[-1]
+    alike = np.corrcoef(loudness(clip["sound"][:length]), loudness(driver["sound"][:length]))[0, 1]
+    late = np.corrcoef(loudness(clip["sound"][4800:length]), loudness(driver["sound"][: length - 4800]))[0, 1]
+    assert alike > 0.95, "the same notes at the same times"
+    assert late < 0.8, "a tenth of a second late is told apart"
+    assert (copy / "out" / "csim.png").is_file()
+
+
+def read_media(path):
+    with av.open(str(path)) as container:
+        rate, frames = container.streams.video[0].average_rate, sum(1 for _ in container.decode(video=0))
+    with av.open(str(path)) as container:
+        sound = np.concatenate([frame.to_ndarray().mean(0) for frame in container.decode(audio=0)])
+    return {"rate": rate, "frames": frames, "sound": sound}
+
+
+def loudness(sound):
+    """Of each hundredth of a second."""
+    return np.abs(sound[: len(sound) // 480 * 480]).reshape(-1, 480).mean(1)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script")

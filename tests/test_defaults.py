@@ -51,9 +51,9 @@ def test_svd_may_lie_directly_in_its_folder_and_faces_nested(tmp_path):
 def test_the_small_set_says_what_it_is_good_at(tmp_path, caplog):
     touch(tmp_path, "animation", True)
     path = tmp_path / "checkpoints" / "tiny" / "model.json"
-    path.write_text(json.dumps({"width": 192, "canvas": 500, "other": None}))
+    path.write_text(json.dumps({"width": 192, "canvas": 500, "guidance_scale": 2, "other": None}))
     found = find_checkpoints(tmp_path)
-    assert (found.width, found.height, found.canvas) == (192, 128, 500)
+    assert (found.width, found.height, found.canvas, found.guidance_scale) == (192, 128, 500, 2)
     found.announce()
     assert "SMALL" in caplog.text
     assert caplog.records[0].levelno == logging.WARNING
@@ -62,7 +62,13 @@ def test_the_small_set_says_what_it_is_good_at(tmp_path, caplog):
     assert not caplog.records
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"width": 0}', '{"width": "128"}', '{"canvas": true}', "null"])
+SENSELESS = (
+    "", "[]", "{", "null", '{"width": 0}', '{"width": "128"}', '{"canvas": true}', '{"guidance_scale": "3"}',
+    '{"guidance_scale": NaN}',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("content", SENSELESS)
 def test_a_description_that_makes_no_sense_is_refused(tmp_path, content):
     touch(tmp_path, "animation", True)
     path = tmp_path / "checkpoints" / "tiny" / "model.json"

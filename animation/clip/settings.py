@@ -108,6 +108,7 @@ class ClipSettings(SamplingSettings):
     smooth: bool = False
     confidence: float = CONFIDENCE
     canvas: int | None = None
+    guidance_scale: float | None = None
 
     pretrained_model_name_or_path: str | None = None
     unet_model_name_or_path: str | None = None
@@ -134,6 +135,8 @@ class ClipSettings(SamplingSettings):
                 models = find_face_models(self.face_models or checkpoints.face_models, (RECOGNISER,))
                 found["face_embedding_extractor_weight_path"] = str(models / RECOGNISER)
         found |= {"size": f"{checkpoints.width}x{checkpoints.height}" if checkpoints.tiny else AUTO}
+        guidance_scale = checkpoints.guidance_scale
+        found["guidance_scale"] = SamplingSettings.guidance_scale if guidance_scale is None else guidance_scale
         found |= {"canvas": checkpoints.canvas} | PRESETS[self.preset]
         found["frames_overlap"] = min(found["frames_overlap"], max(self.tile_size - 1, 0))
         open_ones = {name: value for name, value in found.items() if getattr(self, name) is None}
