@@ -3,9 +3,9 @@
     python -m recipes.animation
 
 Makes clips with make_puppets.py and trains on them with train.py, with the VAE, the image encoder and the face networks
-that the other recipes made: first from random weights on short cuts of many characters, then on whole windows.
-Training goes on from `--work` after an interrupt; where that folder is gone, `--finetune` starts the second stage from
-the shipped weights.
+that the other recipes made: from random weights on short cuts of many characters, then on whole windows, then on both
+halves of each. Training goes on from `--work` after an interrupt; where that folder is gone, `--finetune` runs the last
+stage from the shipped weights.
 """
 
 import argparse
@@ -26,7 +26,11 @@ logger = logging.getLogger(__name__)
 SIDE = 128  # pixels: sharp and small rather than large and blurred
 CLIPS, CLIP_FRAMES = 1600, 16
 FRAMES_PER_STEP = 32
-STAGES = {"short": 4, "whole": CLIP_FRAMES - 1}  # frames of a sample: the photo is one of the others
+STAGES = {  # frames of a sample, steps, share of the learning rate, warm-up
+    "short": (4, 2000, 1.0, 200),
+    "whole": (CLIP_FRAMES - 1, 360, 0.5, 200),  # the photo is the one that is left
+    "polish": (CLIP_FRAMES // 2, 600, 0.4, 40),
+}
 UNET = {  # on latents of 16 × 16
     "in_channels": 32,
     "out_channels": 16,
@@ -74,7 +78,7 @@ def write_configs(svd: Path) -> None:
 
 def training_command(args: argparse.Namespace, stage: str, start_from: Path | None) -> list[str]:
     """The command line of train.py for a stage, from a folder of weights or from nothing."""
-    frames, whole = STAGES[stage], stage == "whole"
+    frames, steps, rate, warm_up = STAGES[stage]
     start = [sys.executable]
     if args.processes > 1:
         start += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(args.processes)]
@@ -90,10 +94,10 @@ def training_command(args: argparse.Namespace, stage: str, start_from: Path | No
         "sample_n_frames": frames,
         "sample_stride": 1,
         "per_gpu_batch_size": FRAMES_PER_STEP // frames // args.processes,
-        "max_train_steps": args.whole_steps if whole else args.short_steps,
-        "learning_rate": args.learning_rate * (0.5 if whole else 1),
+        "max_train_steps": args.steps or steps,
+        "learning_rate": args.learning_rate * rate,
         "lr_scheduler": "cosine",
-        "lr_warmup_steps": 200,
+        "lr_warmup_steps": warm_up,
         "conditioning_dropout_prob": 0.05,
         "noise_d_low": NOISE_DIMS[0],
         "noise_d_high": NOISE_DIMS[1],
@@ -158,13 +162,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(), help="the folder of checkpoints/ and models/")
     parser.add_argument("--state", type=Path, default=Path("recipes/state"), help="where the curve is kept")
     parser.add_argument("--work", type=Path, default=Path("output/puppet_training"), help="data and training state")
-    parser.add_argument("--short_steps", type=int, default=2000, help="of 32 frames of 8 characters; default 2000")
-    parser.add_argument("--whole_steps", type=int, default=400, help="of 30 frames of 2 characters; default 400")
+    parser.add_argument("--steps", type=int, help="of each stage; left out, 2000, 360 and 600, of about 32 frames each")
     parser.add_argument("--learning_rate", type=float, default=8e-4, help="the highest; a cosine leads to 0")
     parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="bf16")
     parser.add_argument("--processes", type=int, default=1, help="CPU processes, 1 to 4, that share each step")
     parser.add_argument("--checkpointing_steps", type=int, default=250)
-    parser.add_argument("--finetune", action="store_true", help="only the second stage, from the shipped weights")
+    parser.add_argument("--finetune", action="store_true", help="only the last stage, from the shipped weights")
     parser.add_argument("--export_only", action="store_true", help="write the last checkpoint's weights, and stop")
     args = parser.parse_args()
     if not args.export_only:
@@ -173,7 +176,7 @@ def main() -> None:
         clips = ["training", data, f"--rec={CLIPS}", f"--rec_size={SIDE}x{SIDE}", f"--frames={CLIP_FRAMES}"]
         subprocess.run([sys.executable, "make_puppets.py", *map(str, clips)], check=True)
         start_from = args.output / "checkpoints/tiny/Animation" if args.finetune else None
-        for stage in ["whole"] if args.finetune else STAGES:
+        for stage in ["polish"] if args.finetune else STAGES:
             subprocess.run(training_command(args, stage, start_from), check=True)
             start_from = last_checkpoint(args.work)
     export(last_checkpoint(args.work), args.output)

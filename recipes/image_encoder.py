@@ -80,7 +80,7 @@ def main() -> None:
     args = recipe_arguments(__doc__, steps=3000, batch_size=32, learning_rate=1e-3)
     torch.manual_seed(0)
     encoder = train("image_encoder", CLIPVisionModelWithProjection(CONFIG), loss, make_sample, args)
-    encoder.save_pretrained(args.output / FOLDER / "image_encoder")
+    encoder.half().save_pretrained(args.output / FOLDER / "image_encoder")
     CLIPImageProcessorPil().save_pretrained(args.output / FOLDER / "feature_extractor")
 
 

@@ -95,7 +95,8 @@ def main() -> None:
     arcface = train("recogniser", Recogniser(), cosface_loss, make_sample, args).arcface
     export_onnx(arcface, args.output / ONNX, {"input.1": torch.zeros(1, 3, FACE_SIZE, FACE_SIZE)}, ["1333"])
     (args.output / TORCH).parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: value.contiguous() for key, value in arcface.state_dict().items()}, args.output / TORCH)
+    tensors = {key: value.half() if value.is_floating_point() else value for key, value in arcface.state_dict().items()}
+    save_file(tensors, args.output / TORCH)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def main() -> None:
     """Train, and write a diffusers folder."""
     args = recipe_arguments(__doc__, steps=6000, batch_size=4, learning_rate=2e-3)
     torch.manual_seed(0)
-    train("vae", AutoencoderDC(**CONFIG), loss, make_sample, args).save_pretrained(args.output / FOLDER)
+    train("vae", AutoencoderDC(**CONFIG), loss, make_sample, args).half().save_pretrained(args.output / FOLDER)
 
 
 if __name__ == "__main__":

@@ -134,10 +134,10 @@ class ClipSettings(SamplingSettings):
             with contextlib.suppress(InputError):  # ArcFace in the format that finds faces
                 models = find_face_models(self.face_models or checkpoints.face_models, (RECOGNISER,))
                 found["face_embedding_extractor_weight_path"] = str(models / RECOGNISER)
-        found |= {"size": f"{checkpoints.width}x{checkpoints.height}" if checkpoints.tiny else AUTO}
-        guidance_scale = checkpoints.guidance_scale
-        found["guidance_scale"] = SamplingSettings.guidance_scale if guidance_scale is None else guidance_scale
-        found |= {"canvas": checkpoints.canvas} | PRESETS[self.preset]
+        found |= {"size": AUTO, "guidance_scale": SamplingSettings.guidance_scale, **PRESETS[self.preset]}
+        if checkpoints.tiny and self.unet_model_name_or_path is None:
+            found |= {"size": f"{checkpoints.width}x{checkpoints.height}", "canvas": checkpoints.canvas}
+            found["guidance_scale"] = checkpoints.guidance_scale
         found["frames_overlap"] = min(found["frames_overlap"], max(self.tile_size - 1, 0))
         open_ones = {name: value for name, value in found.items() if getattr(self, name) is None}
         sets = ", ".join(
