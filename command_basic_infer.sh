@@ -14,6 +14,7 @@ WIDTH=576
 HEIGHT=1024
 CANVAS=2160
 GUIDANCE=3.0
+STEPS=25
 
 if [ ! -f "$CHECKPOINTS/Animation/unet.pth" ] && [ ! -f "$CHECKPOINTS/Animation/unet.safetensors" ]; then
   echo "No weights in $CHECKPOINTS/Animation: the small networks in checkpoints/tiny are used, which know drawn figures"
@@ -25,6 +26,7 @@ if [ ! -f "$CHECKPOINTS/Animation/unet.pth" ] && [ ! -f "$CHECKPOINTS/Animation/
   HEIGHT=128
   CANVAS=384
   GUIDANCE=1.0
+  STEPS=6
 fi
 
 python skeleton_extraction.py \
@@ -49,7 +51,7 @@ python inference_basic.py \
   --output_dir="$OUTPUT" \
   --width="$WIDTH" \
   --height="$HEIGHT" \
-  --num_inference_steps=25 \
+  --num_inference_steps="$STEPS" \
   --guidance_scale="$GUIDANCE" \
   --noise_aug_strength=0.02 \
   --tile_size=16 \

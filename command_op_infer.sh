@@ -15,6 +15,7 @@ WIDTH=576
 HEIGHT=1024
 CANVAS=2160
 GUIDANCE=3.0
+STEPS=25
 
 if [ ! -f "$CHECKPOINTS/Animation/unet.pth" ] && [ ! -f "$CHECKPOINTS/Animation/unet.safetensors" ]; then
   echo "No weights in $CHECKPOINTS/Animation: the small networks in checkpoints/tiny are used, which know drawn figures"
@@ -26,6 +27,7 @@ if [ ! -f "$CHECKPOINTS/Animation/unet.pth" ] && [ ! -f "$CHECKPOINTS/Animation/
   HEIGHT=128
   CANVAS=384
   GUIDANCE=1.0
+  STEPS=6
 fi
 
 python skeleton_extraction.py \
@@ -51,7 +53,7 @@ python inference_op.py \
   --output_dir="$OUTPUT" \
   --width="$WIDTH" \
   --height="$HEIGHT" \
-  --num_inference_steps=25 \
+  --num_inference_steps="$STEPS" \
   --guidance_scale="$GUIDANCE" \
   --noise_aug_strength=0.02 \
   --tile_size=16 \

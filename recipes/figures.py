@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--figures", type=Path, default=Path("recipes/state/figures.json"))
     parser.add_argument("--cases", type=int, default=20, help="of each kind")
     parser.add_argument("--runs", nargs="+", default=["/".join(run) for run in RUNS], metavar="KIND/VARIANT")
-    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--guidance_scale", type=float, default=1.0)
     parser.add_argument("--tile_size", type=int, default=16)
     parser.add_argument("--overlap", type=int, default=4)
