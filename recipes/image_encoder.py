@@ -79,8 +79,12 @@ def main() -> None:
     """Train, and write the folders `image_encoder` and `feature_extractor`."""
     args = recipe_arguments(__doc__, steps=3000, batch_size=32, learning_rate=1e-3)
     torch.manual_seed(0)
-    encoder = train("image_encoder", CLIPVisionModelWithProjection(CONFIG), loss, make_sample, args)
-    encoder.half().save_pretrained(args.output / FOLDER / "image_encoder")
+    folder = args.output / FOLDER / "image_encoder"
+    encoder = CLIPVisionModelWithProjection(CONFIG)
+    if args.finetune:
+        encoder = CLIPVisionModelWithProjection.from_pretrained(folder).float()
+    encoder = train("image_encoder", encoder, loss, make_sample, args)
+    encoder.half().save_pretrained(folder)
     CLIPImageProcessorPil().save_pretrained(args.output / FOLDER / "feature_extractor")
 
 

@@ -48,6 +48,7 @@ def recipe_arguments(
     parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="bf16", help="of activations")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw pictures")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--finetune", action="store_true", help="without a kept state, start from the shipped weights")
     parser.add_argument("--export_only", action="store_true", help="write the networks as they are, and stop")
     return parser.parse_args()
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from animation.modules.arcface import FACE_SIZE, ArcFace
@@ -92,7 +92,10 @@ def main() -> None:
     """Train and export, as ONNX for insightface and as tensors for the face optimisation."""
     args = recipe_arguments(__doc__, steps=2500, batch_size=32)
     torch.manual_seed(0)
-    arcface = train("recogniser", Recogniser(), cosface_loss, make_sample, args).arcface
+    recogniser = Recogniser()
+    if args.finetune:
+        recogniser.arcface.load_state_dict(load_file(args.output / TORCH))
+    arcface = train("recogniser", recogniser, cosface_loss, make_sample, args).arcface
     export_onnx(arcface, args.output / ONNX, {"input.1": torch.zeros(1, 3, FACE_SIZE, FACE_SIZE)}, ["1333"])
     (args.output / TORCH).parent.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.half() if value.is_floating_point() else value for key, value in arcface.state_dict().items()}

@@ -65,7 +65,9 @@ def main() -> None:
     """Train, and write a diffusers folder."""
     args = recipe_arguments(__doc__, steps=6000, batch_size=4, learning_rate=2e-3)
     torch.manual_seed(0)
-    train("vae", AutoencoderDC(**CONFIG), loss, make_sample, args).half().save_pretrained(args.output / FOLDER)
+    folder = args.output / FOLDER
+    vae = AutoencoderDC.from_pretrained(folder).float() if args.finetune else AutoencoderDC(**CONFIG)
+    train("vae", vae, loss, make_sample, args).half().save_pretrained(folder)
 
 
 if __name__ == "__main__":
