@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-PHOTO=inference/case-1/reference.png
+PHOTO=inference/case-2/reference.png
 DRIVER=inference/driver.mp4
 FPS=12
 OUTPUT=output/basic
