@@ -221,7 +221,8 @@ def denoise(
     scheduler.set_begin_index(first)  # otherwise the first step asks the device where it is
     check = _FiniteCheck(len(timesteps), latents.device)
     advance = progress.update if progress is not None else lambda count=1: None
-    advance(first * len(denoiser.windows))
+    if first:
+        advance(first * len(denoiser.windows))
     for step, timestep in enumerate(timesteps[first:], first):
         sigma = float(scheduler.sigmas[step])  # kept on the host by the scheduler
         scaled_latents = scheduler.scale_model_input(latents, timestep)
