@@ -23,6 +23,7 @@ from animation.modules.arcface import ArcFace
 from animation.modules.face_encoder import FaceEncoder
 from animation.modules.pose_net import PoseNet
 from animation.modules.unet import PoseGuidedUNet
+from recipes.animation import SCHEDULER as SCHEDULER_CONFIG
 
 SVD_FOLDER = "stable-video-diffusion-img2vid-xt"
 WIDTH = 64  # of tokens, small as everything here
@@ -35,18 +36,6 @@ UNET_CONFIG = {
     "addition_time_embed_dim": 32,
     "projection_class_embeddings_input_dim": 96,
     "num_frames": 6,
-}
-SCHEDULER_CONFIG = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "prediction_type": "v_prediction",
-    "sigma_min": 0.002,
-    "sigma_max": 700.0,
-    "steps_offset": 1,
-    "timestep_spacing": "leading",
-    "timestep_type": "continuous",
-    "use_karras_sigmas": True,
 }
 
 
