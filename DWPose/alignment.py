@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from DWPose.errors import PoseError
+from DWPose.errors import InputError
 from DWPose.keypoints import BODY, CONFIDENCE
 
 logger = logging.getLogger(__name__)
@@ -53,11 +53,11 @@ def fit_axes(
         confidence: see above.
 
     Raises:
-        PoseError: fewer than two points of the photo's body are visible.
+        InputError: fewer than two points of the photo's body are visible.
     """
     visible = np.array([k for k in FITTED if photo_scores[k] > confidence], int)
     if len(visible) < 2:
-        raise PoseError(
+        raise InputError(
             f"the photo shows {len(visible)} body points of a person and alignment needs 2; give a photo with the "
             "person in full view, or --alignment none"
         )
@@ -65,7 +65,7 @@ def fit_axes(
     targets = np.tile(target, (len(source), 1))
     sources = source.reshape(-1, 2)
     if np.ptp(sources[:, 1]) < 1e-9:
-        raise PoseError(
+        raise InputError(
             "the driver's body points all have one height, so no scale can be fitted; give another driver, or "
             "--alignment none"
         )

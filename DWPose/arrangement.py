@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from DWPose.alignment import ALIGNMENTS, AxisFit, distance_to_photo, fit_axes
-from DWPose.errors import PoseError
+from DWPose.errors import InputError
 from DWPose.keypoints import BODY, CONFIDENCE, People
 from DWPose.limbs import fit_limbs
 from DWPose.recording import Drawn, Recording
@@ -58,21 +58,21 @@ def arrange(
         confidence: points with larger scores are visible.
 
     Raises:
-        PoseError: an unknown choice; nobody in the video, or, where it is aligned, in the photo.
+        InputError: an unknown choice; nobody in the video, or, where it is aligned, in the photo.
     """
     for name, value, known in (("alignment", alignment, ALIGNMENTS), ("missing", missing, MISSING)):
         if value not in known:
-            raise PoseError(f"{name} {value!r} is unknown; give one of {', '.join(known)}")
+            raise InputError(f"{name} {value!r} is unknown; give one of {', '.join(known)}")
     found = [_people(people, confidence) for people in recording.video]
     if not any(map(len, found)):
-        raise PoseError("no person was found in any frame of the driver; give frames that show one in full view")
+        raise InputError("no person was found in any frame of the driver; give frames that show one in full view")
     numbers = identify(found)
     smoothed = _smooth(found, numbers, recording.fps, confidence) if smooth else found
     chosen = choose(smoothed, numbers, person)
     followed = chosen if person != "all" else choose(smoothed, numbers, "track")
     alone = [people for people in chosen if len(people) == 1] or [people for people in followed if len(people)]
     if not alone:
-        raise PoseError(f"person {person} is in no frame; give another")
+        raise InputError(f"person {person} is in no frame; give another")
 
     photo = None
     if alignment == "none":
@@ -110,14 +110,14 @@ def photo_person(recording: Recording, first: bool = False, confidence: float = 
     """The photo's largest person, or the detector's first, with 134 key points in 0..1 of the photo.
 
     Raises:
-        PoseError: there is no photo, or nobody in it.
+        InputError: there is no photo, or nobody in it.
     """
     remedy = "give a photo with the person in full view, or --alignment none"
     if recording.photo is None:
-        raise PoseError(f"there is no photo to align to; {remedy}")
+        raise InputError(f"there is no photo to align to; {remedy}")
     people = _people(recording.photo, confidence)
     if not len(people):
-        raise PoseError(f"no person was found in the photo, so nothing can be aligned to it; {remedy}")
+        raise InputError(f"no person was found in the photo, so nothing can be aligned to it; {remedy}")
     if not first:
         people = choose([people], [np.arange(len(people))], "largest")[0]
     return People(people.boxes, people.keypoints / recording.photo_size, people.scores, people.detected)
@@ -133,9 +133,11 @@ def _fit(alignment: str, photo: People, recording: Recording, alone: Sequence[Pe
     aspect_ratio = width / height / (photo_width / photo_height) if alignment == "affine" else 1.0
     fit = fit_axes(*target, keypoints, aspect_ratio, confidence)
     if fit.scale[1] < 0.1:
-        logger.warning("the driver's bodies are fitted at %.2f times their height, which hardly suits the photo: are "
-                       "both upright, and is the same part of the body in view? --alignment limb may do better",
-                       fit.scale[1])  # fmt: skip
+        logger.warning(
+            "the driver's bodies are fitted at %.2f times their height, which hardly suits the photo: are "
+            "both upright, and is the same part of the body in view? --alignment limb may do better",
+            fit.scale[1],
+        )
     return fit
 
 

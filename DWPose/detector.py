@@ -22,7 +22,7 @@ class PersonDetector:
         device: `auto`, `cuda` or `cpu`.
 
     Raises:
-        PoseError: the file is missing, damaged, or another network.
+        InputError: the file is missing, damaged, or another network.
     """
 
     def __init__(self, path: str | Path, device: str = "auto"):

@@ -10,14 +10,44 @@ from DWPose.keypoints import BODY, CONFIDENCE, FACE, LEFT_HAND, RIGHT_HAND
 
 SHORT_SIDE = 2160  # pixels of the canvas that is drawn on, before it is resized to the picture's size
 LIMBS = (
-    (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10),
-    (1, 11), (11, 12), (12, 13), (1, 0), (0, 14), (14, 16), (0, 15), (15, 17),
-)  # fmt: skip
+    (1, 2),
+    (1, 5),
+    (2, 3),
+    (3, 4),
+    (5, 6),
+    (6, 7),
+    (1, 8),
+    (8, 9),
+    (9, 10),
+    (1, 11),
+    (11, 12),
+    (12, 13),
+    (1, 0),
+    (0, 14),
+    (14, 16),
+    (0, 15),
+    (15, 17),
+)
 COLOURS = (
-    (255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0),
-    (0, 255, 0), (0, 255, 85), (0, 255, 170), (0, 255, 255), (0, 170, 255), (0, 85, 255),
-    (0, 0, 255), (85, 0, 255), (170, 0, 255), (255, 0, 255), (255, 0, 170), (255, 0, 85),
-)  # fmt: skip
+    (255, 0, 0),
+    (255, 85, 0),
+    (255, 170, 0),
+    (255, 255, 0),
+    (170, 255, 0),
+    (85, 255, 0),
+    (0, 255, 0),
+    (0, 255, 85),
+    (0, 255, 170),
+    (0, 255, 255),
+    (0, 170, 255),
+    (0, 85, 255),
+    (0, 0, 255),
+    (85, 0, 255),
+    (170, 0, 255),
+    (255, 0, 255),
+    (255, 0, 170),
+    (255, 0, 85),
+)
 FINGERS = tuple((0 if end % 4 == 1 else end - 1, end) for end in range(1, 21))  # five chains from the wrist
 FINGER_COLOURS = tuple(colorsys.hsv_to_rgb(k / len(FINGERS), 1, 1) for k in range(len(FINGERS)))
 LIMB_WIDTH, BODY_RADIUS, FINGER_WIDTH, HAND_RADIUS, FACE_RADIUS = 4, 4, 2, 4, 3  # pixels of the canvas

@@ -1,5 +1,5 @@
-"""The one error that a user of this package can act on."""
+"""The error that bad input raises, here and in everything built on this package."""
 
 
-class PoseError(ValueError):
-    """Bad input: one line that says what was wrong, what was received and what to do."""
+class InputError(ValueError):
+    """Bad input: one line that says what was wrong, what was received and what to do. Scripts exit with status 2."""

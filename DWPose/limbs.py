@@ -6,7 +6,7 @@ import numpy as np
 
 from DWPose.alignment import FITTED
 from DWPose.drawing import LIMBS
-from DWPose.errors import PoseError
+from DWPose.errors import InputError
 from DWPose.keypoints import BODY, CONFIDENCE, FACE, LEFT_HAND, NECK, NOSE, RIGHT_HAND
 
 BONES = LIMBS  # from the neck outwards: each bone's first point is placed before its second
@@ -100,7 +100,7 @@ def fit_limbs(
         confidence: points with larger scores are visible.
 
     Raises:
-        PoseError: fewer than two bones are visible in both the photo and the driver.
+        InputError: fewer than two bones are visible in both the photo and the driver.
     """
     size, photo_size = np.array(size, float), np.array(photo_size, float)
     pixels, photo_pixels = keypoints * size, photo_keypoints * photo_size
@@ -112,7 +112,7 @@ def fit_limbs(
     photo_lengths = np.linalg.norm(photo_pixels[second] - photo_pixels[first], axis=-1)
     known = photo_visible[first] & photo_visible[second] & (lengths > 0)
     if known.sum() < LEAST_BONES:
-        raise PoseError(
+        raise InputError(
             f"the photo and the driver have {known.sum()} visible bones in common and limb alignment needs "
             f"{LEAST_BONES}; give a photo with the person in full view, or --alignment none"
         )

@@ -23,7 +23,7 @@ class PoseEstimator:
         device: `auto`, `cuda` or `cpu`.
 
     Raises:
-        PoseError: the file is missing, damaged, or another network.
+        InputError: the file is missing, damaged, or another network.
     """
 
     def __init__(self, path: str | Path, device: str = "auto"):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from DWPose.errors import PoseError
+from DWPose.errors import InputError
 from DWPose.keypoints import NUM_KEYPOINTS, NUM_WHOLEBODY, People
 
 FORMAT = 1  # raised also when the same networks would be read in another way: older files are then made again
@@ -90,11 +90,11 @@ def load_recording(path: str | Path) -> Recording:
     """Read what `Recording.save` wrote.
 
     Raises:
-        PoseError: the file is missing, damaged, or something else.
+        InputError: the file is missing, damaged, or something else.
     """
     path = Path(path)
     if not path.is_file():
-        raise PoseError(f"{path}: no such file; give the keypoints.npz that skeleton_extraction.py wrote")
+        raise InputError(f"{path}: no such file; give the keypoints.npz that skeleton_extraction.py wrote")
     try:
         if not zipfile.is_zipfile(path):
             raise ValueError("it is no .npz archive")
@@ -104,7 +104,7 @@ def load_recording(path: str | Path) -> Recording:
             raise ValueError(f"its format is {arrays['format']} and this version reads {FORMAT}")
         return _read(arrays)
     except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise PoseError(
+        raise InputError(
             f"{path}: not a file of key points ({error}); give the keypoints.npz that skeleton_extraction.py wrote"
         ) from None
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import onnxruntime
 
-from DWPose.errors import PoseError
+from DWPose.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -14,17 +14,17 @@ _PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 
 
 def find_model(path: str | Path) -> Path:
-    """The path of an ONNX file that looks whole, or PoseError with where to get it."""
+    """The path of an ONNX file that looks whole, or InputError with where to get it."""
     path = Path(path)
     remedy = f"download {path.name} from the folder DWPose of FrancisRing/StableAnimator (Hugging Face hub) to it"
     if not path.is_file():
-        raise PoseError(f"{path}: no such file; {remedy}")
+        raise InputError(f"{path}: no such file; {remedy}")
     with path.open("rb") as file:
         head = file.read(64)
     if head.startswith(b"version https://git-lfs"):
-        raise PoseError(f"{path}: a git-lfs pointer, not the network itself; {remedy}")
+        raise InputError(f"{path}: a git-lfs pointer, not the network itself; {remedy}")
     if head.lstrip()[:1] == b"<":
-        raise PoseError(f"{path}: a web page, not a network; {remedy}")
+        raise InputError(f"{path}: a web page, not a network; {remedy}")
     return path
 
 
@@ -36,10 +36,10 @@ def open_session(path: str | Path, device: str = "auto") -> onnxruntime.Inferenc
         device: `cuda`, `cpu`, or `auto`: CUDA where onnxruntime has it.
 
     Raises:
-        PoseError: the file is missing or not a network, or the device unknown.
+        InputError: the file is missing or not a network, or the device unknown.
     """
     if device not in DEVICES:
-        raise PoseError(f"device {device!r} is unknown; give one of {', '.join(DEVICES)}")
+        raise InputError(f"device {device!r} is unknown; give one of {', '.join(DEVICES)}")
     path = find_model(path)
     available = onnxruntime.get_available_providers()
     wanted = _PROVIDERS["cuda"] if device != "cpu" else None
@@ -50,7 +50,7 @@ def open_session(path: str | Path, device: str = "auto") -> onnxruntime.Inferenc
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime raises types of its own
         reason = str(error).strip().splitlines()[0]
-        raise PoseError(f"{path}: not a network that onnxruntime can open ({reason}); download it again") from None
+        raise InputError(f"{path}: not a network that onnxruntime can open ({reason}); download it again") from None
     running = session.get_providers()[0]
     if device == "cuda" and running != wanted:
         reason = (
@@ -64,7 +64,7 @@ def open_session(path: str | Path, device: str = "auto") -> onnxruntime.Inferenc
 
 
 def check_shapes(path: str | Path, found: dict[str, list], expected: dict[str, tuple]) -> None:
-    """Raise PoseError unless each tensor of a network has the expected name and shape.
+    """Raise InputError unless each tensor of a network has the expected name and shape.
 
     Args:
         path: named in the message.
@@ -85,7 +85,7 @@ def check_shapes(path: str | Path, found: dict[str, list], expected: dict[str, t
         )
 
     if set(found) != set(expected) or not all(map(fits, expected)):
-        raise PoseError(
+        raise InputError(
             f"{path}: another network than DWPose's; expected {_describe(expected)}; found {_describe(found)}; "
             "check that the networks' paths are not mixed up, or download it from FrancisRing/StableAnimator again"
         )

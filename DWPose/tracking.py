@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from DWPose.errors import PoseError
+from DWPose.errors import InputError
 from DWPose.keypoints import BODY, CONFIDENCE, People
 
 LEAST_OVERLAP = 0.1  # intersection over union with where a person is expected
@@ -106,7 +106,7 @@ def choose(frames: Sequence[People], numbers: Sequence[np.ndarray], person: str 
             video; or a number from 0, counted from the left in the first frame that has so many.
 
     Raises:
-        PoseError: the choice is unknown, or no frame has so many people.
+        InputError: the choice is unknown, or no frame has so many people.
     """
     if person == "all":
         return list(frames)
@@ -127,12 +127,12 @@ def _most_prominent(frames: Sequence[People], numbers: Sequence[np.ndarray]) -> 
 
 def _from_the_left(frames: Sequence[People], numbers: Sequence[np.ndarray], person: str | int) -> int:
     if not str(person).isdecimal():
-        raise PoseError(f"person {person!r} is unknown; give one of {', '.join(CHOICES)}, or a number from 0")
+        raise InputError(f"person {person!r} is unknown; give one of {', '.join(CHOICES)}, or a number from 0")
     for people, number in zip(frames, numbers, strict=True):
         if len(people) > int(person):
             return number[np.argsort(people.boxes[:, [0, 2]].sum(axis=1), kind="stable")[int(person)]]
     most = max(map(len, frames), default=0)
-    raise PoseError(f"person {person}: no frame has more than {most} people; give a number from 0 to {most - 1}")
+    raise InputError(f"person {person}: no frame has more than {most} people; give a number from 0 to {most - 1}")
 
 
 def _take(people: People, k: int | None) -> People:

@@ -20,7 +20,7 @@ class Wholebody:
         device: `auto`, `cuda` or `cpu`.
 
     Raises:
-        PoseError: a file is missing, damaged, or another network.
+        InputError: a file is missing, damaged, or another network.
     """
 
     def __init__(self, detector_path: str | Path, pose_path: str | Path, device: str = "auto"):

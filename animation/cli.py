@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 
 from animation.errors import InputError, RunError
-from DWPose.errors import PoseError
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +57,7 @@ def run(main: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()
-    except (InputError, PoseError) as error:
+    except InputError as error:
         sys.exit(_say(error, 2))
     except RunError as error:
         sys.exit(_say(error, 1))

@@ -1,8 +1,6 @@
 """Errors that a user can act on."""
 
-
-class InputError(ValueError):
-    """Bad input: one line that says what was wrong, what was received and what to do. Scripts exit with status 2."""
+from DWPose.errors import InputError as InputError
 
 
 class CheckpointError(InputError):

@@ -20,7 +20,7 @@ from animation.face.settings import FaceInputs, FaceOptimizationSettings
 from animation.modules.arcface import FACE_SIZE
 from animation.pipeline import AnimationPipeline
 from animation.report import RunReport
-from animation.weights import load_arcface
+from animation.weights.loading import load_arcface
 
 logger = logging.getLogger(__name__)
 
@@ -141,9 +141,14 @@ class FaceOptimizer:
     def _record(self, step: int, num_steps: int, before: float, after: float) -> None:
         self.similarities.append({"step": step, "cosine_before": round(before, 5), "cosine_after": round(after, 5)})
         if after < before - NOTABLE_FALL:
-            logger.warning("step %d of %d: the faces' similarity to the photo fell from %.3f to %.3f; fewer "
-                           "--num_optimization_iter or a later --start_refine_step may help",
-                           step + 1, num_steps, before, after)  # fmt: skip
+            logger.warning(
+                "step %d of %d: the faces' similarity to the photo fell from %.3f to %.3f; fewer "
+                "--num_optimization_iter or a later --start_refine_step may help",
+                step + 1,
+                num_steps,
+                before,
+                after,
+            )
 
     def gradient(
         self, latents: torch.Tensor, on_chunk: Callable[[], object] = lambda: None
@@ -235,7 +240,11 @@ def build_face_optimizer(
         settings.decode_chunk_size,
         settings.hjb_crop,
     )
-    logger.info("faces of %d of %d frames are optimised in %d chunks a step", optimizer.num_faces, len(optimizer.boxes),
-                len(optimizer.chunks))  # fmt: skip
+    logger.info(
+        "faces of %d of %d frames are optimised in %d chunks a step",
+        optimizer.num_faces,
+        len(optimizer.boxes),
+        len(optimizer.chunks),
+    )
     report.facts["face_optimization"] = optimizer.similarities
     return optimizer

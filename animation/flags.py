@@ -1,126 +1,264 @@
-"""Groups of flags that several scripts share; each flag is named as the setting that it fills."""
+"""Settings declared once: a dataclass field carries its flag's default, help, bounds, and what the setting affects.
+
+    @dataclass(kw_only=True)
+    class Sampling(Settings):
+        TITLE: ClassVar = "sampling"
+        tile_size: int = flag(16, "frames that the UNet sees at once", least=2)
+
+`parse(Sampling, __doc__)` makes the command line of it, `settings.check()` validates it, and a settings class that
+needs the same flags inherits them. After transformers' HfArgumentParser, without its import time.
+"""
 
 import argparse
+import dataclasses
+import difflib
+import functools
+import logging
+import math
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar, Self, TypeVar
 
-from DWPose.alignment import ALIGNMENTS
-from DWPose.drawing import SHORT_SIDE
-from DWPose.smoothing import MISSING
+from animation.errors import InputError
 
-CROP_MARGIN = 8  # latents, 64 pixels
+logger = logging.getLogger(__name__)
+
+LATENTS, FRAMES, FILES, NOTHING = "latents", "frames", "files", "nothing"  # what a setting affects, and all after it
+BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+METAVARS = {int: "N", float: "X", str: "NAME"}
 
 
-def add_weights(parser: argparse.ArgumentParser):
-    """Where the networks of an animation are; returns the group."""
-    weights = parser.add_argument_group("weights")
-    weights.add_argument(
-        "--pretrained_model_name_or_path",
-        metavar="DIR",
-        help="Stable Video Diffusion's diffusers folder, or a hub name that is already in the cache",
-    )
-    weights.add_argument("--revision", help="revision of a hub name; means nothing for a folder")
-    for flag, name in (("unet", "unet"), ("posenet", "pose_net"), ("face_encoder", "face_encoder")):
-        weights.add_argument(
-            f"--{flag}_model_name_or_path", metavar="FILE", help=f"{name} weights, .pth or .safetensors"
+@dataclass(frozen=True)
+class Flag:
+    """What a field's metadata says under "flag".
+
+    Attributes:
+        help: one line; "left out, …" where the default is None.
+        least, most: bounds that the value may have.
+        above, below: bounds that it may not have.
+        choices: the values that it may have.
+        metavar: what stands for the value in the help.
+        const: the value of the flag given without one; None: a value is needed.
+        aliases: other names of the flag.
+        affects: LATENTS (and so frames and files), FRAMES, FILES, or NOTHING of the result.
+    """
+
+    help: str
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: Sequence[str] | None = None
+    metavar: str | None = None
+    const: Any = None
+    aliases: Sequence[str] = ()
+    affects: str = LATENTS
+
+
+def flag(default: Any = MISSING, help: str = "", **facts: Any) -> Any:
+    """A dataclass field that is a flag; without a default it must be given. `facts` are those of `Flag`."""
+    metadata = {"flag": Flag(help, **facts)}
+    if isinstance(default, list):
+        return field(default_factory=functools.partial(list, default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """A group of flags, or a script's settings that inherit such groups. Fields without `flag` are no flags.
+
+    Attributes:
+        TITLE: the group's heading in the help.
+        RETIRED: flags of the original that are accepted and do nothing, and why.
+        REFUSED: flags of the original that are not accepted, and what to do instead.
+    """
+
+    TITLE: ClassVar[str] = "inputs and outputs"
+    RETIRED: ClassVar[dict[str, str]] = {}
+    REFUSED: ClassVar[dict[str, str]] = {}
+
+    def check(self) -> None:
+        """Raise InputError for a setting of the wrong type, out of its range, empty, or not finite.
+
+        Subclasses add what depends on more than one setting.
+        """
+        for name, (hint, facts) in _flags(type(self)).items():
+            _check_value(name, getattr(self, name), hint, facts)
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Self:
+        """Settings from values by name, such as a file's. Raises InputError for an unknown name or a wrong type."""
+        known = _flags(cls)
+        for name in values:
+            if name not in known:
+                raise InputError(f"{name!r} is no setting{_nearest(name, known)}; --help lists them")
+        values = {name: _checked_type(name, value, known[name][0]) for name, value in values.items()}
+        return cls(**values)
+
+    def affecting(self, what: str) -> dict[str, Any]:
+        """The settings, by name, that affect just this: LATENTS, FRAMES or FILES."""
+        return {name: getattr(self, name) for name, (_, facts) in _flags(type(self)).items() if facts.affects == what}
+
+    def shared(self, cls: type) -> dict[str, Any]:
+        """The values of the settings that another settings class has too."""
+        return {f.name: getattr(self, f.name) for f in fields(cls) if f.init and hasattr(self, f.name)}
+
+
+@functools.cache
+def _flags(cls: type) -> dict[str, tuple[Any, Flag]]:
+    """The type and the facts of each flag of a settings class."""
+    hints = typing.get_type_hints(cls)
+    return {f.name: (hints[f.name], f.metadata["flag"]) for f in fields(cls) if "flag" in f.metadata}
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The types that a hint allows."""
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+
+
+def _checked_type(name: str, value: Any, hint: Any) -> Any:
+    """The value, a whole number as a float where that is due. Raises InputError for another type than the hint's."""
+    kinds = [typing.get_origin(kind) or kind for kind in _kinds(hint)]
+    if type(value) in kinds:
+        return value
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53:
+        return float(value)
+    wanted = " or ".join("nothing" if kind is types.NoneType else kind.__name__ for kind in kinds)
+    shown = repr(value)
+    shown = shown if len(shown) <= 60 else f"{shown[:60]}…"
+    raise InputError(f"--{name} is {shown}, of type {type(value).__name__}; it must be {wanted}")
+
+
+def _check_value(name: str, value: Any, hint: Any, facts: Flag) -> None:
+    value = _checked_type(name, value, hint)
+    if isinstance(value, str) and facts.choices is not None and value not in facts.choices:
+        raise InputError(f"--{name} {value!r} is unknown; give one of {', '.join(map(str, facts.choices))}")
+    for text in value if isinstance(value, list) else [value]:
+        if text == "":
+            raise InputError(f"--{name} is empty; give a value or leave it out")
+        if isinstance(text, str) and "\0" in text:
+            raise InputError(f"--{name} {text!r} has a null character in it; give another name")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    if not math.isfinite(value):
+        raise InputError(f"--{name} {value} is not a finite number")
+    shown = f"{value:g}" if abs(value) < 1e15 else f"{value:.3g}"
+    for beyond, bound, words in (
+        (facts.least is not None and value < facts.least, facts.least, "is below {0}; give {0} or more"),
+        (facts.above is not None and value <= facts.above, facts.above, "is not above {0}; give more"),
+        (facts.most is not None and value > facts.most, facts.most, "is above {0}; give {0} or less"),
+        (facts.below is not None and value >= facts.below, facts.below, "is not below {0}; give less"),
+    ):
+        if beyond:
+            raise InputError(f"--{name} {shown} " + words.format(f"{bound:.12g}"))
+
+
+T = TypeVar("T", bound=Settings)
+
+
+def boolean(text: str) -> bool:
+    """True or False, as people write them on a command line."""
+    if text.strip().lower() not in BOOLEANS:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return BOOLEANS[text.strip().lower()]
+
+
+def _nearest(name: str, known: Sequence[str] | dict) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {near[0]!r}" if near else ""
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells what is wrong with a command line in one line, with the nearest flag, and shows defaults in the help."""
+
+    def __init__(self, description: str | None):
+        super().__init__(
+            usage="%(prog)s [flags]", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-    weights.add_argument(
-        "--face_models", metavar="DIR", help="insightface's antelopev2, needed unless --face_embedding is given"
-    )
-    weights.add_argument(
-        "--dwpose_models", metavar="DIR", help="DWPose's networks, which find the faces that insightface's do not"
-    )
-    weights.add_argument(
-        "--face_channel_order",
-        choices=("rgb", "bgr"),
-        help="what the face model is handed: left out, what the checkpoint says, else rgb, which the "
-        "released weights were trained with",
-    )
-    weights.add_argument(
-        "--vae", metavar="DIR", help="decode with this VAE folder instead, such as TAESD (AutoencoderTiny) for previews"
-    )
-    return weights
+
+    def error(self, message: str) -> typing.NoReturn:
+        """Raise InputError in place of printing the usage."""
+        if message.startswith("unrecognized arguments: "):
+            name = message.removeprefix("unrecognized arguments: ").split()[0].split("=")[0]
+            near = difflib.get_close_matches(name, self._option_string_actions, n=1)
+            message += f"; did you mean {near[0]}?" if near else ""
+        raise InputError(f"{message}; {self.prog} --help lists the flags")
 
 
-def add_sampling(parser: argparse.ArgumentParser):
-    """How the latents are sampled; returns the group."""
-    sampling = parser.add_argument_group("sampling")
-    sampling.add_argument("--num_inference_steps", type=int, help="denoising steps")
-    sampling.add_argument(
-        "--guidance_scale", type=float, help="how strongly the conditions are followed; 1 or less is twice as fast"
-    )
-    sampling.add_argument(
-        "--min_guidance_scale",
-        type=float,
-        help="guidance of the first frame, growing to --guidance_scale at the last; left out, the same for all",
-    )
-    sampling.add_argument("--tile_size", type=int, help="frames that the UNet sees at once")
-    sampling.add_argument("--noise_aug_strength", type=float, help="noise added to the photo")
-    sampling.add_argument("--motion_bucket_id", type=float, help="amount of motion that the model is told")
-    sampling.add_argument("--seed", type=int, help="the same seed gives the same frames")
-    return sampling
+class _Refused(argparse.Action):
+    """Raises InputError for a flag that is not accepted any more, with what to do instead."""
+
+    def __init__(self, *args: Any, reason: str, **options: Any):
+        super().__init__(*args, nargs="?", default=argparse.SUPPRESS, **options)
+        self.reason = reason
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        raise InputError(f"{option_string} is not accepted here: {self.reason}")
 
 
-def add_levers(parser: argparse.ArgumentParser):
-    """What trades time for memory; returns the group."""
-    levers = parser.add_argument_group("speed and memory (the README's table says what each costs)")
-    levers.add_argument("--device", help="auto, cuda, cuda:N, mps or cpu")
-    levers.add_argument("--dtype", choices=("auto", "fp16", "bf16", "fp32"), help="auto: fp16 on CUDA, else fp32")
-    levers.add_argument("--decode_chunk_size", type=int, help="frames that are decoded together")
-    levers.add_argument("--cfg_batch", choices=("auto", "1", "2"), help="guidance branches that run in one batch")
-    levers.add_argument(
-        "--offload",
-        choices=("none", "model", "sequential"),
-        help="keep the models in host memory and move one model, or one layer, at a time to the GPU",
-    )
-    levers.add_argument("--vae_device", choices=("same", "cpu"), help="where to encode and decode")
-    levers.add_argument("--attention", choices=("sdpa", "xformers"), help="kernels of self-attention")
-    levers.add_argument("--compile", action="store_true", help="compile the UNet first, which takes minutes")
-    return levers
+def add_flags(parser: argparse.ArgumentParser, cls: type[Settings]) -> None:
+    """Add the flags of a settings class to a parser, a group for each class that declares some."""
+    added: set[str] = set()
+    groups: dict[str, Any] = {}
+    known = _flags(cls)
+    for owner in cls.__mro__:
+        names = [f for f in vars(owner).get("__annotations__", {}) if f in known and f not in added]
+        if names:
+            title = vars(owner).get("TITLE", Settings.TITLE)
+            groups[title] = group = groups.get(title) or parser.add_argument_group(title)
+            for name in names:
+                _add_flag(group, name, *known[name], {f.name: f for f in fields(cls)}[name])
+                added.add(name)
+    if cls.RETIRED:
+        group = parser.add_argument_group("accepted, with nothing to do")
+        for name, reason in cls.RETIRED.items():
+            group.add_argument(f"--{name}", nargs="?", const=True, metavar="…", help=reason, default=argparse.SUPPRESS)
+    for name, reason in cls.REFUSED.items():
+        parser.add_argument(f"--{name}", action=_Refused, reason=reason, help=argparse.SUPPRESS)
 
 
-def add_face_optimization(faces) -> None:
-    """How faces are optimised, to a group."""
-    faces.add_argument("--num_optimization_iter", type=int, help="gradient steps at each refined step")
-    faces.add_argument("--start_refine_step", type=int, help="the first denoising step that is refined, from 0")
-    faces.add_argument("--end_refine_step", type=int, help="the last one, itself included")
-    faces.add_argument(
-        "--hjb_crop",
-        type=int,
-        nargs="?",
-        const=CROP_MARGIN,
-        metavar="MARGIN",
-        help="decode only the latents around the faces, with so many (8 pixels each; without a number "
-        f"{CROP_MARGIN}) on each side: less time and memory, approximate",
-    )
+def _add_flag(group, name: str, hint: Any, facts: Flag, declared: dataclasses.Field) -> None:
+    """Add one flag; its default is the dataclass's own, so that a flag left out is not passed on at all."""
+    kinds = [kind for kind in _kinds(hint) if kind is not types.NoneType]
+    names = [f"--{name}", *(f"--{alias}" for alias in facts.aliases)]
+    required = declared.default is MISSING and declared.default_factory is MISSING
+    shown = facts.help.replace("%", "%%")
+    if not required and declared.default not in (MISSING, None, False):
+        shown += f" (default: {str(declared.default).replace('%', '%%')})"
+    options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": shown, "dest": name, "required": required}
+    (kind,) = kinds if len(kinds) == 1 else (str,)
+    if kind is bool and len(_kinds(hint)) > 1:
+        group.add_argument(*names, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=shown)
+    elif kind is bool:
+        group.add_argument(*names, nargs="?", const=True, type=boolean, metavar="BOOL", **options)
+    elif typing.get_origin(kind) is list:
+        (item,) = typing.get_args(kind)
+        group.add_argument(*names, nargs="+", action="extend", type=item, metavar=facts.metavar, **options)
+    else:
+        if facts.const is not None:
+            options |= {"nargs": "?", "const": facts.const}
+        if facts.choices is None:
+            options["metavar"] = facts.metavar or METAVARS[kind]
+        group.add_argument(*names, type=kind, choices=facts.choices, **options)
 
 
-def add_skeletons(parser: argparse.ArgumentParser):
-    """How skeletons are chosen, fitted to the photo and drawn; returns the group."""
-    skeletons = parser.add_argument_group("skeletons")
-    skeletons.add_argument(
-        "--alignment",
-        choices=ALIGNMENTS,
-        help="affine: one scale and offset an axis, corrected for the driver's aspect ratio; affine_legacy: the "
-        "released formula, uncorrected; limb: the photo's own bone lengths with the driver's joint angles; none",
-    )
-    skeletons.add_argument(
-        "--person",
-        metavar="{track,largest,N,all}",
-        help="track: the one who fills most of the picture, followed through the video; largest of each frame; N: that "
-        "one from the left, from 0, followed; all: everyone is drawn",
-    )
-    skeletons.add_argument(
-        "--missing",
-        choices=MISSING,
-        help="what to draw where nobody is found: between the frames around, the frame before, or nothing",
-    )
-    skeletons.add_argument("--smooth", action="store_true", help="smooth trembling key points (One-Euro filter)")
-    skeletons.add_argument("--confidence", type=float, help="key points with larger scores are visible")
-    skeletons.add_argument(
-        "--canvas",
-        type=int,
-        metavar="PIXELS",
-        help="short side of what skeletons are drawn on before they are resized; strokes are so many of its pixels "
-        f"wide, so that models which work at small sizes want a smaller one; left out, {SHORT_SIDE}, as the released "
-        "weights were trained with",
-    )
-    return skeletons
+def parse(cls: type[T], description: str | None, arguments: Sequence[str] | None = None) -> T:
+    """Make settings of a command line, unchecked.
+
+    Args:
+        cls: the script's settings.
+        description: the script's docstring, above the help.
+        arguments: in place of the process's own.
+
+    Raises:
+        InputError: an unknown flag, a missing one, or a value of the wrong type.
+    """
+    parser = Parser(description)
+    add_flags(parser, cls)
+    values = vars(parser.parse_args(arguments))
+    for name in values.keys() & cls.RETIRED.keys():
+        logger.info("--%s does nothing: %s", name, cls.RETIRED[name])
+        del values[name]
+    return cls(**values)

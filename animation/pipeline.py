@@ -17,12 +17,12 @@ from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 from animation.decoding import decode_frames, encode_frames, vae_device
 from animation.errors import InputError, NonFiniteError
-from animation.frames import check_size
+from animation.media.images import check_size
 from animation.modules.face_encoder import FaceEncoder
 from animation.modules.pose_net import PoseNet
 from animation.modules.unet import PoseGuidedUNet
 from animation.sampling import Checkpoint, Conditions, RefineX0, WindowedDenoiser, denoise
-from animation.weights import load_components
+from animation.weights.loading import load_components
 from animation.windows import window_indices
 
 POSE_CHUNK = 16  # skeleton images that go through PoseNet at a time

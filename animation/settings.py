@@ -1,7 +1,8 @@
-"""The settings of an inference run, checked at the edge. Imports no torch, so that bad input is answered at once."""
+"""The settings of an animation, declared once as flags. Imports no torch, so that bad input is answered at once."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -9,11 +10,16 @@ from PIL import Image
 from animation.errors import InputError
 from animation.face.detection import find_face_models
 from animation.face.embedding import load_face_embedding
-from animation.frames import FrameFolder, check_size, load_photo
-from animation.writing import check_writable
+from animation.flags import FILES, FRAMES, NOTHING, Settings, flag
+from animation.media.images import FrameFolder, check_size, load_photo
+from animation.media.writing import check_writable
 
 SEED = 23123134
 CONDITIONED_FPS = 7  # what the model was trained to be told, whatever the written video's rate
+LARGEST_FPS = 240
+LARGEST_SEED = 2**63 - 1
+NOISES = ("repeat", "fresh")
+CHANNEL_ORDERS = ("rgb", "bgr")
 
 
 @dataclass
@@ -26,91 +32,140 @@ class Inputs:
 
 
 @dataclass(kw_only=True)
-class SamplingSettings:
-    """What any run of the model needs to know: where the networks are, how to sample, and what trades time for memory.
+class FaceModels(Settings):
+    """Where the networks are that find and embed faces; None is filled in by `animation.weights.layout.fill_in`."""
 
-    Named as flags, whose help explains them.
-    """
+    TITLE: ClassVar = "weights (left out: the released ones where they are, else the small ones that come along)"
 
-    face_embedding: str | None = None
-    face: int | None = None
-
-    pretrained_model_name_or_path: str = "checkpoints/SVD/stable-video-diffusion-img2vid-xt"
-    revision: str | None = None
-    unet_model_name_or_path: str = "checkpoints/Animation/unet.pth"
-    posenet_model_name_or_path: str = "checkpoints/Animation/pose_net.pth"
-    face_encoder_model_name_or_path: str = "checkpoints/Animation/face_encoder.pth"
-    face_models: str = "models/antelopev2"
-    dwpose_models: str = "checkpoints/DWPose"
-    face_channel_order: str | None = None
-    vae: str | None = None
-
-    num_inference_steps: int = 25
-    guidance_scale: float = 3.0
-    min_guidance_scale: float | None = None
-    tile_size: int = 16
-    frames_overlap: int = 4
-    noise_aug_strength: float = 0.02
-    motion_bucket_id: float = 127
-    seed: int = SEED
-
-    device: str = "auto"
-    dtype: str = "auto"
-    decode_chunk_size: int = 4
-    cfg_batch: str = "auto"
-    offload: str = "none"
-    vae_device: str = "same"
-    attention: str = "sdpa"
-    compile: bool = False
+    face_models: str | None = flag(None, "insightface's antelopev2", metavar="DIR", affects=NOTHING)
+    dwpose_models: str | None = flag(
+        None, "DWPose's networks, which find the faces that insightface's do not", metavar="DIR", affects=NOTHING
+    )
 
 
 @dataclass(kw_only=True)
-class InferenceSettings(SamplingSettings):
-    """A run's settings, named as the flags of `inference_basic.py`, whose help explains them."""
+class Weights(FaceModels):
+    """Where the networks of an animation are; None is filled in by `animation.weights.layout.fill_in`."""
 
-    validation_image: str
-    validation_control_folder: str
-    output_dir: str
-    max_frames: int | None = None
-    fps: float = 7
-    no_gif: bool = False
-    no_png: bool = False
+    TITLE: ClassVar = FaceModels.TITLE
 
-    height: int = 1024
-    width: int = 576
-    overlap: int | None = None
-    gradient_checkpointing: bool = False
+    pretrained_model_name_or_path: str | None = flag(
+        None,
+        "Stable Video Diffusion's diffusers folder, or a hub name that is already in the cache",
+        metavar="DIR",
+        affects=NOTHING,
+    )
+    revision: str | None = flag(None, "revision of a hub name; means nothing for a folder", affects=NOTHING)
+    unet_model_name_or_path: str | None = flag(
+        None, "unet weights, .pth or .safetensors", metavar="FILE", affects=NOTHING
+    )
+    posenet_model_name_or_path: str | None = flag(
+        None, "pose_net weights, .pth or .safetensors", metavar="FILE", affects=NOTHING
+    )
+    face_encoder_model_name_or_path: str | None = flag(
+        None, "face_encoder weights, .pth or .safetensors", metavar="FILE", affects=NOTHING
+    )
+    face_channel_order: str | None = flag(
+        None,
+        "what the face model is handed: left out, what the checkpoint says, else rgb, which the released weights were "
+        "trained with",
+        choices=CHANNEL_ORDERS,
+    )
+    vae: str | None = flag(
+        None,
+        "decode with this VAE folder instead, such as TAESD (AutoencoderTiny) for previews",
+        metavar="DIR",
+        affects=FRAMES,
+    )
 
-    def check_ranges(self) -> None:
-        """Raise InputError for a number out of its range."""
-        check_size(self.height, self.width)
-        least = {
-            "num_inference_steps": 1,
-            "tile_size": 2,
-            "frames_overlap": 0,
-            "decode_chunk_size": 1,
-            "noise_aug_strength": 0,
-            "max_frames": 1,
-            "seed": 0,
-            "face": 0,
-        }
-        for name, minimum in least.items():
-            value = getattr(self, name)
-            if value is not None and not value >= minimum:
-                raise InputError(f"--{name} {value} is below {minimum}; give {minimum} or more")
-        if self.seed >= 2**63:
-            raise InputError(f"--seed {self.seed} is above 2⁶³ − 1; give a smaller number")
-        if self.frames_overlap >= self.tile_size:
+
+@dataclass(kw_only=True)
+class Sampling(Settings):
+    """How the latents are sampled; None is filled in by `animation.weights.layout.fill_in`."""
+
+    TITLE: ClassVar = "sampling"
+    RETIRED: ClassVar = {
+        "overlap": "see --frames_overlap",
+        "gradient_checkpointing": "gradients, where there are any, are always checkpointed",
+    }
+
+    num_inference_steps: int | None = flag(
+        None, "denoising steps; left out, 25, or what the small checkpoint recommends", least=1
+    )
+    guidance_scale: float | None = flag(
+        None,
+        "how strongly the conditions are followed; 1 or less is twice as fast; left out, 3, or what the small "
+        "checkpoint recommends",
+    )
+    min_guidance_scale: float | None = flag(
+        None, "guidance of the first frame, growing to --guidance_scale at the last; left out, the same for all"
+    )
+    tile_size: int = flag(16, "frames that the UNet sees at once", least=2)
+    frames_overlap: int = flag(4, "frames that neighbouring windows share", least=0)
+    noise_aug_strength: float = flag(0.02, "noise added to the photo", least=0)
+    motion_bucket_id: float = flag(127, "amount of motion that the model is told")
+    noise: str = flag("repeat", "initial noise: one window's, repeated, or fresh for each", choices=NOISES)
+    seed: int = flag(SEED, "the same seed gives the same frames", least=0, most=LARGEST_SEED)
+    face: int | None = flag(
+        None, "which of several faces in the photo, from the left and from 0; left out, the largest", least=0
+    )
+    face_embedding: str | None = flag(
+        None,
+        "a stored vector of 512 numbers; left out, it is computed from the photo",
+        metavar="FILE.npy",
+        affects=NOTHING,
+    )
+
+    def check(self) -> None:
+        """Raise InputError for a setting that makes no sense."""
+        super().check()
+        if self.frames_overlap is not None and self.frames_overlap >= self.tile_size:
             raise InputError(
                 f"--frames_overlap {self.frames_overlap} is not below --tile_size {self.tile_size}; give at most "
                 f"{self.tile_size - 1}"
             )
-        for name in ("fps", "guidance_scale", "min_guidance_scale", "motion_bucket_id"):
-            value = getattr(self, name)
-            if value is not None and not np.isfinite(value):
-                raise InputError(f"--{name} {value} is not a finite number")
-        if not 0 < self.fps <= 240:
-            raise InputError(f"--fps {self.fps} is out of range; give more than 0 and at most 240")
+
+
+@dataclass(kw_only=True)
+class Levers(Settings):
+    """What trades time for memory."""
+
+    TITLE: ClassVar = "speed and memory (docs/performance.md says what each costs)"
+
+    device: str = flag("auto", "auto, cuda, cuda:N, mps or cpu")
+    dtype: str = flag("auto", "auto: fp16 on CUDA, else fp32", choices=("auto", "fp16", "bf16", "fp32"))
+    decode_chunk_size: int = flag(4, "frames that are decoded together", least=1, affects=FRAMES)
+    cfg_batch: str = flag("auto", "guidance branches that run in one batch", choices=("auto", "1", "2"))
+    offload: str = flag(
+        "none",
+        "keep the models in host memory and move one model, or one layer, at a time to the GPU",
+        choices=("none", "model", "sequential"),
+    )
+    vae_device: str = flag("same", "where to encode and decode", choices=("same", "cpu"))
+    attention: str = flag("sdpa", "kernels of self-attention", choices=("sdpa", "xformers"))
+    compile: bool = flag(False, "compile the UNet first, which takes minutes")
+
+
+@dataclass(kw_only=True)
+class InferenceSettings(Weights, Sampling, Levers):
+    """A run's settings, named as the flags of `inference_basic.py`, whose help explains them."""
+
+    validation_image: str = flag(help="the photo of the person", metavar="FILE")
+    validation_control_folder: str = flag(
+        help="skeleton images, PNG or JPEG, in the order of the numbers in their names", metavar="DIR"
+    )
+    output_dir: str = flag(help="where the results go; made where missing", metavar="DIR")
+    max_frames: int | None = flag(None, "animate the first N poses; left out, all", least=1, metavar="N")
+    fps: float = flag(7, "frames a second of the written video", above=0, most=LARGEST_FPS, affects=FILES)
+    no_gif: bool = flag(False, "do not write animated_images.gif", affects=FILES)
+    no_png: bool = flag(False, "do not write animated_images/", affects=FILES)
+    height: int | None = flag(None, "pixels, a multiple of 64; left out, what the checkpoint was trained for, 1024")
+    width: int | None = flag(None, "pixels, a multiple of 64; left out, what the checkpoint was trained for, 576")
+
+    def check(self) -> None:
+        """Raise InputError for a setting that makes no sense."""
+        super().check()
+        check_size(self.height, self.width)
 
     def memory_remedies(self) -> list[str]:
         """What would lower the memory need of this kind of run alone, as flags; the general ones are the runtime's."""
@@ -122,7 +177,7 @@ class InferenceSettings(SamplingSettings):
         Raises:
             InputError: a setting is out of range, an input is missing or unreadable, or the output not writable.
         """
-        self.check_ranges()
+        self.check()
         photo = load_photo(self.validation_image)
         poses = FrameFolder(self.validation_control_folder, self.max_frames)
         embedding = None

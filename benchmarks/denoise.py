@@ -143,10 +143,18 @@ class Step:
         """Two calls of batch 1, PoseNet in each step, plain attention on broadcast tokens."""
         conditions = self.conditions
         image_latents = conditions.image_latents[:, None].expand_as(self.latents)
-        return torch.cat(predict_window(
-            self.naive, self.pose_net, self.latents, image_latents, self.timestep, conditions.tokens,
-            conditions.added_time_ids, self.poses,
-        ))  # fmt: skip
+        return torch.cat(
+            predict_window(
+                self.naive,
+                self.pose_net,
+                self.latents,
+                image_latents,
+                self.timestep,
+                conditions.tokens,
+                conditions.added_time_ids,
+                self.poses,
+            )
+        )
 
     def run_ours(self, cfg_batch: int) -> torch.Tensor:
         """As `AnimationPipeline.denoise` does it."""
@@ -184,15 +192,18 @@ def main() -> None:
         latents = step.latents[0, :4]
         stages |= {
             f"image encoder {name}": lambda m=models, p=photo: m["clip"](p.new_zeros(1, 3, 224, 224)).image_embeds,
-            f"face encoder {name}": lambda m=models, p=photo: m["face_encoder"](p.new_zeros(1, 512),
-                                                                               p.new_zeros(1, 1, 1024)),
+            f"face encoder {name}": lambda m=models, p=photo: m["face_encoder"](
+                p.new_zeros(1, 512), p.new_zeros(1, 1, 1024)
+            ),
             f"photo through the VAE {name}": lambda m=models, p=photo: m["vae"].encode(p).latent_dist.mode(),
             f"PoseNet, {args.frames} frames, {name}": lambda m=models, s=step: m["pose_net"](s.poses),
             f"decode, {len(latents)} frames, {name}": lambda m=models, z=latents: m["vae"].decode(z, len(z)).sample,
-        }  # fmt: skip
+        }
 
-    print(f"{args.config} widths, {args.frames} frames of {args.width}×{args.height}, {device}, "
-          f"{torch.get_num_threads()} threads, {args.repeats} repetitions")  # fmt: skip
+    print(
+        f"{args.config} widths, {args.frames} frames of {args.width}×{args.height}, {device}, "
+        f"{torch.get_num_threads()} threads, {args.repeats} repetitions"
+    )
     seconds, peaks = run_in_turn(variants | stages, device, args.repeats, compare=list(variants))
     print(f"\n{'one call':52s} {'seconds':24s} peak GiB")
     for name in seconds:

@@ -31,7 +31,7 @@ from animation.face.boxes import FaceBox
 from animation.face_optimization import FaceOptimizer, latent_window
 from animation.modules.arcface import ArcFace
 from animation.modules.unet import PoseGuidedUNet
-from animation.weights import load_vae
+from animation.weights.loading import load_vae
 
 VAE_WIDTHS = {"tiny": (32, 32, 32, 32), "small": (64, 128, 256, 256), "released": (128, 256, 512, 512)}
 SMALL_ARCFACE = {"widths": (8, 8, 16, 16, 32), "depths": (1, 2, 2, 1)}
@@ -201,14 +201,21 @@ def show_model(args) -> None:
     print(f"\n{'format':>8s} {'chunk':>5s} {'crop margin':>11s} {'recomputing':>11s} {columns}")
     half, full = torch.float16, torch.float32
     for dtype, chunk, crop, checkpointing in (
-        (half, 4, None, True), (half, 2, None, True), (half, 4, 8, True), (full, 4, None, True), (full, 4, 8, True),
-        (half, 4, None, False), (full, 4, None, False),
-    ):  # fmt: skip
+        (half, 4, None, True),
+        (half, 2, None, True),
+        (half, 4, 8, True),
+        (full, 4, None, True),
+        (full, 4, 8, True),
+        (half, 4, None, False),
+        (full, 4, None, False),
+    ):
         peak = count_step("released", dtype, chunk, height, width, crop, checkpointing)
         offloaded = rest - fixed["UNet, fp16"] - fixed["image encoder, fp16"]
-        print(f"{str(dtype)[-7:]:>8s} {chunk:5d} {crop if crop is not None else 'whole':>11} "
-              f"{'yes' if checkpointing else 'no':>11s} {peak / GIB:8.1f} {(peak + rest) / GIB:13.1f} "
-              f"{(peak + offloaded) / GIB:20.1f}")  # fmt: skip
+        print(
+            f"{str(dtype)[-7:]:>8s} {chunk:5d} {crop if crop is not None else 'whole':>11} "
+            f"{'yes' if checkpointing else 'no':>11s} {peak / GIB:8.1f} {(peak + rest) / GIB:13.1f} "
+            f"{(peak + offloaded) / GIB:20.1f}"
+        )
     whole = count_step("released", full, 20, height, width, None, False)
     print(f"\nfor comparison, the decoder graph of 20 frames kept whole, fp32: {whole / GIB:.0f} GiB")
 
@@ -246,8 +253,10 @@ def show_crop(args) -> None:
     whole = build_optimizer(vae, frames, height, width, num_iterations=3)
     expected = whole.gradient(latents)[1]
     start, reached = whole.similarity(latents), whole.similarity(whole(latents[None], 0, 25)[0])
-    print(f"{args.vae or args.config + ' widths, random weights'}, {frames} frames of {width}×{height}; whole frames: "
-          f"similarity {start:.3f} → {reached:.3f}")  # fmt: skip
+    print(
+        f"{args.vae or args.config + ' widths, random weights'}, {frames} frames of {width}×{height}; whole frames: "
+        f"similarity {start:.3f} → {reached:.3f}"
+    )
     print(
         f"{'margin':>6s} {'decoded':>8s} {'error of the gradient':>22s} {'its cosine':>11s} {'similarity reached':>19s}"
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from animation.frames import FrameFolder
+from animation.media.images import FrameFolder
 from DWPose.drawing import COLOURS, FINGERS, LIMBS, canvas_size
 from DWPose.keypoints import CONFIDENCE
 from DWPose.wholebody import Wholebody

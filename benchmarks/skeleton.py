@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from animation.frames import FrameFolder
+from animation.media.images import FrameFolder
 from animation.skeletons.extraction import extract
 from animation.skeletons.settings import SkeletonSettings
 from benchmarks import naive_skeleton
@@ -40,8 +40,10 @@ def compare(name: str, naive: Callable, ours: Callable, pairs: int, frames: int)
     times = [(seconds(naive), seconds(ours)) for _ in range(pairs)]
     ratios = [slow / fast for slow, fast in times]
     rates = [frames / statistics.median(column) for column in zip(*times, strict=True)]
-    print(f"{name:10} naive {rates[0]:8.1f} frames/s   ours {rates[1]:8.1f} frames/s   "
-          f"{statistics.median(ratios):5.2f} times ({min(ratios):.2f} to {max(ratios):.2f})")  # fmt: skip
+    print(
+        f"{name:10} naive {rates[0]:8.1f} frames/s   ours {rates[1]:8.1f} frames/s   "
+        f"{statistics.median(ratios):5.2f} times ({min(ratios):.2f} to {max(ratios):.2f})"
+    )
 
 
 def write_driver(folder: Path, frames: int, width: int, height: int) -> None:

@@ -117,9 +117,13 @@ def make_body(character: Character, pose: Pose, ground: tuple[float, float], sca
         ankle = knee + _direction(leg.angle + leg.bend, sign) * (half - FOOT_HEIGHT / 2) * leg.lower
         joints |= {f"{side}_hip": hip, f"{side}_knee": knee, f"{side}_ankle": ankle}
         sole = FOOT_HEIGHT * 0.75
-        feet[side] = ankle + np.array([
-            [sign * 0.62 * FOOT_LENGTH, sole], [sign * FOOT_LENGTH, sole * 0.7], [-sign * 0.25 * FOOT_LENGTH, sole],
-        ])  # fmt: skip
+        feet[side] = ankle + np.array(
+            [
+                [sign * 0.62 * FOOT_LENGTH, sole],
+                [sign * FOOT_LENGTH, sole * 0.7],
+                [-sign * 0.25 * FOOT_LENGTH, sole],
+            ]
+        )
 
     neck = _turn(hips - np.array([0, character.torso_length]), hips, pose.lean)
     joints["neck"] = neck
@@ -168,9 +172,13 @@ def mouth_outline(character: Character, mouth: float, points: int = 12, scale: f
     angles = np.pi + np.linspace(0, 2 * np.pi, points, endpoint=False)
     height = 0.055 + 0.09 * mouth
     latitude = character.eye_latitude + character.nose_length + 0.3
-    return np.stack([
-        scale * character.mouth_width * np.cos(angles), latitude + scale * height * np.sin(angles),
-    ], axis=1)  # fmt: skip
+    return np.stack(
+        [
+            scale * character.mouth_width * np.cos(angles),
+            latitude + scale * height * np.sin(angles),
+        ],
+        axis=1,
+    )
 
 
 def _face(character: Character, mouth: float) -> np.ndarray:

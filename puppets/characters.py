@@ -12,9 +12,19 @@ SKINS = ("f6d7bd", "eec39a", "dba878", "c48a5a", "9c6840", "7a4d2e", "57351f")
 HAIRS = ("1e1a18", "4a2f1d", "7b4a22", "b5762f", "e3c067", "c2481f", "9a9a98", "5b3a78", "2c6e6b")
 IRISES = ("3b2414", "2f6fb0", "3f7d3c", "6d7880", "a06a1c")
 CLOTHES = (
-    "c8323c", "e07b28", "ecc93b", "4c9a46", "2b8f94", "2f62b5", "6a45a3", "c95a9c", "f1efe8", "3a3d44",
-    "8a5a37", "94c6de",
-)  # fmt: skip
+    "c8323c",
+    "e07b28",
+    "ecc93b",
+    "4c9a46",
+    "2b8f94",
+    "2f62b5",
+    "6a45a3",
+    "c95a9c",
+    "f1efe8",
+    "3a3d44",
+    "8a5a37",
+    "94c6de",
+)
 GLASSES = ("1b1b1f", "a8322f", "2b4fa0", "c9a227")
 HAIR_STYLES = ("bald", "short", "parted", "spiky", "afro", "bob", "long", "bun", "ponytails")
 BEARDS = ("none", "moustache", "goatee", "full")

@@ -10,9 +10,19 @@ from puppets.characters import Colour
 
 # What a pixel can belong to; 0 is the background.
 PARTS = (
-    "background", "hair", "head", "left_ear", "right_ear", "torso",
-    "left_arm", "right_arm", "left_hand", "right_hand", "left_leg", "right_leg",
-)  # fmt: skip
+    "background",
+    "hair",
+    "head",
+    "left_ear",
+    "right_ear",
+    "torso",
+    "left_arm",
+    "right_arm",
+    "left_hand",
+    "right_hand",
+    "left_leg",
+    "right_leg",
+)
 PART = {name: number for number, name in enumerate(PARTS)}
 
 
@@ -94,12 +104,13 @@ def _arm(body: Body, side: str) -> list[Shape]:
     skin = shade(c.skin, 0.97)
     return [
         Shape(hull((shoulder, radius), (elbow, 0.85 * radius)), shade(c.top, 0.9), arm),
-        Shape(hull((elbow, 0.85 * radius), (wrist, 0.65 * radius)),
-              shade(c.top, 0.9) if c.long_sleeves else skin, arm),
+        Shape(hull((elbow, 0.85 * radius), (wrist, 0.65 * radius)), shade(c.top, 0.9) if c.long_sleeves else skin, arm),
         Shape(palm, skin, hand),
-        *(Shape(hull((finger[0 if k == 0 else 1], 0.012 * s), (finger[4], 0.009 * s)), skin, hand)
-          for k, finger in enumerate(fingers)),
-    ]  # fmt: skip
+        *(
+            Shape(hull((finger[0 if k == 0 else 1], 0.012 * s), (finger[4], 0.009 * s)), skin, hand)
+            for k, finger in enumerate(fingers)
+        ),
+    ]
 
 
 def _hair_behind(body: Body) -> list[Shape]:
@@ -209,8 +220,10 @@ def _features(body: Body) -> list[Shape]:
             Shape(brow, shade(c.hair, 0.7), part),
         ]
     nose = c.eye_latitude + c.nose_length
-    bridge = head.place([-0.06, 0.06, c.nose_width, 0, -c.nose_width],
-                        [c.eye_latitude, c.eye_latitude, nose - 0.02, nose + 0.07, nose - 0.02])  # fmt: skip
+    bridge = head.place(
+        [-0.06, 0.06, c.nose_width, 0, -c.nose_width],
+        [c.eye_latitude, c.eye_latitude, nose - 0.02, nose + 0.07, nose - 0.02],
+    )
     found.append(Shape(bridge, shade(c.skin, 0.82), part))
     lips = head.place(*mouth_outline(c, body.mouth, 24).T)
     found.append(Shape(lips, c.lips, part))

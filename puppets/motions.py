@@ -91,10 +91,16 @@ def _walk(motion: Motion, phase: float) -> Pose:
         return Limb(0.28 + 0.08 * motion.style[0], -0.15, upper=np.cos(swing), lower=np.cos(0.7 * swing))
 
     return Pose(
-        arm(phase + np.pi), arm(phase), leg(phase), leg(phase + np.pi),
-        shift=0.02 * np.sin(phase), lift=0.01 * np.cos(2 * phase), lean=0.04 * np.sin(phase),
-        yaw=0.25 * motion.style[1] + 0.08 * np.sin(phase), roll=0.05 * np.sin(phase),
-    )  # fmt: skip
+        arm(phase + np.pi),
+        arm(phase),
+        leg(phase),
+        leg(phase + np.pi),
+        shift=0.02 * np.sin(phase),
+        lift=0.01 * np.cos(2 * phase),
+        lean=0.04 * np.sin(phase),
+        yaw=0.25 * motion.style[1] + 0.08 * np.sin(phase),
+        roll=0.05 * np.sin(phase),
+    )
 
 
 def _wave(motion: Motion, phase: float) -> Pose:
@@ -102,10 +108,14 @@ def _wave(motion: Motion, phase: float) -> Pose:
     resting = Limb(0.3 + 0.05 * np.sin(phase), 0.25 + 0.2 * motion.style[1])
     leg = Limb(0.1)
     return Pose(
-        *_sided(motion, waving, resting), leg, leg,
-        lean=0.04 * np.sin(phase), yaw=0.35 * motion.style[2] + 0.15 * np.sin(phase), roll=0.08 * np.sin(phase),
+        *_sided(motion, waving, resting),
+        leg,
+        leg,
+        lean=0.04 * np.sin(phase),
+        yaw=0.35 * motion.style[2] + 0.15 * np.sin(phase),
+        roll=0.08 * np.sin(phase),
         mouth=0.4 + 0.3 * np.sin(phase),
-    )  # fmt: skip
+    )
 
 
 def _dance(motion: Motion, phase: float) -> Pose:
@@ -117,20 +127,31 @@ def _dance(motion: Motion, phase: float) -> Pose:
     left = Limb(0.16 + 0.1 * sway, -0.2 - 0.15 * sway, upper=1 - 1.2 * bounce, lower=1 - 1.2 * bounce)
     right = Limb(0.16 - 0.1 * sway, -0.2 + 0.15 * sway, upper=1 - 1.2 * bounce, lower=1 - 1.2 * bounce)
     return Pose(
-        *_sided(motion, leading, other), left, right,
-        shift=0.05 * motion.strength * sway, lean=-0.12 * motion.strength * sway,
-        yaw=0.4 * np.sin(phase + a), pitch=0.1 * beat, roll=0.12 * sway, mouth=0.3 + 0.3 * beat,
-    )  # fmt: skip
+        *_sided(motion, leading, other),
+        left,
+        right,
+        shift=0.05 * motion.strength * sway,
+        lean=-0.12 * motion.strength * sway,
+        yaw=0.4 * np.sin(phase + a),
+        pitch=0.1 * beat,
+        roll=0.12 * sway,
+        mouth=0.3 + 0.3 * beat,
+    )
 
 
 def _turn(motion: Motion, phase: float) -> Pose:
     arm = Limb(0.3 + 0.1 * motion.style[0], 0.2 + 0.1 * np.sin(phase))
     leg = Limb(0.1 + 0.04 * motion.style[1])
     return Pose(
-        arm, arm, leg, leg,
-        lean=0.03 * np.sin(phase), yaw=0.85 * motion.strength * np.sin(phase),
-        pitch=0.15 * motion.style[2] * np.sin(2 * phase), roll=0.05 * np.sin(phase + 1),
-    )  # fmt: skip
+        arm,
+        arm,
+        leg,
+        leg,
+        lean=0.03 * np.sin(phase),
+        yaw=0.85 * motion.strength * np.sin(phase),
+        pitch=0.15 * motion.style[2] * np.sin(2 * phase),
+        roll=0.05 * np.sin(phase + 1),
+    )
 
 
 def _arms_up(motion: Motion, phase: float) -> Pose:
@@ -138,9 +159,15 @@ def _arms_up(motion: Motion, phase: float) -> Pose:
     angle, bend = 0.35 + (2.1 + 0.25 * motion.style[0]) * raised, 0.25 + 0.5 * motion.strength * raised
     leg = Limb(0.1 + 0.03 * motion.style[1])
     return Pose(
-        Limb(angle, bend), Limb(angle, bend), leg, leg,
-        lift=0.012 * np.sin(phase), yaw=0.2 * motion.style[2], pitch=-0.12 * raised, mouth=0.5 * raised,
-    )  # fmt: skip
+        Limb(angle, bend),
+        Limb(angle, bend),
+        leg,
+        leg,
+        lift=0.012 * np.sin(phase),
+        yaw=0.2 * motion.style[2],
+        pitch=-0.12 * raised,
+        mouth=0.5 * raised,
+    )
 
 
 _POSES = {"walk": _walk, "wave": _wave, "dance": _dance, "turn": _turn, "arms_up": _arms_up}

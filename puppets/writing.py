@@ -78,7 +78,11 @@ def write_skeletons(folder: Path, truths: list[list[Truth]], form: Format) -> No
     found = [people(frame) for frame in truths]
     drawn = [frame.openpose() for frame in found]
     Recording(
-        None, None, found, size, FPS,
+        None,
+        None,
+        found,
+        size,
+        FPS,
         drawn=Drawn(
             np.repeat(np.arange(len(found)), [len(frame) for frame in found]),
             np.concatenate([frame.keypoints for frame in drawn]) / size,
@@ -86,7 +90,7 @@ def write_skeletons(folder: Path, truths: list[list[Truth]], form: Format) -> No
             size,
             len(found),
         ),
-    ).save(folder / KEYPOINTS_FILE)  # fmt: skip
+    ).save(folder / KEYPOINTS_FILE)
 
 
 def write_truth(path: Path, truths: list[list[Truth]]) -> None:

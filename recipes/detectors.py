@@ -24,8 +24,10 @@ SIDE, REDUCTION, STRIDES = 640, 4, (8, 16, 32)
 LEAST_SIZE = (0, 48, 112)  # pixels of 640: the side from which an object belongs to a grid
 MOST_OBJECTS = 2
 LANDMARKS = 5
-OUTPUTS = {"person": Path("checkpoints/tiny/DWPose/yolox_l.onnx"),
-           "face": Path("models/tiny/antelopev2/scrfd_10g_bnkps.onnx")}  # fmt: skip
+OUTPUTS = {
+    "person": Path("checkpoints/tiny/DWPose/yolox_l.onnx"),
+    "face": Path("models/tiny/antelopev2/scrfd_10g_bnkps.onnx"),
+}
 
 
 def _conv(inputs: int, outputs: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:

@@ -25,12 +25,12 @@ from animation.evaluation.settings import EvaluationSettings
 from animation.face.embedding import embed_face
 from animation.face.settings import FaceOptimizationSettings
 from animation.face_optimization import build_face_optimizer
+from animation.media.writing import AnimationWriter
 from animation.modules import attention_processor
 from animation.pipeline import AnimationPipeline
 from animation.report import RunReport
 from animation.settings import CONDITIONED_FPS
 from animation.training.step import MOTION_BUCKET_ID
-from animation.writing import AnimationWriter
 from puppets.writing import FPS, Format, write_case
 
 SIDE, FRAMES = 128, 16
@@ -84,9 +84,16 @@ def animate_case(pipeline: AnimationPipeline, case: Path, output: Path, variant:
                 inputs.photo, poses, embedding, SIDE, SIDE, CONDITIONED_FPS, MOTION_BUCKET_ID, 0.02, generator
             )
             latents = pipeline.denoise(
-                conditions, args.steps, args.guidance_scale, None, args.tile_size, args.overlap, None, generator,
+                conditions,
+                args.steps,
+                args.guidance_scale,
+                None,
+                args.tile_size,
+                args.overlap,
+                None,
+                generator,
                 refine_x0=refine,
-            )  # fmt: skip
+            )
         for frames in pipeline.decode(latents, len(poses)):
             writer.write(frames)
 
@@ -94,9 +101,13 @@ def animate_case(pipeline: AnimationPipeline, case: Path, output: Path, variant:
 def measure(results: Path, truth: Path, output: Path, args: argparse.Namespace) -> dict[str, float]:
     """The means of one run over its cases."""
     settings = EvaluationSettings(
-        results=str(results), truth=str(truth), output_dir=str(output), face_models=str(args.face_models),
-        pose_models=str(args.dwpose), device="cpu",
-    )  # fmt: skip
+        results=str(results),
+        truth=str(truth),
+        output_dir=str(output),
+        face_models=str(args.face_models),
+        pose_models=str(args.dwpose),
+        device="cpu",
+    )
     means = overall(evaluate(settings, settings.read_cases()))
     return {name: round(means[name][0], 4) for name in COLUMNS if name in means}
 

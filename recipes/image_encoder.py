@@ -22,9 +22,13 @@ from recipes.loop import recipe_arguments, train
 
 SIDE = 128  # pixels of a photo
 CONFIG = CLIPVisionConfig(
-    hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4, patch_size=32,
+    hidden_size=128,
+    intermediate_size=512,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    patch_size=32,
     projection_dim=128,
-)  # fmt: skip
+)
 FOLDER = Path("checkpoints/tiny/SVD")
 CHOICES = {"hair_style": HAIR_STYLES, "beard": BEARDS}
 POPULATION = 1000  # characters that tell mean and deviation of each fact

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from animation.decoding import decode_frames, encode_frames
 from animation.evaluation.metrics import psnr
 from animation.face.detection import FaceFinder
-from animation.weights import load_vae
+from animation.weights.loading import load_vae
 from DWPose.keypoints import to_openpose
 from DWPose.wholebody import Wholebody
 from puppets.characters import make_character
@@ -70,8 +70,12 @@ def measure_faces(finder: FaceFinder, people: int) -> dict[str, float]:
             different.append(embeddings[a, i] @ embeddings[b, k])
     same, different = np.array(same), np.array(different)
     accuracies = [((same > t).mean() + (different <= t).mean()) / 2 for t in np.linspace(-1, 1, 401)]
-    return {"verification_accuracy": float(max(accuracies)), "same": float(same.mean()),
-            "different": float(different.mean()), "pairs": 2 * len(same)}  # fmt: skip
+    return {
+        "verification_accuracy": float(max(accuracies)),
+        "same": float(same.mean()),
+        "different": float(different.mean()),
+        "pairs": 2 * len(same),
+    }
 
 
 @torch.no_grad()

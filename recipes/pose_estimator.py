@@ -51,9 +51,15 @@ class TinyPose(nn.Module):
     def __init__(self):
         super().__init__()
         self.backbone = nn.Sequential(
-            _conv(3, 16, 2), _conv(16, 32, 2), _Residual(32), _conv(32, 64, 2), _Residual(64), _conv(64, 96, 2),
-            _Residual(96), _Residual(96),
-        )  # fmt: skip
+            _conv(3, 16, 2),
+            _conv(16, 32, 2),
+            _Residual(32),
+            _conv(32, 64, 2),
+            _Residual(64),
+            _conv(64, 96, 2),
+            _Residual(96),
+            _Residual(96),
+        )
         cells = (HEIGHT // REDUCTION // 16) * (WIDTH // REDUCTION // 16)
         self.points = nn.Conv2d(96, NUM_WHOLEBODY, 1)
         self.hidden = nn.Sequential(nn.Linear(cells, 192), nn.ReLU())

@@ -52,11 +52,14 @@ def serve(
             name = path.removeprefix(f"/{repository}/resolve/").partition("/")[2]
             if not path.startswith(f"/{repository}/resolve/") or name not in files:
                 return self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"}, body)
-            data, headers = files[name], {
-                "ETag": f'"{hashlib.sha256(files[name]).hexdigest()}"',
-                "X-Repo-Commit": COMMIT,
-                "Accept-Ranges": "bytes",
-            }  # fmt: skip
+            data, headers = (
+                files[name],
+                {
+                    "ETag": f'"{hashlib.sha256(files[name]).hexdigest()}"',
+                    "X-Repo-Commit": COMMIT,
+                    "Accept-Ranges": "bytes",
+                },
+            )
             start, status = 0, 200
             if wanted := self.headers.get("Range"):
                 start, status = int(wanted.removeprefix("bytes=").split("-")[0]), 206

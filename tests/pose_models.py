@@ -16,9 +16,25 @@ SURE = 0.9
 
 def figure() -> np.ndarray:
     """(133, 2) key points of a person standing in a box, in 0..1 of the estimator's input, in COCO's order."""
-    body = [(0.5, 0.2), (0.52, 0.18), (0.48, 0.18), (0.55, 0.2), (0.45, 0.2), (0.6, 0.3), (0.4, 0.3), (0.65, 0.42),
-            (0.35, 0.42), (0.66, 0.55), (0.34, 0.55), (0.56, 0.55), (0.44, 0.55), (0.56, 0.7), (0.44, 0.7),
-            (0.56, 0.86), (0.44, 0.86)]  # fmt: skip
+    body = [
+        (0.5, 0.2),
+        (0.52, 0.18),
+        (0.48, 0.18),
+        (0.55, 0.2),
+        (0.45, 0.2),
+        (0.6, 0.3),
+        (0.4, 0.3),
+        (0.65, 0.42),
+        (0.35, 0.42),
+        (0.66, 0.55),
+        (0.34, 0.55),
+        (0.56, 0.55),
+        (0.44, 0.55),
+        (0.56, 0.7),
+        (0.44, 0.7),
+        (0.56, 0.86),
+        (0.44, 0.86),
+    ]
     feet = [(0.6, 0.89), (0.58, 0.89), (0.55, 0.88), (0.4, 0.89), (0.42, 0.89), (0.45, 0.88)]
     turns = np.linspace(0, 2 * np.pi, 68, endpoint=False)
     face = np.stack([0.5 + 0.06 * np.cos(turns), 0.19 + 0.05 * np.sin(turns)], axis=1)
@@ -67,8 +83,13 @@ def _estimator(batch: int | str) -> onnx.ModelProto:
         SURE * np.exp(-(((np.arange(bins)[None] - place[:, None] * bins) / 4) ** 2)).astype(np.float32)[None]
         for place, bins in zip(places.T, (576, 768), strict=True)
     ]
-    constants = {"peak_x": peaks[0], "peak_y": peaks[1], "little": np.float32(1e-4), "axes": np.array([1, 2, 3]),
-                 "shape": np.array([-1, 1, 1])}  # fmt: skip
+    constants = {
+        "peak_x": peaks[0],
+        "peak_y": peaks[1],
+        "little": np.float32(1e-4),
+        "axes": np.array([1, 2, 3]),
+        "shape": np.array([-1, 1, 1]),
+    }
     nodes = [
         helper.make_node("ReduceMean", ["input", "axes"], ["mean"]),
         helper.make_node("Mul", ["mean", "little"], ["small"]),

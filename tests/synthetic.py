@@ -61,9 +61,13 @@ def tiny_components(seed: int = 0) -> dict[str, torch.nn.Module]:
         block_out_channels=(32, 32, 32, 32), down_block_types=("DownEncoderBlock2D",) * 4, latent_channels=4
     )
     clip_config = CLIPVisionConfig(
-        hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, patch_size=56,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        patch_size=56,
         projection_dim=WIDTH,
-    )  # fmt: skip
+    )
     models = {
         "unet": PoseGuidedUNet(**UNET_CONFIG),
         "pose_net": PoseNet(out_channels=UNET_CONFIG["block_out_channels"][0]),

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from animation.errors import InputError
 from DWPose.alignment import FITTED, distance_to_photo, fit_axes
-from DWPose.errors import PoseError
 from DWPose.limbs import BONES, FOLLOWERS, fit_limbs
 
 SIZE, PHOTO_SIZE = (640, 360), (512, 768)
@@ -38,9 +38,9 @@ def test_fit_is_the_least_squares_solution():
 def test_fit_needs_two_points():
     scores = np.zeros(134)
     scores[5] = 1
-    with pytest.raises(PoseError, match=r"shows 1 body points.*--alignment none"):
+    with pytest.raises(InputError, match=r"shows 1 body points.*--alignment none"):
         fit_axes(np.zeros((134, 2)), scores, np.random.default_rng(0).uniform(size=(1, 134, 2)), 1)
-    with pytest.raises(PoseError, match="one height"):
+    with pytest.raises(InputError, match="one height"):
         fit_axes(np.zeros((134, 2)), np.ones(134), np.zeros((3, 134, 2)), 1)
 
 
@@ -146,5 +146,5 @@ def test_a_hidden_joint_does_not_move_what_is_visible(limbs, hidden):
 def test_limbs_need_bones(limbs):
     driver, photo, scores, photo_scores = limbs
     photo_scores[:] = 0
-    with pytest.raises(PoseError, match=r"0 visible bones.*--alignment none"):
+    with pytest.raises(InputError, match=r"0 visible bones.*--alignment none"):
         fit_limbs(photo / PHOTO_SIZE, photo_scores, PHOTO_SIZE, driver / SIZE, scores, SIZE)

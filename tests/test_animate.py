@@ -22,9 +22,9 @@ from animation.clip.figures import seams, window_borders
 from animation.clip.flow import Models, make_clip
 from animation.clip.settings import PRESETS, ClipSettings
 from animation.clip.skeletons import looped
-from animation.defaults import Checkpoints
 from animation.errors import InputError
-from animation.sound import RATE, load_sound
+from animation.media.sound import RATE, load_sound
+from animation.weights.layout import Checkpoints
 from animation.windows import window_indices
 from DWPose.recording import load_recording
 from tests import pose_models
@@ -97,16 +97,32 @@ def test_a_photo_and_a_video_with_sound_become_a_clip_with_its_sound(
     video = write_dance(tmp_path / "dance.mp4")
     faces = str(write_face_models(tmp_path / "faces"))
     settings = clip_settings(
-        tmp_path, checkpoint, case, photo=photo, video=str(video), dwpose_models=dwpose, face_models=faces,
-        face_embedding=None, alignment="affine", no_figures=False, side_by_side=True, gif=True,
-    )  # fmt: skip
+        tmp_path,
+        checkpoint,
+        case,
+        photo=photo,
+        video=str(video),
+        dwpose_models=dwpose,
+        face_models=faces,
+        face_embedding=None,
+        alignment="affine",
+        no_figures=False,
+        side_by_side=True,
+        gif=True,
+    )
     facts = make(settings, models)
     out = Path(settings.output)
     assert "dance.mp4: a video file" in caplog.text
     assert sorted(path.name for path in out.iterdir()) == [
-        "animated_images", "animated_images.gif", "animation.mp4", "contact_sheet.png", "csim.png", "intermediate",
-        "run.json", "side_by_side.mp4",
-    ]  # fmt: skip
+        "animated_images",
+        "animated_images.gif",
+        "animation.mp4",
+        "contact_sheet.png",
+        "csim.png",
+        "intermediate",
+        "run.json",
+        "side_by_side.mp4",
+    ]
     for name in ("animation.mp4", "side_by_side.mp4"):
         with av.open(str(out / name)) as container:
             stream = container.streams.video[0]
@@ -143,8 +159,9 @@ def test_all_kinds_of_driver_are_found_out_and_agree(tmp_path, checkpoint, case,
     make(by_frames, models)
     skeletons = tmp_path / "1" / "intermediate" / "skeletons"
     by_poses = clip_settings(tmp_path, checkpoint, case, video=str(skeletons), output=str(tmp_path / "2"), **common)
-    by_points = clip_settings(tmp_path, checkpoint, case, video=str(skeletons / "keypoints.npz"),
-                              output=str(tmp_path / "3"), **common)  # fmt: skip
+    by_points = clip_settings(
+        tmp_path, checkpoint, case, video=str(skeletons / "keypoints.npz"), output=str(tmp_path / "3"), **common
+    )
     for settings in (by_poses, by_points):
         make(settings, models)
         assert np.array_equal(frames_of(settings.output), frames_of(by_frames.output))
@@ -158,13 +175,21 @@ def test_all_kinds_of_driver_are_found_out_and_agree(tmp_path, checkpoint, case,
 
 
 def test_the_photos_own_skeleton_as_anchor(tmp_path, checkpoint, case, models, dwpose, photo):
-    settings = clip_settings(tmp_path, checkpoint, case, photo=photo, dwpose_models=dwpose, anchor="photo",
-                             alignment="affine")  # fmt: skip
+    settings = clip_settings(
+        tmp_path, checkpoint, case, photo=photo, dwpose_models=dwpose, anchor="photo", alignment="affine"
+    )
     facts = make(settings, models)
     poses = sorted((settings.output / Path("intermediate/skeletons")).glob("frame_*.png"))
     assert (len(poses), facts["num_frames"], len(frames_of(settings.output))) == (FRAMES + 1, FRAMES, FRAMES)
-    other = clip_settings(tmp_path, checkpoint, case, photo=photo, dwpose_models=dwpose, alignment="affine",
-                          output=str(tmp_path / "first"))  # fmt: skip
+    other = clip_settings(
+        tmp_path,
+        checkpoint,
+        case,
+        photo=photo,
+        dwpose_models=dwpose,
+        alignment="affine",
+        output=str(tmp_path / "first"),
+    )
     make(other, models)
     assert not np.array_equal(frames_of(other.output), frames_of(settings.output))
     recordings = [load_recording(Path(s.output) / "intermediate/skeletons/keypoints.npz") for s in (settings, other)]
@@ -197,8 +222,10 @@ def test_part_rate_and_loop(tmp_path, checkpoint, case, models):
 def test_noise_and_colours(tmp_path, checkpoint, case, models):
     results = {}
     for name, changes in {
-        "plain": {}, "fresh": {"noise": "fresh"}, "matched": {"color_match": True},
-    }.items():  # fmt: skip
+        "plain": {},
+        "fresh": {"noise": "fresh"},
+        "matched": {"color_match": True},
+    }.items():
         settings = clip_settings(tmp_path, checkpoint, case, output=str(tmp_path / name), **changes)
         make(settings, models)
         results[name] = frames_of(settings.output)
@@ -319,8 +346,14 @@ def test_many_cases_and_one_bad(tmp_path, checkpoint, case, monkeypatch, capsys)
     status, told, logged = run(monkeypatch, capsys, *flags, f"--cases={path}")
     assert status == 1
     assert "2 of 8 clips made, 6 failed" in told
-    for message in ("nowhere.png: no such photo", "'sede' is no setting", "seed is 'many', of type str; it must be int",
-                    "is that of good too", '"good" is no case', "cannot be a folder's"):  # fmt: skip
+    for message in (
+        "nowhere.png: no such photo",
+        "'sede' is no setting",
+        "seed is 'many', of type str; it must be int",
+        "is that of good too",
+        '"good" is no case',
+        "cannot be a folder's",
+    ):
         assert message in told
     assert "error: 6 of 8 clips failed: " in logged
     assert logged.count("denoising") >= 2
@@ -355,9 +388,12 @@ def test_processes_share_the_cases(tmp_path, checkpoint, case, monkeypatch, caps
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "MASTER_PORT": "1"}  # as of two machines
     other = subprocess.Popen(
         [sys.executable, str(ROOT / "animate.py"), *flags, f"--cases={path}"],
-        cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         env={**os.environ, **shared, "RANK": "1"},
-    )  # fmt: skip
+    )
     for name, value in {**shared, "RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     status, told, _ = run(monkeypatch, capsys, *flags, f"--cases={path}")
@@ -376,8 +412,13 @@ def test_skeletons_are_told_from_pictures(tmp_path):
     cv2.circle(stage, (32, 32), 12, (205, 160, 130), cv2.FILLED)
     limbs = np.zeros((64, 64, 3), np.uint8)
     cv2.line(limbs, (10, 10), (50, 50), (153, 51, 0), 4)
-    table = [("dark", dark, False), ("stage", [stage], False), ("limbs", [limbs], True),
-             ("some blank", [stage * 0, limbs], True), ("all blank", [stage * 0], False)]  # fmt: skip
+    table = [
+        ("dark", dark, False),
+        ("stage", [stage], False),
+        ("limbs", [limbs], True),
+        ("some blank", [stage * 0, limbs], True),
+        ("all blank", [stage * 0], False),
+    ]
     for name, frames, expected in table:
         assert are_skeletons(write_frames(tmp_path / name, frames)) is expected, name
     write_keypoints(tmp_path / "only" / "keypoints.npz")

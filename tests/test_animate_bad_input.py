@@ -166,7 +166,8 @@ BAD = {  # what is wrong: what it is in, given the folder of the test; and a par
     "person unknown": (lambda p: {"person": "me"}, "--person 'me' is unknown"),
     "memory of none": (lambda p: {"max_vram": 0.0}, "--max_vram 0 is out of range"),
     "refining after the end": (
-        lambda p: {"start_refine_step": 2, "face_optimization": True}, "is after the last of 2 steps",
+        lambda p: {"start_refine_step": 2, "face_optimization": True},
+        "is after the last of 2 steps",
     ),
     "no recogniser to refine with": (
         lambda p: {"face_optimization": True, "face_embedding_extractor_weight_path": "nowhere.pth"},
@@ -175,7 +176,8 @@ BAD = {  # what is wrong: what it is in, given the folder of the test; and a par
     "embedding nowhere": (lambda p: {"face_embedding": "nowhere.npy"}, "no such face embedding"),
     "embedding too short": (lambda p: {"face_embedding": embedding(p / "a.npy", np.zeros(5))}, "it must be (512,)"),
     "embedding not of numbers": (
-        lambda p: {"face_embedding": embedding(p / "a.npy", np.full(512, np.nan))}, "not finite numbers",
+        lambda p: {"face_embedding": embedding(p / "a.npy", np.full(512, np.nan))},
+        "not finite numbers",
     ),
     "no face models": (lambda p: {"face_embedding": None}, "or give a stored vector with --face_embedding"),
     "no output": (lambda p: {"output": None}, "--output is missing"),
@@ -194,7 +196,7 @@ BAD = {  # what is wrong: what it is in, given the folder of the test; and a par
     "device nowhere": (lambda p: {"device": "cuda:99"}, "--device cuda:99"),
     "half precision on a CPU": (lambda p: {"dtype": "fp16"}, "fp16 on a CPU"),
     "offloading from a CPU": (lambda p: {"offload": "model"}, "--offload model"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -297,11 +299,17 @@ def full_disk(*_args, **_kwargs):
 
 
 WRITES = [
-    "animation.clip.flow.write_png", "animation.skeletons.extraction.write_png", "animation.clip.flow._save",
-    "animation.clip.state.write_json", "animation.clip.state.save_file", "animation.clip.state.write_png",
-    "animation.writing.write_png", "animation.writing.write_mp4", "animation.clip.results.write_whole",
+    "animation.clip.flow.write_png",
+    "animation.skeletons.extraction.write_png",
+    "animation.clip.flow._save",
+    "animation.clip.state.write_json",
+    "animation.clip.state.save_file",
+    "animation.clip.state.write_png",
+    "animation.media.writing.write_png",
+    "animation.media.writing.write_mp4",
+    "animation.clip.results.write_whole",
     "animation.report.json.dumps",
-]  # fmt: skip
+]
 
 
 def test_a_full_disk_is_one_line_and_costs_no_work(tmp_path, checkpoint, case, models, monkeypatch, capsys):

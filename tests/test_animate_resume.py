@@ -227,8 +227,10 @@ def test_what_changed_is_named():
     found = {"--seed": 1, "the photo": "a", "--size": [1, 2]}
     assert differences(found, found) == []
     assert differences(found, {"--seed": 2, "the photo": "b", "--new": None}) == [
-        "--seed was 1, is 2", "the photo changed", "--size changed",
-    ]  # fmt: skip
+        "--seed was 1, is 2",
+        "the photo changed",
+        "--size changed",
+    ]
 
 
 def test_the_random_state_is_kept(tmp_path):

@@ -175,8 +175,9 @@ def test_gradients_reach_every_adapter_weight(components):
             unet.enable_gradient_checkpointing()
         unet.zero_grad()
         unet(**inputs).sample.square().mean().backward()
-        gradients.append({name: parameter.grad.clone() for name, parameter in unet.named_parameters()
-                          if ".id_to_" in name})  # fmt: skip
+        gradients.append(
+            {name: parameter.grad.clone() for name, parameter in unet.named_parameters() if ".id_to_" in name}
+        )
     assert gradients[0]
     assert all(gradient.abs().sum() > 0 for gradient in gradients[0].values())
     for name, gradient in gradients[0].items():

@@ -43,7 +43,7 @@ def copy(tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
 def test_photo_and_video_become_an_animation(copy):
     """Two denoising steps with face optimisation in the first: skeletons, sampling, GIF and MP4 are all there."""
-    for command, output in (("command_basic_infer.sh", "basic"), ("command_op_infer.sh", "op")):
+    for command, output in (("command_basic_infer.sh", "basic"), ("scripts/command_op_infer.sh", "op")):
         changes = {"num_inference_steps": 2}
         if output == "op":
             changes |= {"end_refine_step": 0, "num_optimization_iter": 1}
@@ -69,8 +69,11 @@ def test_one_command_makes_a_clip_with_the_drivers_sound(copy):
     arguments = ["--photo=inference/case-1/reference.png", "--video=inference/driver.mp4", "--output=out"]
     result = subprocess.run(
         [sys.executable, "animate.py", *arguments, "--num_inference_steps=2", "--side_by_side"],
-        cwd=copy, env={"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=copy,
+        env={"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
     assert result.returncode == 0, result.stderr
     assert "NO RELEASED WEIGHTS" in result.stderr
     driver, clip = (read_media(copy / path) for path in ("inference/driver.mp4", "out/animation.mp4"))

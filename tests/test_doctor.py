@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 import doctor
-from animation import cli, diagnosis
-from animation.verification import OK, PROBLEM, WARNING
+from animation import cli
+from animation.weights import diagnosis
+from animation.weights.verification import OK, PROBLEM, WARNING
 from tests import face_models, pose_models, synthetic
 from tests.test_skeleton_extraction import picture
 
@@ -62,8 +63,12 @@ def test_each_damage_is_a_problem_with_a_remedy(folders, monkeypatch, capsys):
     (folders / "models" / "glintr100.onnx").unlink()
     found, status = findings(folders, monkeypatch, capsys, "--photo", f"{folders}/none.png")
     assert status == 1
-    for part, text in (("pose_net", "git-lfs"), ("person detector", "no such file"), ("face models", "are not there"),
-                       ("photo's face", "no such photo")):  # fmt: skip
+    for part, text in (
+        ("pose_net", "git-lfs"),
+        ("person detector", "no such file"),
+        ("face models", "are not there"),
+        ("photo's face", "no such photo"),
+    ):
         assert found[part]["level"] == PROBLEM
         assert text in found[part]["text"], part
     assert found["pose_net"]["remedy"]
@@ -72,7 +77,7 @@ def test_each_damage_is_a_problem_with_a_remedy(folders, monkeypatch, capsys):
 
 def test_a_photo_without_a_face_and_a_far_pose_are_warnings(folders, monkeypatch, capsys):
     face_models.write_detector(folders / "models" / "scrfd_10g_bnkps.onnx", [])
-    monkeypatch.setattr("animation.diagnosis.FAR_FROM_PHOTO", -1)
+    monkeypatch.setattr("animation.weights.diagnosis.FAR_FROM_PHOTO", -1)
     more = ["--photo", f"{folders}/photo.png", "--driver", f"{folders}/driver"]
     found, status = findings(folders, monkeypatch, capsys, *more)
     assert status == 0

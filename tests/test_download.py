@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from animation import download
 from animation.errors import InputError, RunError
+from animation.weights import download
 from tests import hub, pose_models, synthetic
 
 ROOT = Path(__file__).parents[1]
@@ -40,8 +40,15 @@ def run(endpoint, destination, *flags):
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HOME": str(destination),
     }
-    command = [sys.executable, str(ROOT / "download_weights.py"), "--repository", NAME, "--destination",
-               str(destination), *flags]  # fmt: skip
+    command = [
+        sys.executable,
+        str(ROOT / "download_weights.py"),
+        "--repository",
+        NAME,
+        "--destination",
+        str(destination),
+        *flags,
+    ]
     return subprocess.run(command, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
 
 
@@ -122,9 +129,15 @@ def test_unreachable_and_unknown(repository, tmp_path):
 
 
 def test_plan_leaves_out_what_is_never_read():
-    files = [("SVD/vae/a.safetensors", 1), ("SVD/vae/a.fp16.safetensors", 1), ("SVD/unet/config.json", 1),
-             ("SVD/unet/a.safetensors", 1), ("SVD/x.safetensors", 1), ("SVD/../../evil", 1),
-             ("Animation/unet.pth", 5)]  # fmt: skip
+    files = [
+        ("SVD/vae/a.safetensors", 1),
+        ("SVD/vae/a.fp16.safetensors", 1),
+        ("SVD/unet/config.json", 1),
+        ("SVD/unet/a.safetensors", 1),
+        ("SVD/x.safetensors", 1),
+        ("SVD/../../evil", 1),
+        ("Animation/unet.pth", 5),
+    ]
     found = download.plan(files, "here", ["svd", "animation"])
     assert [file.name for file in found] == ["SVD/vae/a.safetensors", "SVD/unet/config.json", "Animation/unet.pth"]
     assert found[-1].path == Path("here/checkpoints/Animation/unet.pth")

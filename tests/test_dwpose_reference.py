@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from animation.frames import FrameFolder
+from animation.media.images import FrameFolder
 from DWPose.alignment import fit_axes
 from DWPose.arrangement import arrange, photo_person
 from DWPose.drawing import draw

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from animation.errors import CheckpointError
-from animation.modules.i3d import BRANCHES, I3D, INCEPTION_WIDTHS, pad_same
-from animation.modules.lpips import LPIPS
-from animation.weights import load_i3d, load_lpips
+from animation.evaluation.i3d import BRANCHES, I3D, INCEPTION_WIDTHS, pad_same
+from animation.evaluation.lpips import LPIPS
+from animation.weights.loading import load_i3d, load_lpips
 from tests.synthetic import randomise
 
 HEADS = Path(importlib.util.find_spec("torchmetrics").origin).parent / "functional" / "image" / "lpips_models"
@@ -22,11 +22,20 @@ def alexnet():
     """The features of AlexNet as torchvision names them, and the start of its classifier."""
     model = nn.Module()
     model.features = nn.Sequential(
-        nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2),
-        nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
-        nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(), nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2),
-    )  # fmt: skip
+        nn.Conv2d(3, 64, 11, 4, 2),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(64, 192, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(192, 384, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(384, 256, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(256, 256, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2),
+    )
     model.classifier = nn.Sequential(nn.Dropout(), nn.Linear(4, 4))
     return randomise(model, 3)
 
@@ -88,8 +97,10 @@ def test_i3d_has_the_ports_tensors():
     assert len(state) == units * 6 + 2
     assert sum(parameter.numel() for parameter in model.parameters()) == 12_697_264
     assert I3D.config_from_shapes(state) == {
-        "stem": [64, 64, 192], "mixed": [list(widths) for widths in INCEPTION_WIDTHS.values()], "num_classes": 400,
-    }  # fmt: skip
+        "stem": [64, 64, 192],
+        "mixed": [list(widths) for widths in INCEPTION_WIDTHS.values()],
+        "num_classes": 400,
+    }
 
 
 def smooth_clips(frames):
@@ -137,12 +148,15 @@ def naive_i3d(state, clip):
 
     def mixed(x, name):
         name = f"Mixed_{name}"
-        return torch.cat([
-            unit(x, f"{name}.b0"),
-            unit(unit(x, f"{name}.b1a"), f"{name}.b1b"),
-            unit(unit(x, f"{name}.b2a"), f"{name}.b2b"),
-            unit(pool(x, (3, 3, 3), (1, 1, 1)), f"{name}.b3b"),
-        ], dim=1)  # fmt: skip
+        return torch.cat(
+            [
+                unit(x, f"{name}.b0"),
+                unit(unit(x, f"{name}.b1a"), f"{name}.b1b"),
+                unit(unit(x, f"{name}.b2a"), f"{name}.b2b"),
+                unit(pool(x, (3, 3, 3), (1, 1, 1)), f"{name}.b3b"),
+            ],
+            dim=1,
+        )
 
     x = unit(clip, "Conv3d_1a_7x7", 2)
     x = pool(x, (1, 3, 3), (1, 2, 2))

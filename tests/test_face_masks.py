@@ -14,7 +14,7 @@ from animation.face.boxes import box_from_mask
 from animation.face.detection import Face, FaceFinder
 from animation.face.embedding import embed_face
 from animation.face.masks import FaceMaskSettings, draw_mask
-from animation.writing import write_mp4
+from animation.media.writing import write_mp4
 from tests import pose_models
 from tests.face_models import write_face_models
 

@@ -15,7 +15,7 @@ from animation.errors import NonFiniteError
 from animation.face.boxes import FaceBox
 from animation.face_optimization import FaceOptimizer, crop_faces, latent_window
 from animation.sampling import denoise, predicted_x0
-from animation.weights import load_vae
+from animation.weights.loading import load_vae
 from benchmarks.hjb import count_step
 from tests.conftest import relative_error
 from tests.synthetic import SCHEDULER_CONFIG
@@ -50,9 +50,16 @@ def vae(components):
 @pytest.fixture(scope="module")
 def tiny_vae():
     torch.manual_seed(0)
-    return AutoencoderTiny(num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1),
-                           encoder_block_out_channels=(16,) * 4,
-                           decoder_block_out_channels=(16,) * 4).eval().requires_grad_(False)  # fmt: skip
+    return (
+        AutoencoderTiny(
+            num_encoder_blocks=(1, 1, 1, 1),
+            num_decoder_blocks=(1, 1, 1, 1),
+            encoder_block_out_channels=(16,) * 4,
+            decoder_block_out_channels=(16,) * 4,
+        )
+        .eval()
+        .requires_grad_(False)
+    )
 
 
 @pytest.fixture
@@ -91,9 +98,15 @@ def test_the_recorded_step(reference):
     def refine(chunk_size=int(recorded["decode_chunk_size"]), iterations=int(recorded["num_iterations"]), **changes):
         boxes = [FaceBox(*box) for box in recorded["boxes_ymin_ymax_xmin_xmax"].tolist()]
         return FaceOptimizer(
-            vae, Extractor(recorded["extractor_weight"]), recorded["reference_embedding"], boxes, iterations,
-            decode_chunk_size=chunk_size, progress=False, **changes,
-        )  # fmt: skip
+            vae,
+            Extractor(recorded["extractor_weight"]),
+            recorded["reference_embedding"],
+            boxes,
+            iterations,
+            decode_chunk_size=chunk_size,
+            progress=False,
+            **changes,
+        )
 
     refined = refine()(x0, step, steps)
     assert refined.shape == x0.shape

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from animation.errors import InputError
-from animation.frames import load_photo
-from animation.framing import FITS, buckets, frame_photo, nearest_size, parse_size
+from animation.media.framing import FITS, buckets, frame_photo, nearest_size, parse_size
+from animation.media.images import load_photo
 
 PHOTOS = [(512, 512), (576, 1024), (300, 400), (1920, 1080), (333, 777), (1001, 64), (17, 2000), (4096, 4095), (3, 2)]
 SIZES = ["512x512", "576x1024", "1024x576", "64x128", "auto"]
@@ -110,8 +110,13 @@ def test_buckets():
     assert buckets(256) == [(256, 256), (320, 512), (512, 320)]
     with pytest.raises(InputError, match="not a multiple of 64"):
         buckets(100)
-    nearest = {(1000, 1000): (512, 512), (1080, 1920): (576, 1024), (4000, 3000): (512, 512),
-               (3000, 2000): (1024, 576), (2000, 3000): (576, 1024)}  # fmt: skip
+    nearest = {
+        (1000, 1000): (512, 512),
+        (1080, 1920): (576, 1024),
+        (4000, 3000): (512, 512),
+        (3000, 2000): (1024, 576),
+        (2000, 3000): (576, 1024),
+    }
     for photo_size, size in nearest.items():
         assert nearest_size(photo_size, buckets()) == size
         framing = frame_photo(photo_size, "auto")
@@ -139,16 +144,22 @@ def test_bad_sizes(size, message):
 
 def test_good_sizes_and_bad_fits():
     assert [parse_size(size) for size in ("512x512", "576X1024", " 64 × 128 ", "auto")] == [
-        (512, 512), (576, 1024), (64, 128), None,
-    ]  # fmt: skip
+        (512, 512),
+        (576, 1024),
+        (64, 128),
+        None,
+    ]
     with pytest.raises(InputError, match="use crop, pad, stretch"):
         frame_photo((10, 10), "64x64", "cover")
 
 
 def test_what_happens_to_the_photo_is_said(caplog):
     caplog.set_level(logging.INFO, "animation")
-    for fit, message in (("crop", "33 % of it cut off"), ("pad", "33 % of the picture is padding"),
-                         ("stretch", "stretched to 150 % of its width over height")):  # fmt: skip
+    for fit, message in (
+        ("crop", "33 % of it cut off"),
+        ("pad", "33 % of the picture is padding"),
+        ("stretch", "stretched to 150 % of its width over height"),
+    ):
         caplog.clear()
         frame_photo((400, 600), "512x512", fit)
         assert message in caplog.text

@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 import inference_basic
-from animation import cli, inference
+from animation import cli
+from animation import run as inference
 from animation.errors import InputError
 from animation.settings import InferenceSettings
 from tests.conftest import checkpoint_flags
@@ -72,8 +73,11 @@ def test_a_run_writes_everything(monkeypatch, capsys, flags):
     out = flags["--output_dir"]
     assert status == 0
     assert sorted(path.name for path in out.iterdir()) == [
-        "animated_images", "animated_images.gif", "animation.mp4", "run.json",
-    ]  # fmt: skip
+        "animated_images",
+        "animated_images.gif",
+        "animation.mp4",
+        "run.json",
+    ]
     assert sorted(path.name for path in (out / "animated_images").iterdir()) == [f"frame_{i}.png" for i in range(8)]
     with av.open(str(out / "animation.mp4")) as container:
         stream = container.streams.video[0]
@@ -88,8 +92,16 @@ def test_a_run_writes_everything(monkeypatch, capsys, flags):
     assert facts["outputs"] == ["animated_images", "animated_images.gif", "animation.mp4"]
     assert (facts["face_found"], facts["num_frames"], facts["face_channel_order"]) == (True, 8, "rgb")
     used = {Path(name).name: facts["files"][name] for name in facts["files"]}
-    assert {"unet.pth", "pose_net.pth", "face_encoder.pth", "reference.png", "frame_7.png", "face_embedding.npy",
-            "model.safetensors", "diffusion_pytorch_model.safetensors"} <= set(used)  # fmt: skip
+    assert {
+        "unet.pth",
+        "pose_net.pth",
+        "face_encoder.pth",
+        "reference.png",
+        "frame_7.png",
+        "face_embedding.npy",
+        "model.safetensors",
+        "diffusion_pytorch_model.safetensors",
+    } <= set(used)
     unet = Path(flags["--unet_model_name_or_path"])
     assert used["unet.pth"]["bytes"] == unet.stat().st_size
     assert re.fullmatch("[0-9a-f]{64}", used["unet.pth"]["sha256"])
@@ -109,8 +121,14 @@ def test_two_runs_give_identical_bytes_and_another_seed_others(monkeypatch, caps
 
 def test_levers_do_not_change_the_frames(monkeypatch, capsys, flags, tmp_path):
     videos = []
-    for i, extra in enumerate(({}, {"--cfg_batch": 2}, {"--vae_device": "cpu"}, {"--overlap": 3,
-                              "--gradient_checkpointing": None, "--revision": "main"})):  # fmt: skip
+    for i, extra in enumerate(
+        (
+            {},
+            {"--cfg_batch": 2},
+            {"--vae_device": "cpu"},
+            {"--overlap": 3, "--gradient_checkpointing": None, "--revision": "main"},
+        )
+    ):
         out = tmp_path / str(i)
         run(monkeypatch, capsys, {**flags, "--output_dir": out, **extra})
         paths = sorted((out / "animated_images").iterdir())
@@ -235,8 +253,12 @@ def test_an_interrupt_leaves_the_earlier_result_whole(flags, sign):
     out.mkdir()
     (out / "animation.mp4").write_text("earlier")
     arguments = [str(part) for pair in {**flags, "--num_inference_steps": 5000}.items() for part in pair]
-    process = subprocess.Popen([sys.executable, "inference_basic.py", *arguments], cwd=ROOT, stderr=subprocess.PIPE,
-                               env={**os.environ, "PYTHONUNBUFFERED": "1"})  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "inference_basic.py", *arguments],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
     seen = b""
     deadline = time.monotonic() + 120
     while b"denoising" not in seen and time.monotonic() < deadline:

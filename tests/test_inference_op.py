@@ -18,7 +18,7 @@ from animation import cli
 from animation.face.settings import FaceOptimizationSettings
 from animation.files import describe_file
 from animation.flags import CROP_MARGIN
-from animation.weights import load_arcface
+from animation.weights.loading import load_arcface
 from DWPose.keypoints import FACE, NUM_KEYPOINTS, NUM_WHOLEBODY, People
 from DWPose.recording import Drawn, Recording
 from tests.conftest import checkpoint_flags
@@ -105,9 +105,14 @@ def write_recording(path, photo_path, num_frames=5, without=(2,)):
     photo[0, :17] = np.random.default_rng(0).uniform(0, 1, (17, 2)) * SIZE
     people = People(np.array([[0.0, 0.0, *SIZE]]), photo, np.ones((1, NUM_WHOLEBODY), np.float32))
     Recording(
-        people, SIZE, [people] * num_frames, SIZE, 25.0, {"photo": describe_file(photo_path)},
+        people,
+        SIZE,
+        [people] * num_frames,
+        SIZE,
+        25.0,
+        {"photo": describe_file(photo_path)},
         Drawn(np.arange(num_frames), drawn, scores, SIZE, num_frames),
-    ).save(path)  # fmt: skip
+    ).save(path)
     return path
 
 
@@ -169,8 +174,12 @@ def test_with_antelopev2_and_key_points_alone(monkeypatch, capsys, flags, tmp_pa
     models = write_face_models(tmp_path / "antelopev2", [(160, 160, 90)])
     export(load_arcface(flags["--face_embedding_extractor_weight_path"]), models / "glintr100.onnx")
     points = write_recording(tmp_path / "points.npz", flags["--validation_control_folder"] / "frame_0.png")
-    for name in ("--validation_image_mask", "--validation_control_mask_folder", "--face_embedding",
-                 "--face_embedding_extractor_weight_path"):  # fmt: skip
+    for name in (
+        "--validation_image_mask",
+        "--validation_control_mask_folder",
+        "--face_embedding",
+        "--face_embedding_extractor_weight_path",
+    ):
         del flags[name]
     monkeypatch.chdir(tmp_path)  # where there are no checkpoints
     status, message = run(monkeypatch, capsys, {**flags, "--keypoints": points})
@@ -318,7 +327,7 @@ def test_bad_input_is_one_line_and_status_2(monkeypatch, capsys, flags, tmp_path
         ({"--validation_image_mask": None, "--face_models": "nowhere"}, "give --validation_image_mask (nowhere: "),
         ({"--face_embedding_extractor_weight_path": "nowhere.pth"}, "nowhere.pth: no such file; give ArcFace's"),
         ({"--face_embedding_extractor_weight_path": flags["--unet_model_name_or_path"]}, "not the weights of ArcFace"),
-    ]  # fmt: skip
+    ]
     for changes, reason in bad:
         changed = {key: value for key, value in {**flags, **changes}.items() if value is not None or key == "--no_gif"}
         status, message = run(monkeypatch, capsys, changed)
@@ -342,7 +351,7 @@ def test_one_empty_mask_is_left_out(flags, case, tmp_path, caplog):
 
 
 def test_out_of_memory_names_the_crop(monkeypatch, capsys, flags):
-    from animation import inference
+    from animation import run as inference
 
     def fail(*_args, **_kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")

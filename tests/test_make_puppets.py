@@ -15,7 +15,7 @@ from animation import cli
 from animation.evaluation.cases import find_cases
 from animation.evaluation.evaluation import measure_case
 from animation.evaluation.measures import Pixels
-from animation.frames import FrameFolder, load_photo
+from animation.media.images import FrameFolder, load_photo
 from DWPose.drawing import draw
 from DWPose.recording import load_recording
 from puppets import writing
@@ -121,8 +121,9 @@ def test_the_training_layout(monkeypatch, capsys, tmp_path):
     assert run(monkeypatch, capsys, *flags)[0] == 0
     lists = {name: (tmp_path / f"video_{name}_path.txt").read_text().splitlines() for name in ("rec", "vec")}
     assert lists == {
-        "rec": [str(tmp_path / "rec" / name) for name in ("00001", "00002")], "vec": [str(tmp_path / "vec" / "00003")],
-    }  # fmt: skip
+        "rec": [str(tmp_path / "rec" / name) for name in ("00001", "00002")],
+        "vec": [str(tmp_path / "vec" / "00003")],
+    }
     for folder, size in (("rec/00001", (32, 32)), ("rec/00002", (32, 32)), ("vec/00003", (32, 48))):
         for part in ("images", "poses", "faces"):
             names = sorted(path.name for path in (tmp_path / folder / part).glob("*.png"))
@@ -132,8 +133,12 @@ def test_the_training_layout(monkeypatch, capsys, tmp_path):
     assert [(fact["split"], fact["index"]) for fact in facts] == [("training", 0), ("training", 2)]
     # More of them later: what is there stays.
     kept = (tmp_path / "rec" / "00001" / "puppets.json").stat().st_mtime_ns
-    assert run(monkeypatch, capsys, "training", tmp_path, "--rec", 4, "--frames", 2, "--rec_size", "32x32",
-               "--workers", 2)[0] == 0  # fmt: skip
+    assert (
+        run(
+            monkeypatch, capsys, "training", tmp_path, "--rec", 4, "--frames", 2, "--rec_size", "32x32", "--workers", 2
+        )[0]
+        == 0
+    )
     assert len((tmp_path / "video_rec_path.txt").read_text().splitlines()) == 4
     assert (tmp_path / "rec" / "00001" / "puppets.json").stat().st_mtime_ns == kept
 

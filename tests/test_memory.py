@@ -12,15 +12,15 @@ from diffusers import AutoencoderKLTemporalDecoder, AutoencoderTiny, EulerDiscre
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from animation import memory
 from animation.face.boxes import FaceBox
 from animation.face_optimization import FaceOptimizer
-from animation.memory import META, Job, Rehearsal, peak_bytes
 from animation.modules.face_encoder import FaceEncoder
 from animation.modules.pose_net import PoseNet
 from animation.modules.unet import PoseGuidedUNet
 from animation.pipeline import AnimationPipeline
-from animation.weights import load_components
+from animation.planning import memory
+from animation.planning.memory import META, Job, Rehearsal, peak_bytes
+from animation.weights.loading import load_components
 from tests import synthetic
 from tests.allocations import peak_allocated
 from tests.conftest import checkpoint_paths
@@ -42,8 +42,10 @@ def make_components(dtype=torch.float32, tiny_vae=False):
 
 def on_meta(components):
     """The same networks' shapes."""
-    return {name: copy.deepcopy(part).to(META) if isinstance(part, torch.nn.Module) else part
-            for name, part in components.items()}  # fmt: skip
+    return {
+        name: copy.deepcopy(part).to(META) if isinstance(part, torch.nn.Module) else part
+        for name, part in components.items()
+    }
 
 
 @functools.cache
@@ -81,9 +83,17 @@ def measure(pipeline, arcface, job, wanted=("encode", "denoise", "decode")):
         left, right, top, bottom = job.width // 3, 2 * job.width // 3, job.height // 8, 3 * job.height // 8
         boxes = [FaceBox(y_min=top, y_max=bottom, x_min=left, x_max=right)] * job.num_frames
         optimizer = FaceOptimizer(
-            pipeline.decoding_vae, arcface, torch.ones(1, arcface.config.embedding_dim), boxes, 2, 0, 1,
-            job.decode_chunk_size, job.hjb_crop, progress=False,
-        )  # fmt: skip
+            pipeline.decoding_vae,
+            arcface,
+            torch.ones(1, arcface.config.embedding_dim),
+            boxes,
+            2,
+            0,
+            1,
+            job.decode_chunk_size,
+            job.hjb_crop,
+            progress=False,
+        )
         with torch.no_grad():
             optimizer(kept["latents"], 0, 2)
 
@@ -220,14 +230,21 @@ def released():
             "pose_net": PoseNet(),
             "face_encoder": FaceEncoder(hidden_dim=1024, dim=1024, image_dim=1024, heads=16),
             "vae": AutoencoderKLTemporalDecoder(
-                block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4,
+                block_out_channels=(128, 256, 512, 512),
+                down_block_types=("DownEncoderBlock2D",) * 4,
                 layers_per_block=2,
             ),
             "image_encoder": CLIPVisionModelWithProjection(
-                CLIPVisionConfig(hidden_size=1280, intermediate_size=5120, num_hidden_layers=32,
-                                 num_attention_heads=16, patch_size=14, projection_dim=1024)
+                CLIPVisionConfig(
+                    hidden_size=1280,
+                    intermediate_size=5120,
+                    num_hidden_layers=32,
+                    num_attention_heads=16,
+                    patch_size=14,
+                    projection_dim=1024,
+                )
             ),
-        }  # fmt: skip
+        }
     parts = {name: part.to(torch.float16).eval().requires_grad_(False) for name, part in parts.items()}
     others = {name: part for name, part in make_components().items() if name in ("scheduler", "feature_extractor")}
     return Rehearsal(parts | others, "cuda")
@@ -237,8 +254,10 @@ def test_the_released_networks():
     rehearsal = released()
     start = time.process_time()
     stages = rehearsal.run(Job(width=512, height=512, num_frames=16, num_inference_steps=1, cfg_batch=1))
-    print({name: (peak_bytes(stage, rehearsal, "model") / 2**30, stage.flops / 1e12) for name, stage in stages.items()},
-          time.process_time() - start)  # fmt: skip
+    print(
+        {name: (peak_bytes(stage, rehearsal, "model") / 2**30, stage.flops / 1e12) for name, stage in stages.items()},
+        time.process_time() - start,
+    )
     assert sum(rehearsal.weights.values()) / 2**30 == pytest.approx(4.3, abs=0.3)  # half precision
     conditional_and_not = 2 * 20.3e12  # two branches of 16 frames, counted by hand from the layers
     assert stages["denoise"].flops == pytest.approx(conditional_and_not, rel=0.05)
@@ -249,8 +268,9 @@ def test_the_released_networks():
 @pytest.mark.parametrize("offload", ["none", "model"])
 def test_the_model_meets_cuda(offload):
     with torch.device("cuda"):
-        unet = PoseGuidedUNet(**synthetic.UNET_CONFIG | {"block_out_channels": (128, 256, 512, 512),
-                                                         "num_attention_heads": (2, 4, 8, 8)})  # fmt: skip
+        unet = PoseGuidedUNet(
+            **synthetic.UNET_CONFIG | {"block_out_channels": (128, 256, 512, 512), "num_attention_heads": (2, 4, 8, 8)}
+        )
         vae = AutoencoderKLTemporalDecoder(
             block_out_channels=(64, 128, 256, 256), down_block_types=("DownEncoderBlock2D",) * 4, layers_per_block=2
         )

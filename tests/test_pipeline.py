@@ -12,7 +12,7 @@ from transformers import CLIPImageProcessorPil
 
 from animation import pipeline as pipeline_module
 from animation.errors import InputError, NonFiniteError
-from animation.frames import FrameFolder, load_photo
+from animation.media.images import FrameFolder, load_photo
 from animation.pipeline import AnimationPipeline
 from tests.conftest import relative_error
 from tests.synthetic import SCHEDULER_CONFIG, randomise
@@ -46,9 +46,11 @@ def run(pipe, inputs, seed=0, **changes):
 
 def tiny_vae(seed=0):
     vae = AutoencoderTiny(
-        encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4, num_encoder_blocks=(1,) * 4,
+        encoder_block_out_channels=(8,) * 4,
+        decoder_block_out_channels=(8,) * 4,
+        num_encoder_blocks=(1,) * 4,
         num_decoder_blocks=(1,) * 4,
-    )  # fmt: skip
+    )
     return randomise(vae, seed)
 
 
@@ -83,8 +85,13 @@ def test_every_input_matters(pipe, inputs):
     for name, value in changes.items():
         found = run(pipe, {**inputs, name: value}, output_type="latent")
         assert relative_error(found, expected) > 1e-3, name
-    for change in ({"motion_bucket_id": 60}, {"fps": 25}, {"noise_aug_strength": 0.5}, {"guidance_scale": 5.0},
-                   {"min_guidance_scale": 1.0}):  # fmt: skip
+    for change in (
+        {"motion_bucket_id": 60},
+        {"fps": 25},
+        {"noise_aug_strength": 0.5},
+        {"guidance_scale": 5.0},
+        {"min_guidance_scale": 1.0},
+    ):
         assert relative_error(run(pipe, inputs, output_type="latent", **change), expected) > 1e-4, change
 
 
@@ -180,8 +187,9 @@ def test_tiny_vae_decodes_previews_and_stands_in_for_the_whole_vae(pipe, inputs,
     with torch.no_grad():
         direct = pipe.preview_vae.decode(expected[0]).sample
     assert np.abs(pixels - ((direct / 2 + 0.5).clamp(0, 1) * 255).permute(0, 2, 3, 1).numpy()).max() <= 1
-    alone = AnimationPipeline(**{**components, "vae": tiny_vae()}, scheduler=pipe.scheduler,
-                              feature_extractor=pipe.feature_extractor)  # fmt: skip
+    alone = AnimationPipeline(
+        **{**components, "vae": tiny_vae()}, scheduler=pipe.scheduler, feature_extractor=pipe.feature_extractor
+    )
     alone.set_progress_bar_config(disable=True)
     frames = run(alone, inputs, output_type="np")
     assert frames.shape == (1, 8, 64, 64, 3)

@@ -10,11 +10,11 @@ from PIL import Image
 
 import prepare_data
 from animation import cli
-from animation.frames import list_frames
+from animation.media.images import list_frames
+from animation.media.writing import write_mp4
 from animation.training.check import check_data
 from animation.training.clips import read_buckets, read_clip
 from animation.training.preparation import ClipJob, PreparationSettings
-from animation.writing import write_mp4
 from tests import synthetic
 from tests.face_models import write_face_models
 from tests.pose_models import write_models
@@ -109,11 +109,18 @@ def test_frames_that_are_there_already(monkeypatch, networks, tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"--videos": "none"}, "none: no such folder"), ({"--start": 9}, "no videos numbered 9 to the last"),
-     ({"--end": 0}, "--end 0 is below --start 1"), ({"--fps": 0}, "--fps 0"), ({"--name": "a/b"}, "--name 'a/b'"),
-     ({"--name": ".."}, "--name '..'"), ({"--person": "foo"}, "--person 'foo'"),
-     ({"--pose_path": "none.onnx"}, "none.onnx"), ({"--processes": 0}, "--processes 0")],
-)  # fmt: skip
+    [
+        ({"--videos": "none"}, "none: no such folder"),
+        ({"--start": 9}, "no videos numbered 9 to the last"),
+        ({"--end": 0}, "--end 0 is below --start 1"),
+        ({"--fps": 0}, "--fps 0"),
+        ({"--name": "a/b"}, "--name 'a/b'"),
+        ({"--name": ".."}, "--name '..'"),
+        ({"--person": "foo"}, "--person 'foo'"),
+        ({"--pose_path": "none.onnx"}, "none.onnx"),
+        ({"--processes": 0}, "--processes 0"),
+    ],
+)
 def test_bad_input_is_one_line(monkeypatch, capsys, networks, videos, tmp_path, changes, message):
     flags = {**networks, "--videos": videos, "--root_path": tmp_path / "data"}
     assert run(monkeypatch, flags | changes) == 2

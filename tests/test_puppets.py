@@ -131,8 +131,10 @@ def test_a_standing_character_shows_everything():
         assert (x >= x0 - 1).all() and (x <= x1).all() and (y >= y0 - 1).all() and (y <= y1).all()
         assert x[5] > x[6] and x[1] > x[2]  # its left is the picture's right
         assert y[0] < y[5] < y[11] < y[13] < y[15]  # nose, shoulder, hip, knee, ankle
-        jaw, brows, nose, eyes, mouth = (truth.keypoints[FACE][part] for part in (
-            slice(0, 17), slice(17, 27), slice(27, 36), slice(36, 48), slice(48, 68)))  # fmt: skip
+        jaw, brows, nose, eyes, mouth = (
+            truth.keypoints[FACE][part]
+            for part in (slice(0, 17), slice(17, 27), slice(27, 36), slice(36, 48), slice(48, 68))
+        )
         assert brows[:, 1].mean() < eyes[:, 1].mean() < nose[:, 1].mean() < mouth[:, 1].mean() < jaw[:, 1].max()
         assert (np.diff(jaw[:, 0]) > 0).all()
         assert jaw[:, 1].argmax() == 8  # the chin

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from animation.errors import InputError
 from DWPose.arrangement import arrange
-from DWPose.errors import PoseError
 from DWPose.keypoints import People, to_openpose
 from DWPose.recording import Recording, load_recording
 
@@ -45,7 +45,7 @@ def test_a_recording_without_a_photo(tmp_path, recording):
     recording.photo = recording.photo_size = None
     recording.save(tmp_path / "k.npz")
     assert load_recording(tmp_path / "k.npz").photo is None
-    with pytest.raises(PoseError, match="no photo to align to"):
+    with pytest.raises(InputError, match="no photo to align to"):
         arrange(recording)
 
 
@@ -78,7 +78,7 @@ def test_bad_files(tmp_path, recording, damage):
         recording.save(path)
     elif damage == "newer":
         np.savez(path, **(arrays | {"format": 99}))
-    with pytest.raises(PoseError, match=r"k\.npz: .*skeleton_extraction\.py"):
+    with pytest.raises(InputError, match=r"k\.npz: .*skeleton_extraction\.py"):
         load_recording(path)
 
 
@@ -108,15 +108,15 @@ def test_smoothing_follows_each_person(recording):
 def test_nobody(recording):
     hidden = people(5, 1, detected=False)
     hidden.scores[:] = 0.1
-    with pytest.raises(PoseError, match="no person was found in any frame"):
+    with pytest.raises(InputError, match="no person was found in any frame"):
         arrange(Recording(recording.photo, (200, 300), [hidden], (320, 240), 25.0))
-    with pytest.raises(PoseError, match=r"no person was found in the photo.*--alignment none"):
+    with pytest.raises(InputError, match=r"no person was found in the photo.*--alignment none"):
         arrange(Recording(hidden, (200, 300), recording.video, (320, 240), 25.0))
 
 
 @pytest.mark.parametrize(("choice", "value"), [("alignment", "rigid"), ("missing", "guess"), ("person", "me")])
 def test_unknown_choices(recording, choice, value):
-    with pytest.raises(PoseError, match=f"{choice} '{value}' is unknown"):
+    with pytest.raises(InputError, match=f"{choice} '{value}' is unknown"):
         arrange(recording, **{choice: value})
 
 

@@ -15,7 +15,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from PIL import Image
 from safetensors.torch import load_file
 
-from animation.frames import FrameFolder, load_photo
+from animation.media.images import FrameFolder, load_photo
 from animation.modules import attention_processor
 from animation.modules.attention_processor import ImageTokenAttnProcessor
 from animation.pipeline import AnimationPipeline
@@ -76,15 +76,36 @@ def test_frames_through_python(pipeline, reference, name):
 def test_frames_through_the_script(reference, tmp_path, name):
     folder = reference / name
     settings = json.loads((folder / "settings.json").read_text())
-    flags = ["height", "width", "num_inference_steps", "guidance_scale", "tile_size", "frames_overlap",
-             "decode_chunk_size", "seed", "noise_aug_strength", "motion_bucket_id"]  # fmt: skip
+    flags = [
+        "height",
+        "width",
+        "num_inference_steps",
+        "guidance_scale",
+        "tile_size",
+        "frames_overlap",
+        "decode_chunk_size",
+        "seed",
+        "noise_aug_strength",
+        "motion_bucket_id",
+    ]
     command = [
-        sys.executable, "inference_basic.py", "--dtype", "fp32", "--device", "cpu",
-        "--validation_image", folder / "reference.png", "--validation_control_folder", folder / "poses",
-        "--face_embedding", folder / "face_embedding.npy", "--output_dir", tmp_path,
+        sys.executable,
+        "inference_basic.py",
+        "--dtype",
+        "fp32",
+        "--device",
+        "cpu",
+        "--validation_image",
+        folder / "reference.png",
+        "--validation_control_folder",
+        folder / "poses",
+        "--face_embedding",
+        folder / "face_embedding.npy",
+        "--output_dir",
+        tmp_path,
         *checkpoint_flags(reference / "checkpoints"),
         *(f"--{flag}={settings[flag]}" for flag in flags),
-    ]  # fmt: skip
+    ]
     subprocess.run(command, check=True, capture_output=True, cwd=Path(__file__).parents[1])
     frames = FrameFolder(tmp_path / "animated_images")
     assert furthest(list(frames), reference / CASES[name]) <= 1
@@ -103,9 +124,13 @@ def test_stages(pipeline, reference, stages):
     seen["sigmas"] = pipeline.scheduler.sigmas
     folder = reference / "case"
     conditions = pipeline.encode(
-        load_photo(folder / "reference.png"), FrameFolder(folder / "poses"), np.load(folder / "face_embedding.npy"),
-        128, 64, generator=torch.Generator().manual_seed(23123134),
-    )  # fmt: skip
+        load_photo(folder / "reference.png"),
+        FrameFolder(folder / "poses"),
+        np.load(folder / "face_embedding.npy"),
+        128,
+        64,
+        generator=torch.Generator().manual_seed(23123134),
+    )
     seen["image_embedding"], seen["face_tokens"] = conditions.tokens[:, :1], conditions.tokens[:, 1:]
     seen["unet_cond_tokens"] = conditions.tokens
     seen["unet_time_ids"] = conditions.added_time_ids
@@ -143,8 +168,10 @@ def test_without_alignment_it_fails(pipeline, stages, monkeypatch):
 
 def test_with_face_tokens_in_the_temporal_layers_it_fails(pipeline, stages):
     originals = pipeline.unet.attn_processors
-    shown = {name: AttnProcessor2_0() if isinstance(processor, ImageTokenAttnProcessor) else processor
-             for name, processor in originals.items()}  # fmt: skip
+    shown = {
+        name: AttnProcessor2_0() if isinstance(processor, ImageTokenAttnProcessor) else processor
+        for name, processor in originals.items()
+    }
     assert sum(isinstance(processor, ImageTokenAttnProcessor) for processor in originals.values()) > 0
     pipeline.unet.set_attn_processor(shown)
     try:

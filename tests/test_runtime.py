@@ -99,9 +99,15 @@ def test_xformers_replaces_self_attention_alone(pipe, monkeypatch):
 def test_remedies_name_what_is_not_in_use_yet_cheapest_first():
     remedies = runtime.memory_remedies("cuda", "fp32", "none", "auto", 16, "same", 16)
     assert remedies == [
-        "--dtype fp16", "--cfg_batch 1", "--decode_chunk_size 8", "--offload model", "--vae_device cpu",
-        "--tile_size 8", "--offload sequential", "a smaller --height and --width",
-    ]  # fmt: skip
+        "--dtype fp16",
+        "--cfg_batch 1",
+        "--decode_chunk_size 8",
+        "--offload model",
+        "--vae_device cpu",
+        "--tile_size 8",
+        "--offload sequential",
+        "a smaller --height and --width",
+    ]
     last = ["a smaller --height and --width"]
     assert runtime.memory_remedies("cuda", "fp16", "sequential", "1", 2, "cpu", 8) == last
     assert runtime.memory_remedies("cpu", "bf16", "none", "1", 1, "same", 4) == last
@@ -122,13 +128,21 @@ def test_out_of_memory_is_recognised():
 def test_offloading_gives_the_same_frames(pipe, case, offload):
     import numpy as np
 
-    from animation.frames import FrameFolder, load_photo
+    from animation.media.images import FrameFolder, load_photo
 
     def run(pipe):
         return pipe(
-            load_photo(case / "reference.png"), list(FrameFolder(case / "poses")), np.ones(512), 64, 64, 2, tile_size=4,
-            overlap=1, generator=torch.Generator("cuda").manual_seed(0), output_type="np",
-        ).frames  # fmt: skip
+            load_photo(case / "reference.png"),
+            list(FrameFolder(case / "poses")),
+            np.ones(512),
+            64,
+            64,
+            2,
+            tile_size=4,
+            overlap=1,
+            generator=torch.Generator("cuda").manual_seed(0),
+            output_type="np",
+        ).frames
 
     runtime.place(pipe, CUDA)
     expected = run(pipe)

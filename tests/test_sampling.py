@@ -56,9 +56,16 @@ def test_one_step_equals_the_naive_prediction(components, conditions, cfg_batch)
     denoiser = WindowedDenoiser(components["unet"], conditions, WINDOWS, CPU, cfg_batch)
     found = denoiser.accumulate(latents, timestep, True, lambda: None) / denoiser.weight_sum
     expected = predict_video(
-        naive_unet(components["unet"]), components["pose_net"], latents, conditions.image_latents, timestep,
-        conditions.tokens, conditions.added_time_ids, POSES, WINDOWS,
-    )  # fmt: skip
+        naive_unet(components["unet"]),
+        components["pose_net"],
+        latents,
+        conditions.image_latents,
+        timestep,
+        conditions.tokens,
+        conditions.added_time_ids,
+        POSES,
+        WINDOWS,
+    )
     assert relative_error(found[0], expected[0]) < 1e-4
     assert relative_error(found[1], expected[1]) < 1e-4
     alone = denoiser.accumulate(latents, timestep, False, lambda: None) / denoiser.weight_sum

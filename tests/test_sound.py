@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from animation.errors import InputError
-from animation.sound import RATE, Sound, load_sound
-from animation.video import VideoFrames, has_even_rate
-from animation.writing import AnimationWriter, write_mp4
+from animation.media.sound import RATE, Sound, load_sound
+from animation.media.video import VideoFrames, has_even_rate
+from animation.media.writing import AnimationWriter, write_mp4
 
 FPS = 10
 SAMPLE_RATE = 44100
@@ -71,8 +71,9 @@ def read_clip(path):
     with av.open(str(path)) as container:
         frames = [(frame.time, frame.to_ndarray(format="gray").mean() > 128) for frame in container.decode(video=0)]
         length = frames[-1][0] + float(1 / container.streams.video[0].average_rate)
-    flashes = [t for (t, white), before in zip(frames, [False, *(w for _, w in frames)], strict=False)
-               if white and not before]  # fmt: skip
+    flashes = [
+        t for (t, white), before in zip(frames, [False, *(w for _, w in frames)], strict=False) if white and not before
+    ]
     with av.open(str(path)) as container:
         if not container.streams.audio:
             return flashes, None, length, None

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from DWPose.errors import PoseError
+from animation.errors import InputError
 from DWPose.keypoints import People
 from DWPose.tracking import choose, identify, is_person, overlaps
 
@@ -101,7 +101,7 @@ def test_a_picture_without_a_detection_goes_to_the_person_seen_last():
 @pytest.mark.parametrize("person", ["2", "somebody", "-1", "1.5"])
 def test_refuses_who_is_not_there(person):
     frames = [frame((100, 100), (300, 100))]
-    with pytest.raises(PoseError, match="number from 0"):
+    with pytest.raises(InputError, match="number from 0"):
         choose(frames, identify(frames), person)
 
 

@@ -87,9 +87,13 @@ def test_lists_and_buckets(clips, tmp_path):
 
 @pytest.mark.parametrize(
     ("lists", "message"),
-    [([(100, 64, "l.txt")], "width 100"), ([(64, 64, "none.txt")], "none.txt: cannot be read"),
-     ([(64, 64, "empty.txt")], "lists no clip"), ([], "no data; give --rec_data_path")],
-)  # fmt: skip
+    [
+        ([(100, 64, "l.txt")], "width 100"),
+        ([(64, 64, "none.txt")], "none.txt: cannot be read"),
+        ([(64, 64, "empty.txt")], "lists no clip"),
+        ([], "no data; give --rec_data_path"),
+    ],
+)
 def test_bad_lists(tmp_path, monkeypatch, lists, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "l.txt").write_text("clip\n")
@@ -144,10 +148,18 @@ def test_a_sample(clips, face_models, tmp_path):
     sample, again = data[key], data[key]
     shapes = {name: tuple(tensor.shape) for name, tensor in sample.tensors.items()}
     assert shapes == {
-        "reference": (3, 128, 64), "poses": (3, 3, 128, 64), "pixels": (3, 3, 128, 64), "face_masks": (3, 1, 128, 64),
-        "face_embedding": (512,), "sigma": (), "dropout": (), "noise": (3, 4, 16, 8), "reference_noise": (3, 128, 64),
-        "posterior_noise": (3, 4, 16, 8), "reference_posterior_noise": (4, 16, 8),
-    }  # fmt: skip
+        "reference": (3, 128, 64),
+        "poses": (3, 3, 128, 64),
+        "pixels": (3, 3, 128, 64),
+        "face_masks": (3, 1, 128, 64),
+        "face_embedding": (512,),
+        "sigma": (),
+        "dropout": (),
+        "noise": (3, 4, 16, 8),
+        "reference_noise": (3, 128, 64),
+        "posterior_noise": (3, 4, 16, 8),
+        "reference_posterior_noise": (4, 16, 8),
+    }
     assert all(torch.equal(sample.tensors[name], again.tensors[name]) for name in shapes)
     other = data[SampleKey(step=3, slot=0, stratum=0, bucket=0, clip=1)]
     assert not torch.equal(sample.tensors["noise"], other.tensors["noise"])
@@ -229,8 +241,11 @@ def test_check_data(clips, tmp_path):
         assert line in text.splitlines()
     assert f"white all over, as where no face was found; all of such a frame weighs twice: 1 clips: {clips[0]}" in text
     assert f"skeletons of another aspect ratio than their images: 1 clips: {clips[0]} (1)" in text
-    for clip, reason in ((short[0], "2 frames with a skeleton; 4 are needed"), (cut[0], "images/frame_2.png cannot"),
-                         (tmp_path / "gone", "images/ cannot be read")):  # fmt: skip
+    for clip, reason in (
+        (short[0], "2 frames with a skeleton; 4 are needed"),
+        (cut[0], "images/frame_2.png cannot"),
+        (tmp_path / "gone", "images/ cannot be read"),
+    ):
         assert f"{clip} ({reason}" in text
     with pytest.raises(InputError, match=r"3 of 8 clips cannot be used, more than the share of 0\.1"):
         check_data(buckets, 4, 0.1, 2)

@@ -20,12 +20,12 @@ import train
 from animation import cli
 from animation.errors import InputError
 from animation.evaluation.metrics import psnr
-from animation.frames import FrameFolder
+from animation.media.images import FrameFolder
 from animation.training import checkpoint as checkpoints
 from animation.training import settings as settings_module
 from animation.training.loop import Trainer
 from animation.training.model import idle_parameters
-from animation.weights import load_unet, load_vae, new_unet
+from animation.weights.loading import load_unet, load_vae, new_unet
 from tests import synthetic
 from tests.face_models import write_face_models
 
@@ -102,8 +102,11 @@ def log(flags, name="loss"):
 
 
 def weights(folder):
-    return {f"{part}.{name}": tensor for part in ("pose_net", "face_encoder", "unet")
-            for name, tensor in torch.load(folder / f"{part}.pth", weights_only=True).items()}  # fmt: skip
+    return {
+        f"{part}.{name}": tensor
+        for part in ("pose_net", "face_encoder", "unet")
+        for name, tensor in torch.load(folder / f"{part}.pth", weights_only=True).items()
+    }
 
 
 def equal(found, expected):
@@ -117,18 +120,27 @@ def relative_difference(found, expected):
 
 def test_a_run_writes_checkpoints_that_inference_reads(flags, case, data, monkeypatch, tmp_path):
     validation = {
-        "--validation_steps": 3, "--validation_image": case / "reference.png", "--validation_inference_steps": 2,
-        "--validation_control_folder": case / "poses", "--validation_image_folder": case / "poses",
-    }  # fmt: skip
+        "--validation_steps": 3,
+        "--validation_image": case / "reference.png",
+        "--validation_inference_steps": 2,
+        "--validation_control_folder": case / "poses",
+        "--validation_image_folder": case / "poses",
+    }
     flags |= {"--checkpointing_steps": 1, "--checkpoints_total_limit": 2, "--report_to": "tensorboard"}
     assert run(flags | validation, monkeypatch) == 0
     out = flags["--output_dir"]
     assert [path.name for path in checkpoints.checkpoint_folders(out)] == ["checkpoint-2", "checkpoint-3"]
     last = out / "checkpoint-3"
     assert sorted(path.name for path in last.iterdir()) == [
-        "checkpoint.json", "face_encoder.pth", "face_encoder.safetensors", "pose_net.pth", "pose_net.safetensors",
-        "training_state", "unet.pth", "unet.safetensors",
-    ]  # fmt: skip
+        "checkpoint.json",
+        "face_encoder.pth",
+        "face_encoder.safetensors",
+        "pose_net.pth",
+        "pose_net.safetensors",
+        "training_state",
+        "unet.pth",
+        "unet.safetensors",
+    ]
     assert json.loads((last / "checkpoint.json").read_text())["face_channel_order"] == "bgr"
     for part in ("pose_net", "face_encoder", "unet"):
         assert equal(load_file(last / f"{part}.safetensors"), torch.load(last / f"{part}.pth", weights_only=True))
@@ -140,17 +152,28 @@ def test_a_run_writes_checkpoints_that_inference_reads(flags, case, data, monkey
     names = {"unet": "unet", "posenet": "pose_net", "face_encoder": "face_encoder"}
     inference = {
         **{f"--{flag}_model_name_or_path": last / f"{name}.pth" for flag, name in names.items()},
-        "--pretrained_model_name_or_path": flags["--pretrained_model_name_or_path"], "--face_models": data / "faces",
-        "--validation_image": case / "reference.png", "--validation_control_folder": case / "poses",
-        "--output_dir": tmp_path / "video", "--height": 128, "--width": 64, "--num_inference_steps": 1,
-    }  # fmt: skip
+        "--pretrained_model_name_or_path": flags["--pretrained_model_name_or_path"],
+        "--face_models": data / "faces",
+        "--validation_image": case / "reference.png",
+        "--validation_control_folder": case / "poses",
+        "--output_dir": tmp_path / "video",
+        "--height": 128,
+        "--width": 64,
+        "--num_inference_steps": 1,
+    }
     assert run(inference, monkeypatch, inference_basic) == 0
     assert json.loads((tmp_path / "video" / "run.json").read_text())["face_channel_order"] == "bgr"
 
 
 def test_a_killed_run_resumes_to_the_same_weights(flags, monkeypatch, tmp_path):
-    flags |= {"--max_train_steps": 8, "--checkpointing_steps": 3, "--use_ema": None, "--lr_scheduler": "cosine",
-              "--lr_warmup_steps": 2, "--gradient_accumulation_steps": 2}  # fmt: skip
+    flags |= {
+        "--max_train_steps": 8,
+        "--checkpointing_steps": 3,
+        "--use_ema": None,
+        "--lr_scheduler": "cosine",
+        "--lr_warmup_steps": 2,
+        "--gradient_accumulation_steps": 2,
+    }
     whole = flags | {"--output_dir": tmp_path / "whole", "--num_workers": 1}
     assert run(whole, monkeypatch) == 0
     process = subprocess.Popen([sys.executable, "train.py", *arguments(flags)], cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -206,8 +229,12 @@ def test_cached_latents_change_nothing(flags, monkeypatch, tmp_path):
 
 
 def test_mixed_precision_with_every_lever_follows_float32(flags, case, monkeypatch, tmp_path):
-    validation = {"--validation_steps": 2, "--validation_image": case / "reference.png",
-                  "--validation_control_folder": case / "poses", "--validation_inference_steps": 1}  # fmt: skip
+    validation = {
+        "--validation_steps": 2,
+        "--validation_image": case / "reference.png",
+        "--validation_control_folder": case / "poses",
+        "--validation_inference_steps": 1,
+    }
     levers = {"--mixed_precision": "bf16", "--gradient_checkpointing": None, "--use_ema": None}
     mixed = flags | validation | levers | {"--output_dir": tmp_path / "mixed"}
     assert run(flags, monkeypatch) == run(mixed, monkeypatch) == 0
@@ -340,20 +367,28 @@ def test_flags():
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"--learning_rate": -1}, "--learning_rate -1.0 is not a number of 0 or more"),
-     ({"--conditioning_dropout_prob": 0.5}, "--conditioning_dropout_prob 0.5 is above 0.333333"),
-     ({"--seed": 2**32}, "--seed 4294967296 is above"), ({"--lora_alpha": -1}, "--lora_alpha -1.0"),
-     ({"--validation_guidance_scale": "nan"}, "--validation_guidance_scale nan"),
-     ({"--validation_image_folder": "x"}, "give that too"), ({"--cache_dir": "/proc/x"}, "/proc/x: cannot be written"),
-     ({"--logging_dir": "/proc/x"}, "/proc/x: cannot be written"),
-     ({"--lora_rank": 4}, "add --finetune_mode"), ({"--dataset_width": 100}, "width 100 is not a multiple of 64"),
-     ({"--data_path": "none.txt"}, "none.txt: cannot be read"), ({"--face_models": "none"}, "none: the face models"),
-     ({"--validation_image": "a.png"}, "go together"), ({"--use_8bit_adam": None}, "bitsandbytes is not installed"),
-     ({"--report_to": "wandb"}, "the package wandb is not installed"), ({"--bucket": "64:x"}, "--bucket 64:x"),
-     ({"--mixed_precision": "fp16"}, "fp16 on a CPU"),
-     ({"--resume_from_checkpoint": "checkpoint-9"}, "--resume_from_checkpoint checkpoint-9: no checkpoint"),
-     ({"--finetune_mode": None, "--unet_model_finetune_path": "none.pth"}, "none.pth: no such file")],
-)  # fmt: skip
+    [
+        ({"--learning_rate": -1}, "--learning_rate -1.0 is not a number of 0 or more"),
+        ({"--conditioning_dropout_prob": 0.5}, "--conditioning_dropout_prob 0.5 is above 0.333333"),
+        ({"--seed": 2**32}, "--seed 4294967296 is above"),
+        ({"--lora_alpha": -1}, "--lora_alpha -1.0"),
+        ({"--validation_guidance_scale": "nan"}, "--validation_guidance_scale nan"),
+        ({"--validation_image_folder": "x"}, "give that too"),
+        ({"--cache_dir": "/proc/x"}, "/proc/x: cannot be written"),
+        ({"--logging_dir": "/proc/x"}, "/proc/x: cannot be written"),
+        ({"--lora_rank": 4}, "add --finetune_mode"),
+        ({"--dataset_width": 100}, "width 100 is not a multiple of 64"),
+        ({"--data_path": "none.txt"}, "none.txt: cannot be read"),
+        ({"--face_models": "none"}, "none: the face models"),
+        ({"--validation_image": "a.png"}, "go together"),
+        ({"--use_8bit_adam": None}, "bitsandbytes is not installed"),
+        ({"--report_to": "wandb"}, "the package wandb is not installed"),
+        ({"--bucket": "64:x"}, "--bucket 64:x"),
+        ({"--mixed_precision": "fp16"}, "fp16 on a CPU"),
+        ({"--resume_from_checkpoint": "checkpoint-9"}, "--resume_from_checkpoint checkpoint-9: no checkpoint"),
+        ({"--finetune_mode": None, "--unet_model_finetune_path": "none.pth"}, "none.pth: no such file"),
+    ],
+)
 def test_bad_input_is_one_line(flags, changes, message, monkeypatch, capsys):
     monkeypatch.setattr(settings_module, "find_spec", lambda name: None if name in ("wandb", "bitsandbytes") else name)
     assert run(flags | changes, monkeypatch) == 2
@@ -419,10 +454,17 @@ def test_overfitting_one_clip(flags, shallow_checkpoint, data, monkeypatch, tmp_
     (clip,) = synthetic.write_clips(tmp_path / "clip", 1, (64, 64), 4)
     (tmp_path / "list.txt").write_text(f"{clip}\n")
     flags |= {
-        "--pretrained_model_name_or_path": shallow_checkpoint / "SVD", "--data_path": tmp_path / "list.txt",
-        "--dataset_width": 64, "--dataset_height": 64, "--sample_n_frames": 4, "--trainable": "all",
-        "--overfit": None, "--conditioning_dropout_prob": 0, "--seed": 28, "--max_train_steps": 40,
-    }  # fmt: skip
+        "--pretrained_model_name_or_path": shallow_checkpoint / "SVD",
+        "--data_path": tmp_path / "list.txt",
+        "--dataset_width": 64,
+        "--dataset_height": 64,
+        "--sample_n_frames": 4,
+        "--trainable": "all",
+        "--overfit": None,
+        "--conditioning_dropout_prob": 0,
+        "--seed": 28,
+        "--max_train_steps": 40,
+    }
     untrained = flags | {"--max_train_steps": 1, "--learning_rate": 0, "--output_dir": tmp_path / "untrained"}
     for each in (flags, untrained):
         assert run(each, monkeypatch) == 0
@@ -442,11 +484,19 @@ def test_overfitting_one_clip(flags, shallow_checkpoint, data, monkeypatch, tmp_
         parts = {"unet": "unet", "posenet": "pose_net", "face_encoder": "face_encoder"}
         inference = {
             **{f"--{flag}_model_name_or_path": folder / f"{name}.pth" for flag, name in parts.items()},
-            "--pretrained_model_name_or_path": shallow_checkpoint / "SVD", "--face_models": data / "faces",
-            "--validation_image": clip / "images" / "frame_1.png", "--validation_control_folder": clip / "poses",
-            "--output_dir": folder / "video", "--height": 64, "--width": 64, "--num_inference_steps": 2,
-            "--guidance_scale": 1, "--tile_size": 4, "--frames_overlap": 1, "--seed": 0,
-        }  # fmt: skip
+            "--pretrained_model_name_or_path": shallow_checkpoint / "SVD",
+            "--face_models": data / "faces",
+            "--validation_image": clip / "images" / "frame_1.png",
+            "--validation_control_folder": clip / "poses",
+            "--output_dir": folder / "video",
+            "--height": 64,
+            "--width": 64,
+            "--num_inference_steps": 2,
+            "--guidance_scale": 1,
+            "--tile_size": 4,
+            "--frames_overlap": 1,
+            "--seed": 0,
+        }
         assert run(inference, monkeypatch, inference_basic) == 0
         made = FrameFolder(folder / "video" / "animated_images")
         return psnr(np.stack([np.asarray(frame) for frame in made]), round_trip)

@@ -16,7 +16,7 @@ from animation.training.step import (
     sample_posterior,
     training_step,
 )
-from animation.weights import load_components
+from animation.weights.loading import load_components
 from tests.conftest import checkpoint_paths, relative_error
 
 TOLERANCE = 1e-3

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import train_vae
 from animation import cli
 from animation.training.vae import VaeLoss
-from animation.weights import load_vae
+from animation.weights.loading import load_vae
 from tests import synthetic
 
 
@@ -21,9 +21,16 @@ def flags(tmp_path):
     """Twelve steps on one clip of 64×64."""
     (clip,) = synthetic.write_clips(tmp_path / "clips", 1, (64, 64), 6)
     return {
-        "--frames": clip, "--width": 64, "--height": 64, "--sample_n_frames": 2, "--max_train_steps": 12,
-        "--checkpointing_steps": 6, "--learning_rate": 3e-3, "--num_workers": 0, "--seed": 1,
-    }  # fmt: skip
+        "--frames": clip,
+        "--width": 64,
+        "--height": 64,
+        "--sample_n_frames": 2,
+        "--max_train_steps": 12,
+        "--checkpointing_steps": 6,
+        "--learning_rate": 3e-3,
+        "--num_workers": 0,
+        "--seed": 1,
+    }
 
 
 @pytest.fixture(params=["AutoencoderKLTemporalDecoder", "AutoencoderTiny"])
@@ -31,9 +38,11 @@ def config(request, tmp_path):
     """A folder with the config of a small VAE and no weights."""
     if request.param == "AutoencoderTiny":
         vae = AutoencoderTiny(
-            encoder_block_out_channels=(16,) * 4, decoder_block_out_channels=(16,) * 4,
-            num_encoder_blocks=(1,) * 4, num_decoder_blocks=(1,) * 4,
-        )  # fmt: skip
+            encoder_block_out_channels=(16,) * 4,
+            decoder_block_out_channels=(16,) * 4,
+            num_encoder_blocks=(1,) * 4,
+            num_decoder_blocks=(1,) * 4,
+        )
     else:
         vae = synthetic.tiny_components()["vae"]
     vae.save_config(tmp_path / "config")
@@ -79,9 +88,11 @@ def test_both_kinds_learn_and_resume(monkeypatch, flags, config, tmp_path):
 
 def test_a_tiny_vae_learns_from_a_teacher():
     tiny = AutoencoderTiny(
-        encoder_block_out_channels=(16,) * 4, decoder_block_out_channels=(16,) * 4,
-        num_encoder_blocks=(1,) * 4, num_decoder_blocks=(1,) * 4,
-    )  # fmt: skip
+        encoder_block_out_channels=(16,) * 4,
+        decoder_block_out_channels=(16,) * 4,
+        num_encoder_blocks=(1,) * 4,
+        num_decoder_blocks=(1,) * 4,
+    )
     images, taught = torch.rand(1, 2, 3, 64, 64) * 2 - 1, torch.randn(1, 2, 4, 8, 8)
     with torch.no_grad():
         loss, latents = VaeLoss(tiny, 0.0)(images, torch.zeros(1, 2, 4, 8, 8), taught)
@@ -104,9 +115,13 @@ def test_divergence_closed_form(monkeypatch):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"--vae": "none"}, "--vae none: no config.json"), ({"--sample_n_frames": 9}, "fewer than --sample_n_frames 9"),
-     ({"--learning_rate": -1}, "--learning_rate -1.0"), ({"--width": 65}, "width 65")],
-)  # fmt: skip
+    [
+        ({"--vae": "none"}, "--vae none: no config.json"),
+        ({"--sample_n_frames": 9}, "fewer than --sample_n_frames 9"),
+        ({"--learning_rate": -1}, "--learning_rate -1.0"),
+        ({"--width": 65}, "width 65"),
+    ],
+)
 def test_bad_input_is_one_line(monkeypatch, capsys, flags, config, tmp_path, changes, message):
     assert run(monkeypatch, flags | {"--vae": config, "--output_dir": tmp_path / "out"} | changes) == 2
     assert message in capsys.readouterr().err.strip().splitlines()[-1]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from animation.errors import InputError
-from animation.video import FolderFrames, VideoFrames, read_ahead
+from animation.media.video import FolderFrames, VideoFrames, read_ahead
 
 RATE = 10
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from animation import weights
 from animation.errors import CheckpointError
+from animation.weights import loading
 from tests.conftest import checkpoint_paths
 from tests.synthetic import SVD_FOLDER
 
@@ -39,7 +39,7 @@ def message(call, *arguments):
 
 def test_components_load_frozen_whole_and_in_the_asked_format(checkpoint):
     for dtype in (torch.float32, torch.bfloat16):
-        components = weights.load_components(**checkpoint_paths(checkpoint), dtype=dtype)
+        components = loading.load_components(**checkpoint_paths(checkpoint), dtype=dtype)
         for name in ("unet", "pose_net", "face_encoder", "vae", "image_encoder"):
             tensors = [*components[name].parameters(), *components[name].buffers()]
             assert not any(tensor.is_meta or tensor.requires_grad for tensor in tensors)
@@ -48,7 +48,7 @@ def test_components_load_frozen_whole_and_in_the_asked_format(checkpoint):
 
 
 def test_values_are_those_of_the_file(checkpoint, components):
-    loaded = weights.load_components(**checkpoint_paths(checkpoint))
+    loaded = loading.load_components(**checkpoint_paths(checkpoint))
     for name in ("unet", "pose_net", "face_encoder", "vae", "image_encoder"):
         for key, tensor in components[name].state_dict().items():
             assert torch.equal(loaded[name].state_dict()[key], tensor), (name, key)
@@ -64,33 +64,33 @@ def test_safetensors_twin_old_torch_format_and_half_variant(copy):
     full = load_file(vae / "diffusion_pytorch_model.safetensors")
     half = {name: tensor.half() + 1 for name, tensor in full.items()}
     save_file(half, vae / "diffusion_pytorch_model.fp16.safetensors")
-    loaded = weights.load_components(**checkpoint_paths(copy))
+    loaded = loading.load_components(**checkpoint_paths(copy))
     assert torch.equal(loaded["unet"].state_dict()["conv_in.weight"], state["conv_in.weight"])
     assert torch.equal(loaded["pose_net"].state_dict()["scale"], pose_net["scale"])
     name = next(iter(full))
-    assert torch.equal(weights.load_vae(vae).state_dict()[name], full[name])
-    assert torch.equal(weights.load_vae(vae, torch.float16).state_dict()[name], half[name])
+    assert torch.equal(loading.load_vae(vae).state_dict()[name], full[name])
+    assert torch.equal(loading.load_vae(vae, torch.float16).state_dict()[name], half[name])
     (vae / "diffusion_pytorch_model.safetensors").unlink()
-    assert torch.equal(weights.load_vae(vae).state_dict()[name], half[name].float())
+    assert torch.equal(loading.load_vae(vae).state_dict()[name], half[name].float())
 
 
 def test_svd_folder_in_all_its_layouts(copy, tmp_path, monkeypatch):
     inner = copy / "SVD" / SVD_FOLDER
-    assert weights.resolve_svd_folder(copy / "SVD") == inner
-    assert weights.resolve_svd_folder(inner) == inner
+    assert loading.resolve_svd_folder(copy / "SVD") == inner
+    assert loading.resolve_svd_folder(inner) == inner
     flat = shutil.move(inner, tmp_path / "flat")
-    assert weights.resolve_svd_folder(flat / SVD_FOLDER) == flat
-    assert "model_index.json not found" in message(weights.resolve_svd_folder, copy / "SVD")
+    assert loading.resolve_svd_folder(flat / SVD_FOLDER) == flat
+    assert "model_index.json not found" in message(loading.resolve_svd_folder, copy / "SVD")
     cached = []
-    monkeypatch.setattr(weights, "snapshot_download", lambda name, **kwargs: cached.append((name, kwargs)) or flat)
+    monkeypatch.setattr(loading, "snapshot_download", lambda name, **kwargs: cached.append((name, kwargs)) or flat)
     monkeypatch.chdir(tmp_path)
-    assert weights.resolve_svd_folder(f"stabilityai/{SVD_FOLDER}", "main") == flat
+    assert loading.resolve_svd_folder(f"stabilityai/{SVD_FOLDER}", "main") == flat
     assert cached == [(f"stabilityai/{SVD_FOLDER}", {"revision": "main", "local_files_only": True})]
 
 
 def test_the_svd_unets_own_weights_are_never_read(checkpoint):
     assert not list((checkpoint / "SVD" / SVD_FOLDER / "unet").glob("*.safetensors"))
-    weights.load_unet(unet_file(checkpoint), checkpoint / "SVD")
+    loading.load_unet(unet_file(checkpoint), checkpoint / "SVD")
 
 
 def test_tensors_missing_left_over_or_of_another_shape(copy):
@@ -100,7 +100,7 @@ def test_tensors_missing_left_over_or_of_another_shape(copy):
     spoiled["extra.weight"] = torch.ones(1)
     spoiled["conv_out.bias"] = torch.ones(7)
     torch.save(spoiled, unet_file(copy))
-    text = message(weights.load_unet, unet_file(copy), copy / "SVD")
+    text = message(loading.load_unet, unet_file(copy), copy / "SVD")
     assert str(unet_file(copy)) in text
     assert "1 tensors missing (conv_in.bias)" in text
     assert "1 left over (extra.weight)" in text
@@ -108,7 +108,7 @@ def test_tensors_missing_left_over_or_of_another_shape(copy):
     config = copy / "SVD" / SVD_FOLDER / "unet" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "cross_attention_dim": 32}))
     torch.save(state, unet_file(copy))
-    text = message(weights.load_unet, unet_file(copy), copy / "SVD")
+    text = message(loading.load_unet, unet_file(copy), copy / "SVD")
     assert "of another shape" in text
     assert text.count("expected") == 3  # the first few are named, not hundreds
 
@@ -127,10 +127,10 @@ def test_weights_of_another_model_are_recognised(copy):
         ({"weight": torch.ones(1)}, "another model"),
     ):
         torch.save(spoiled, unet_file(copy))
-        assert hint in message(weights.load_unet, unet_file(copy), copy / "SVD")
-    assert "holds StableAnimator's FaceEncoder" in message(weights.load_pose_net, animation / "face_encoder.pth")
-    assert "holds StableAnimator's PoseNet" in message(weights.load_face_encoder, animation / "pose_net.pth")
-    assert "holds StableAnimator's PoseNet" in message(weights.load_arcface, animation / "pose_net.pth")
+        assert hint in message(loading.load_unet, unet_file(copy), copy / "SVD")
+    assert "holds StableAnimator's FaceEncoder" in message(loading.load_pose_net, animation / "face_encoder.pth")
+    assert "holds StableAnimator's PoseNet" in message(loading.load_face_encoder, animation / "pose_net.pth")
+    assert "holds StableAnimator's PoseNet" in message(loading.load_arcface, animation / "pose_net.pth")
 
 
 class Malicious:
@@ -144,7 +144,7 @@ class Malicious:
 
 
 def test_damaged_and_dangerous_files(copy, tmp_path):
-    path, read = tmp_path / "weights.pth", weights.read_state_dict
+    path, read = tmp_path / "weights.pth", loading.read_state_dict
     assert "no such file" in message(read, path)
     whole = unet_file(copy).read_bytes()
     for content, reason in (
@@ -177,11 +177,11 @@ def test_missing_configs_and_unknown_vae(copy):
     svd = copy / "SVD" / SVD_FOLDER
     config = svd / "vae" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "_class_name": "AutoencoderKL"}))
-    assert "its class is AutoencoderKL" in message(weights.load_vae, svd / "vae")
+    assert "its class is AutoencoderKL" in message(loading.load_vae, svd / "vae")
     config.unlink()
-    assert "config.json: no such file" in message(weights.load_vae, svd / "vae")
+    assert "config.json: no such file" in message(loading.load_vae, svd / "vae")
     (svd / "image_encoder" / "model.safetensors").unlink()
-    assert "no model.safetensors" in message(weights.load_image_encoder, svd / "image_encoder")
+    assert "no model.safetensors" in message(loading.load_image_encoder, svd / "image_encoder")
 
 
 CONFIGS = [
@@ -198,10 +198,15 @@ def test_configs_that_make_no_sense(copy, name, monkeypatch):
     """Never a name to look up on the hub, never a library's own error."""
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("the web was contacted"))
     path = copy / "SVD" / SVD_FOLDER / name
-    for content, reason in (("", "cannot be read as JSON"), ("[]", "a list where"), ("null", "a NoneType where"),
-                            ('"gpt2"', "a str where"), ("{bad", "cannot be read as JSON")):  # fmt: skip
+    for content, reason in (
+        ("", "cannot be read as JSON"),
+        ("[]", "a list where"),
+        ("null", "a NoneType where"),
+        ('"gpt2"', "a str where"),
+        ("{bad", "cannot be read as JSON"),
+    ):
         path.write_text(content)
-        assert reason in message(lambda: weights.load_components(**checkpoint_paths(copy)))
+        assert reason in message(lambda: loading.load_components(**checkpoint_paths(copy)))
 
 
 @pytest.mark.parametrize(
@@ -219,39 +224,39 @@ def test_configs_that_make_no_sense(copy, name, monkeypatch):
 def test_configs_that_describe_nothing(copy, name, change):
     path = copy / "SVD" / SVD_FOLDER / name
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    text = message(lambda: weights.load_components(**checkpoint_paths(copy)))
+    text = message(lambda: loading.load_components(**checkpoint_paths(copy)))
     assert f"{path}: describes nothing that can be built" in text
 
 
 def test_a_scheduler_that_does_not_predict_v(copy):
     folder = copy / "SVD" / SVD_FOLDER / "scheduler"
     (folder / "scheduler_config.json").write_text("{}")
-    assert "epsilon at discrete timesteps" in message(weights.load_scheduler, folder)
+    assert "epsilon at discrete timesteps" in message(loading.load_scheduler, folder)
 
 
 def test_the_vae_is_the_class_that_model_index_names(copy):
     svd = copy / "SVD" / SVD_FOLDER
     (svd / "model_index.json").write_text(json.dumps({"vae": ["diffusers", "AutoencoderKL"]}))
-    assert "its class is AutoencoderKL" in message(lambda: weights.load_components(**checkpoint_paths(copy)))
+    assert "its class is AutoencoderKL" in message(lambda: loading.load_components(**checkpoint_paths(copy)))
 
 
 def test_parts_of_different_checkpoints_do_not_mix(copy):
     from tests.synthetic import randomise
 
-    other = randomise(weights.PoseNet(out_channels=96), 0)
+    other = randomise(loading.PoseNet(out_channels=96), 0)
     torch.save(other.state_dict(), copy / "Animation" / "pose_net.pth")
     assert "first width 96, but this checkpoint has 32" in message(
-        lambda: weights.load_components(**checkpoint_paths(copy))
+        lambda: loading.load_components(**checkpoint_paths(copy))
     )
 
 
 def test_face_channel_order_is_a_property_of_the_checkpoint(copy):
     path = copy / "Animation" / "face_encoder.pth"
-    assert weights.read_face_channel_order(path) is None
+    assert loading.read_face_channel_order(path) is None
     (copy / "Animation" / "checkpoint.json").write_text('{"face_channel_order": "bgr"}')
-    assert weights.read_face_channel_order(path) == "bgr"
+    assert loading.read_face_channel_order(path) == "bgr"
     (copy / "Animation" / "checkpoint.json").write_text('{"face_channel_order": "gbr"}')
-    assert "must be rgb or bgr" in message(weights.read_face_channel_order, path)
+    assert "must be rgb or bgr" in message(loading.read_face_channel_order, path)
 
 
 LOAD = """
@@ -259,13 +264,13 @@ import re, sys, torch
 from pathlib import Path
 from torch import nn
 from accelerate import init_empty_weights
-from animation import weights
+from animation.weights import loading
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 before = peak()
 with init_empty_weights():
     model = nn.Sequential(*(nn.Linear(4096, 4096, bias=False) for _ in range(8)))
 if sys.argv[2] == "ours":
-    weights.assign_state_dict(model, weights.read_state_dict(sys.argv[1]), sys.argv[1], torch.float32)
+    loading.assign_state_dict(model, loading.read_state_dict(sys.argv[1]), sys.argv[1], torch.float32)
     checksum = sum(parameter.sum().item() for parameter in model.parameters())
 else:
     model = nn.Sequential(*(nn.Linear(4096, 4096, bias=False) for _ in range(8)))
@@ -281,9 +286,16 @@ def test_loading_needs_the_files_size_once(tmp_path):
     torch.save({f"{i}.weight": torch.zeros(4096, 4096) for i in range(8)}, path)
     size = path.stat().st_size
     peaks = {
-        how: int(subprocess.run([sys.executable, "-c", LOAD, path, how], capture_output=True, text=True, check=True,
-                                cwd=Path(__file__).parents[1]).stdout)
+        how: int(
+            subprocess.run(
+                [sys.executable, "-c", LOAD, path, how],
+                capture_output=True,
+                text=True,
+                check=True,
+                cwd=Path(__file__).parents[1],
+            ).stdout
+        )
         for how in ("ours", "plain")
-    }  # fmt: skip
+    }
     assert peaks["ours"] < 1.2 * size
     assert peaks["plain"] > 1.8 * size

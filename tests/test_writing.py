@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from animation import writing
 from animation.errors import InputError
-from animation.writing import AnimationWriter, gif_durations, publish_frames
+from animation.media import writing
+from animation.media.writing import AnimationWriter, gif_durations, publish_frames
 
 
 def frames(count, height=64, width=96):
@@ -28,8 +28,10 @@ def test_png_is_exact_and_mp4_and_gif_close(tmp_path):
     video = frames(11)
     assert write(tmp_path, video).outputs == ["animated_images", "animated_images.gif", "animation.mp4"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "animated_images", "animated_images.gif", "animation.mp4",
-    ]  # fmt: skip
+        "animated_images",
+        "animated_images.gif",
+        "animation.mp4",
+    ]
     for i, frame in enumerate(video):
         assert np.array_equal(np.asarray(Image.open(tmp_path / "animated_images" / f"frame_{i}.png")), frame)
     with av.open(str(tmp_path / "animation.mp4")) as container:

@@ -8,12 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from animation.clip.cases import Case, Processes
-from animation.clip.files import read_json, write_json
 from animation.clip.fitting import fit
 from animation.clip.flow import Models, make_clip
 from animation.clip.settings import ClipSettings
 from animation.errors import InputError, RunError
-from DWPose.errors import PoseError
+from animation.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +31,13 @@ def make_clips(cases: Sequence[Case], processes: Processes) -> list[dict]:
     for number, case in enumerate(cases, 1):
         logger.info("%s, %d of %d", case.name, number, len(cases))
         start = time.perf_counter()
-        row = {"case": case.name, "state": FAILED, "output": case.settings and case.settings.output, "frames": None,
-               "note": case.error or ""}  # fmt: skip
+        row = {
+            "case": case.name,
+            "state": FAILED,
+            "output": case.settings and case.settings.output,
+            "frames": None,
+            "note": case.error or "",
+        }
         if case.error is None:
             try:
                 settings = _placed(case, processes)
@@ -44,7 +48,7 @@ def make_clips(cases: Sequence[Case], processes: Processes) -> list[dict]:
                 csim = (facts.get("csim") or {}).get("mean")
                 row |= {"state": MADE, "frames": facts["num_frames"]}
                 row["note"] = "" if csim is None else f"CSIM {csim:.3f}"
-            except (InputError, PoseError, RunError) as error:
+            except (InputError, RunError) as error:
                 row["note"] = str(error)
             except OSError as error:
                 row["note"] = f"{error.filename or 'writing failed'}: {error.strerror or error}"
@@ -118,5 +122,7 @@ def run_cases(cases: Sequence[Case], output: str | Path, processes: Processes) -
     write_json(Path(output) / SUMMARY_FILE, {"cases": rows})
     failed = [row["case"] for row in rows if row["state"] == FAILED]
     if failed:
-        raise RunError(f"{len(failed)} of {len(rows)} clips failed: {', '.join(failed[:10])}"
-                       + (" and others" if len(failed) > 10 else ""))  # fmt: skip
+        raise RunError(
+            f"{len(failed)} of {len(rows)} clips failed: {', '.join(failed[:10])}"
+            + (" and others" if len(failed) > 10 else "")
+        )

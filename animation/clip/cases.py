@@ -11,7 +11,6 @@ from pathlib import Path
 
 from animation.clip.settings import ClipInputs, ClipSettings
 from animation.errors import InputError
-from DWPose.errors import PoseError
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +92,7 @@ def check_cases(common: ClipSettings, contents: list, taken: slice = slice(None)
                     f"its output {case.settings.output} is that of {outputs[place]} too; give another name"
                 )
             outputs[place] = case.name
-        except (InputError, PoseError) as error:
+        except InputError as error:
             case.error = str(error)
         cases.append(case)
     for case in (own := cases[taken]):
@@ -103,7 +102,7 @@ def check_cases(common: ClipSettings, contents: list, taken: slice = slice(None)
         try:
             case.asked, case.settings = case.settings, case.settings.resolve()
             case.inputs = case.settings.read_inputs()
-        except (InputError, PoseError, OSError) as error:
+        except (InputError, OSError) as error:
             case.error = str(error)
     return own
 
@@ -158,8 +157,10 @@ class Processes:
     @classmethod
     def of_environment(cls) -> "Processes":
         """Read from the variables that launchers set."""
-        number = {name: int(os.environ.get(name, default)) for name, default in
-                  (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1))}  # fmt: skip
+        number = {
+            name: int(os.environ.get(name, default))
+            for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1))
+        }
         launch = [os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")]
         if number["LOCAL_WORLD_SIZE"] == number["WORLD_SIZE"]:
             launch.append(str(os.getppid()))  # of one machine: the launcher

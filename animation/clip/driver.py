@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from animation.errors import InputError
-from animation.frames import FrameFolder, list_frames
+from animation.media.images import FrameFolder, list_frames
+from animation.media.video import FOLDER_FPS, LARGEST_FPS, FolderFrames, VideoFrames, check_part, has_even_rate
 from animation.skeletons.estimation import KEYPOINTS_FILE
-from animation.video import FOLDER_FPS, LARGEST_FPS, FolderFrames, VideoFrames, check_part, has_even_rate
-from DWPose.errors import PoseError
 from DWPose.recording import Recording, load_recording
 
 logger = logging.getLogger(__name__)
@@ -65,8 +64,12 @@ class Driver:
         if self.frames is not None:
             return {"kind": self.kind, **self.frames.describe()}
         status = self.path.stat()
-        return {"kind": self.kind, "bytes": status.st_size, "modified_ns": status.st_mtime_ns,
-                "part": [self.start, self.end, self.fps, len(self.recording.video)]}  # fmt: skip
+        return {
+            "kind": self.kind,
+            "bytes": status.st_size,
+            "modified_ns": status.st_mtime_ns,
+            "part": [self.start, self.end, self.fps, len(self.recording.video)],
+        }
 
 
 def open_driver(
@@ -88,7 +91,7 @@ def open_driver(
             driver's own, or 30 of a folder.
 
     Raises:
-        InputError, PoseError: nothing there, nothing that can be read, no frame in the part, or a number out of its
+        InputError: nothing there, nothing that can be read, no frame in the part, or a number out of its
             range.
     """
     path = Path(path)
@@ -115,12 +118,12 @@ def open_driver(
         taken, frames = fps, VideoFrames(path, start, end, 1, fps)
         if fps is None and not has_even_rate(path):
             taken = min(frames.fps, TOO_FAST)
-            logger.info("%s: its frames come at uneven times: %.4g a second are taken, --fps takes others", path,
-                        taken)  # fmt: skip
+            logger.info("%s: its frames come at uneven times: %.4g a second are taken, --fps takes others", path, taken)
             frames = VideoFrames(path, start, end, 1, taken)
         if frames.fps > LARGEST_FPS:
-            logger.warning("%s: %g frames a second; %g of them are taken, --fps takes others", path, frames.fps,
-                           TOO_FAST)  # fmt: skip
+            logger.warning(
+                "%s: %g frames a second; %g of them are taken, --fps takes others", path, frames.fps, TOO_FAST
+            )
             taken = TOO_FAST
             frames = VideoFrames(path, start, end, 1, taken)
     else:
@@ -142,8 +145,9 @@ def recognise(path: Path) -> str:
             return "keypoints"
         return "poses" if are_skeletons(path) else "frames"
     if not path.is_file():
-        raise InputError(f"{path}: no such driver; give a video file, a folder of frames or skeletons, or a "
-                         "keypoints.npz")  # fmt: skip
+        raise InputError(
+            f"{path}: no such driver; give a video file, a folder of frames or skeletons, or a keypoints.npz"
+        )
     if path.stat().st_size == 0:
         raise InputError(f"{path}: is empty; give a video file, a folder of frames or skeletons, or a keypoints.npz")
     return "keypoints" if path.suffix.lower() == ".npz" or zipfile.is_zipfile(path) else "video"
@@ -188,13 +192,14 @@ def pick(count: int, rate: float, start: float, end: float | None, fps: float | 
 def _part_of(recording: Recording, path: Path, start: float, end: float | None, fps: float | None) -> Recording:
     """A part of recorded key points at a rate."""
     if not recording.video:
-        raise PoseError(f"{path}: holds no frame; run skeleton_extraction.py again")
+        raise InputError(f"{path}: holds no frame; run skeleton_extraction.py again")
     if not 0 < recording.fps <= LARGEST_FPS:
-        raise PoseError(f"{path}: its rate is {recording.fps:g} frames a second; run skeleton_extraction.py again")
+        raise InputError(f"{path}: its rate is {recording.fps:g} frames a second; run skeleton_extraction.py again")
     numbers = pick(len(recording.video), recording.fps, start, end, fps)
     if not numbers:
-        raise InputError(f"{path}: no frame in the part that is wanted; it lasts "
-                         f"{len(recording.video) / recording.fps:.2f} s")  # fmt: skip
+        raise InputError(
+            f"{path}: no frame in the part that is wanted; it lasts {len(recording.video) / recording.fps:.2f} s"
+        )
     recording.video = [recording.video[number] for number in numbers]
     recording.fps, recording.drawn = fps or recording.fps, None
     return recording

@@ -7,13 +7,12 @@ import torch
 from animation import runtime
 from animation.clip.plan import num_frames
 from animation.clip.settings import ClipInputs, ClipSettings
-from animation.inference import component_paths
-from animation.memory import Job, Rehearsal
-from animation.planning import Plan, make_plan, measure_rate
-from animation.settings import SamplingSettings
-from animation.weights import load_arcface, load_components
+from animation.planning.memory import Job, Rehearsal
+from animation.planning.planner import Plan, make_plan, measure_rate
+from animation.run import component_paths
+from animation.weights.loading import load_arcface, load_components
 
-AS_EVER = SamplingSettings()
+AS_EVER = {"offload": "none", "cfg_batch": "auto", "tile_size": 16}
 
 
 def fit(settings: ClipSettings, inputs: ClipInputs, asked: ClipSettings) -> tuple[ClipSettings, Plan]:
@@ -30,8 +29,12 @@ def fit(settings: ClipSettings, inputs: ClipInputs, asked: ClipSettings) -> tupl
     device = runtime.choose_device(settings.device)
     dtype = runtime.choose_dtype(settings.dtype, device)
     run = settings.inference_settings(inputs.framing, inputs.driver.fps)
-    components = load_components(*component_paths(run, device), device="meta")
-    arcface = load_arcface(settings.recogniser(), device="meta") if settings.face_optimization else None
+    components = load_components(**component_paths(run, dtype), device="meta")
+    arcface = (
+        load_arcface(settings.find_extractor(settings.face_models), device="meta")
+        if settings.face_optimization
+        else None
+    )
     total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
     rehearsal = Rehearsal(components, device.type, arcface, total)
     plan = make_plan(
@@ -72,5 +75,5 @@ def _job(settings: ClipSettings, inputs: ClipInputs, device: torch.device) -> Jo
 
 def _fixed(asked: ClipSettings) -> set[str]:
     """The levers that a flag set."""
-    given = {name for name in ("offload", "cfg_batch", "tile_size") if getattr(asked, name) != getattr(AS_EVER, name)}
+    given = {name for name, value in AS_EVER.items() if getattr(asked, name) != value}
     return given | ({"decode_chunk_size"} if asked.decode_chunk_size is not None else set())

@@ -5,44 +5,39 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from animation import runtime
-from animation.clip.files import read_json, write_json, write_whole
 from animation.clip.results import CSIM_PLOT, SIDE_BY_SIDE, write_results
-from animation.clip.settings import EMBEDDING_FILE, PHOTO_FILE, SKELETONS_FOLDER, WEIGHTS, ClipInputs, ClipSettings
+from animation.clip.settings import EMBEDDING_FILE, PHOTO_FILE, SKELETONS_FOLDER, ClipInputs, ClipSettings
 from animation.clip.skeletons import digest, make_skeletons
 from animation.clip.state import ClipState
 from animation.face.detection import find_face_models
 from animation.face.settings import FaceOptimizationSettings
-from animation.face_optimization import build_face_optimizer
-from animation.files import describe_file
-from animation.inference import (
+from animation.files import describe_file, read_json, write_json, write_whole
+from animation.flags import FILES, FRAMES, LATENTS
+from animation.media.sound import load_sound
+from animation.media.writing import FRAMES_FOLDER, write_png
+from animation.pipeline import AnimationPipeline
+from animation.report import RunReport, device_name, library_versions
+from animation.run import (
     choose_channel_order,
     embed_photo,
     explain_out_of_memory,
     load_pipeline,
-    sample,
+    render,
     weights_files,
 )
-from animation.pipeline import AnimationPipeline
-from animation.report import RunReport, device_name, library_versions
 from animation.settings import InferenceSettings, Inputs
 from animation.skeletons.estimation import KEYPOINTS_FILE
-from animation.sound import load_sound
-from animation.writing import FRAMES_FOLDER, write_png
 
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
-DECODING = {"vae", "decode_chunk_size"}  # what frames depend on, and latents do not
-WRITING = {"no_audio", "side_by_side", "gif", "no_png", "no_figures", "color_match"}
-IRRELEVANT = {"photo", "video", "output", "driver_kind", "preset", "max_vram", "again", "face_embedding", *WEIGHTS}
 
 
 class Models:
@@ -77,7 +72,7 @@ def make_clip(settings: ClipSettings, inputs: ClipInputs, models: Models) -> dic
         The facts in run.json.
 
     Raises:
-        InputError, PoseError: a checkpoint or a device does not do, or an input is damaged further on.
+        InputError: a checkpoint or a device does not do, or an input is damaged further on.
         RunError: memory did not suffice, or NaN appeared.
         OSError: a file cannot be written; what was kept stays, and the same command goes on from there.
     """
@@ -171,8 +166,11 @@ def _prepare(settings: ClipSettings, inputs: ClipInputs, poses) -> tuple[Inferen
     keypoints = settings.intermediate / SKELETONS_FOLDER / KEYPOINTS_FILE
     run = settings.inference_settings(inputs.framing, inputs.driver.fps, keypoints.is_file())
     if settings.face_optimization and not keypoints.is_file():
-        logger.warning("--face_optimization: where the faces are is unknown, as %s has no %s; the clip is made WITHOUT "
-                       "it", inputs.driver.path, KEYPOINTS_FILE)  # fmt: skip
+        logger.warning(
+            "--face_optimization: where the faces are is unknown, as %s has no %s; the clip is made WITHOUT it",
+            inputs.driver.path,
+            KEYPOINTS_FILE,
+        )
     return run, run.read_inputs()
 
 
@@ -186,10 +184,10 @@ def _dependencies(
     embedding: np.ndarray,
 ) -> tuple[dict, dict, dict]:
     """What latents, frames and files depend on, by names that a user knows."""
-    given = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    decoding_names = DECODING if not isinstance(run, FaceOptimizationSettings) else set()
-    sampling = {f"--{name}": value for name, value in given.items()
-                if name not in decoding_names | WRITING | IRRELEVANT}  # fmt: skip
+    sampling = {f"--{name}": value for name, value in settings.affecting(LATENTS).items()}
+    decoding = {f"--{name}": value for name, value in settings.affecting(FRAMES).items()}
+    if isinstance(run, FaceOptimizationSettings):  # which decodes on the way
+        sampling |= decoding
     sampling |= {
         "--device": device_name(device),
         "--dtype": str(runtime.choose_dtype(settings.dtype, device)),
@@ -201,8 +199,7 @@ def _dependencies(
         "the weights": {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in weights},
         "the libraries": {name: library_versions([name]).get(name) for name in ("torch", "diffusers", "transformers")},
     }
-    decoding = {f"--{name}": given[name] for name in sorted(DECODING)}
-    return sampling, decoding, {name: given[name] for name in sorted(WRITING)}
+    return sampling, decoding, settings.affecting(FILES)
 
 
 def _all_there(output: Path, names: list[str]) -> bool:
@@ -236,32 +233,10 @@ def _sample_and_decode(
         return {"step": run.num_inference_steps, "frames": count}
     with report.stage("load"):
         pipeline = models(run, device, report)
-    logger.info("%d frames of %d×%d (width × height) on %s in %s", count, run.width, run.height, device,
-                str(pipeline.unet.dtype).removeprefix("torch."))  # fmt: skip
-    refine_x0, notes = None, None
-    if isinstance(run, FaceOptimizationSettings):
-        refine_x0 = build_face_optimizer(run, inputs, pipeline, report)
-        notes = refine_x0.similarities
-    generator = torch.Generator(device).manual_seed(run.seed)
-    checkpoint = state.denoising(generator, notes)
-    latents = sample(
-        pipeline,
-        run,
-        inputs,
-        inputs.face_embedding,
-        generator,
-        report,
-        refine_x0=refine_x0,
-        checkpoint=checkpoint,
-        fresh_noise=settings.noise == "fresh",
-    )
-    report.facts["cfg_batch"] = pipeline.denoiser.cfg_batch
     first = done
-    progress = tqdm(total=count, initial=first, desc="decoding", unit="frame")
-    with report.stage("decode"), progress:
-        for frames in pipeline.decode(latents, settings.decode_chunk_size, first):
+    chunks = render(run, inputs, pipeline, report, state.denoising, first)
+    with report.stage("decode"):
+        for frames in chunks:
             state.keep_frames(done, frames)
             done += len(frames)
-            progress.update(len(frames))
-    pipeline.maybe_free_model_hooks()
-    return {"step": checkpoint.resumed_from or 0, "frames": first}
+    return {"step": state.resumed_from or 0, "frames": first}

@@ -12,19 +12,19 @@ from tqdm import tqdm
 
 from animation.clip.colours import matcher
 from animation.clip.figures import Likeness, jump, seams, window_borders
-from animation.clip.files import write_whole
 from animation.clip.settings import PHOTO_FILE, ClipInputs, ClipSettings
 from animation.clip.state import ClipState
 from animation.errors import InputError
 from animation.evaluation.contact_sheet import MOMENTS
 from animation.face.detection import FaceFinder
-from animation.frames import load_photo
+from animation.files import write_whole
+from animation.media.images import load_photo
+from animation.media.panels import draw_contact_sheet, plot_csim, write_side_by_side
+from animation.media.sound import Sound
+from animation.media.writing import AnimationWriter
 from animation.report import RunReport
 from animation.settings import Inputs
-from animation.showing import draw_contact_sheet, plot_csim, write_side_by_side
-from animation.sound import Sound
 from animation.windows import window_indices
-from animation.writing import AnimationWriter
 
 logger = logging.getLogger(__name__)
 
@@ -106,8 +106,11 @@ def _show(
     shown = None
     if driver.kind in ("video", "frames"):
         wanted = set(moments)
-        shown = [Image.fromarray(frame) for number, frame in enumerate(_driver_frames(inputs, total - first))
-                 if number in wanted]  # fmt: skip
+        shown = [
+            Image.fromarray(frame)
+            for number, frame in enumerate(_driver_frames(inputs, total - first))
+            if number in wanted
+        ]
     sheet = draw_contact_sheet(
         output.resolve().name,
         inputs.photo,

@@ -12,20 +12,18 @@ from PIL import Image
 from tqdm import tqdm
 
 from animation.clip.driver import Driver
-from animation.clip.files import read_json, write_json
 from animation.clip.settings import SKELETONS_FOLDER, ClipSettings
 from animation.errors import InputError
-from animation.files import describe_file
-from animation.frames import FrameFolder, list_frames
-from animation.framing import ASPECT_TOLERANCE, Framing
+from animation.files import describe_file, read_json, write_json
+from animation.media.framing import ASPECT_TOLERANCE, Framing
+from animation.media.images import FrameFolder, list_frames
+from animation.media.video import FolderFrames
+from animation.media.writing import PARTIAL_FOLDER, publish_frames, write_png
 from animation.skeletons.estimation import KEYPOINTS_FILE, record
 from animation.skeletons.extraction import report, write_skeletons
 from animation.skeletons.settings import SkeletonInputs
-from animation.video import FolderFrames
-from animation.writing import PARTIAL_FOLDER, publish_frames, write_png
 from DWPose.arrangement import arrange, photo_person
 from DWPose.drawing import SHORT_SIDE, draw
-from DWPose.errors import PoseError
 from DWPose.keypoints import People
 from DWPose.recording import Drawn, Recording, load_recording
 
@@ -49,7 +47,7 @@ def make_skeletons(settings: ClipSettings, photo: Path, framing: Framing, driver
         that they repeat.
 
     Raises:
-        InputError, PoseError: the driver is damaged further on, nobody is in it, or nobody in the photo.
+        InputError: the driver is damaged further on, nobody is in it, or nobody in the photo.
     """
     folder = settings.intermediate / SKELETONS_FOLDER
     made_of = _made_of(settings, photo, framing, driver)
@@ -178,8 +176,12 @@ def placing(framing: Framing, size: tuple[int, int]):
         logger.info("the skeletons of %d×%d are fitted to %d×%d as the photo is", *size, *canvas)
         return lambda image: framing.apply(image, (0, 0, 0))
     if not same_shape(size, canvas):
-        logger.warning("skeletons of %d×%d (width × height) are stretched to %d×%d: they may not fit the photo; "
-                       "extract them at the photo's shape", *size, *canvas)  # fmt: skip
+        logger.warning(
+            "skeletons of %d×%d (width × height) are stretched to %d×%d: they may not fit the photo; "
+            "extract them at the photo's shape",
+            *size,
+            *canvas,
+        )
     return lambda image: image.resize(canvas, Image.Resampling.BICUBIC)
 
 
@@ -223,8 +225,8 @@ def _photo_people(settings: ClipSettings, photo: Path) -> People:
     recording = Recording(found, picture.shape[1::-1], [], picture.shape[1::-1], 1.0)
     try:
         return photo_person(recording, confidence=settings.confidence)
-    except PoseError as error:
-        raise PoseError(f"--anchor photo: {str(error).partition(';')[0]}; use --anchor first") from None
+    except InputError as error:
+        raise InputError(f"--anchor photo: {str(error).partition(';')[0]}; use --anchor first") from None
 
 
 def _open(photo: Path) -> Image.Image:

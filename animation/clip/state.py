@@ -20,10 +20,10 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from animation.clip.files import read_json, write_json, write_whole
-from animation.frames import UNREADABLE
+from animation.files import read_json, write_json, write_whole
+from animation.media.images import UNREADABLE
+from animation.media.writing import write_png
 from animation.sampling import WindowedDenoiser
-from animation.writing import write_png
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ class ClipState:
 
     def __init__(self, output: str | Path, sampling: Mapping, decoding: Mapping):
         self.folder = Path(output) / STATE_FOLDER
+        self._denoising: DenoisingState | None = None
         wanted = json.loads(json.dumps({"sampling": sampling, "decoding": decoding}, default=str))
         found = read_json(self.folder / STATE_FILE)
         if found != wanted:
@@ -58,8 +59,13 @@ class ClipState:
             changes = differences(found.get("sampling", {}), wanted["sampling"])
             changes += differences(found.get("decoding", {}), wanted["decoding"])
             what = "the decoded frames" if same else "the state"
-            logger.warning("%s of an unfinished run in %s does not hold any more, and %s afresh: %s", what, self.folder,
-                           "they are decoded" if same else "the clip is started", "; ".join(changes))  # fmt: skip
+            logger.warning(
+                "%s of an unfinished run in %s does not hold any more, and %s afresh: %s",
+                what,
+                self.folder,
+                "they are decoded" if same else "the clip is started",
+                "; ".join(changes),
+            )
         if same:
             shutil.rmtree(self.folder / FRAMES_FOLDER, ignore_errors=True)
         else:
@@ -72,7 +78,13 @@ class ClipState:
 
     def denoising(self, generator: torch.Generator, notes: list | None = None) -> "DenoisingState":
         """The denoising loop's part, for one generator of random numbers, and notes that grow while it runs."""
-        return DenoisingState(self.folder / LATENTS_FILE, generator, notes)
+        self._denoising = DenoisingState(self.folder / LATENTS_FILE, generator, notes)
+        return self._denoising
+
+    @property
+    def resumed_from(self) -> int | None:
+        """The step that the denoising loop went on with; None where it began at the first."""
+        return self._denoising and self._denoising.resumed_from
 
     def frame_path(self, number: int) -> Path:
         """Where a decoded frame is."""

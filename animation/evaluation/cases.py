@@ -19,9 +19,9 @@ import numpy as np
 from PIL import Image
 
 from animation.errors import InputError
-from animation.frames import IMAGE_SUFFIXES, FrameFolder, load_photo
-from animation.video import VideoFrames
-from animation.writing import FRAMES_FOLDER
+from animation.media.images import IMAGE_SUFFIXES, FrameFolder, load_photo
+from animation.media.video import VideoFrames
+from animation.media.writing import FRAMES_FOLDER
 from DWPose.recording import load_recording
 
 logger = logging.getLogger(__name__)
@@ -136,8 +136,9 @@ def find_cases(
         return [read_case(truth.resolve().name if truth.is_dir() else truth.stem, results, truth, max_frames)]
     folders = {path.name: path for path in sorted(truth.iterdir(), key=_natural) if path.is_dir() and _is_case(path)}
     if not folders:
-        raise InputError(f"--truth {truth}: no cases there; a case is a folder such as case-1 with reference.png or "
-                         "truth/ in it")  # fmt: skip
+        raise InputError(
+            f"--truth {truth}: no cases there; a case is a folder such as case-1 with reference.png or truth/ in it"
+        )
     unknown = [name for name in names if name not in folders]
     if unknown:
         raise InputError(f"--cases {', '.join(unknown)}: not in {truth}; it has {_some(list(folders))}")
@@ -183,8 +184,12 @@ def read_case(name: str, result: Path, truth: Path, max_frames: int | None = Non
     if len(sizes) > 1:
         raise InputError(f"{found}: frames of {len(sizes)} sizes ({_sizes(sizes)}); make them again, all of one size")
     if case.truth is not None and case.truth.sizes != sizes:
-        logger.info("case %s: the ground truth of %s is resized to the generated frames' %s (width × height)",
-                    name, _sizes(case.truth.sizes), _sizes(sizes))  # fmt: skip
+        logger.info(
+            "case %s: the ground truth of %s is resized to the generated frames' %s (width × height)",
+            name,
+            _sizes(case.truth.sizes),
+            _sizes(sizes),
+        )
     if case.poses is not None and len(case.poses) < len(case):
         case.poses = None  # shown only
     for suffix in IMAGE_SUFFIXES:
@@ -210,14 +215,16 @@ def read_targets(path: Path, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
         num_frames: F; more in the file are left out.
 
     Raises:
-        PoseError: the file is damaged.
+        InputError: the file is damaged.
         InputError: nothing was drawn from it, or it has fewer frames.
     """
     drawn = load_recording(path).drawn
     if drawn is None or drawn.num_frames < num_frames:
         frames = 0 if drawn is None else drawn.num_frames
-        raise InputError(f"{path}: skeletons of {frames} frames for {num_frames} generated ones; extract them again, "
-                         "or remove the file")  # fmt: skip
+        raise InputError(
+            f"{path}: skeletons of {frames} frames for {num_frames} generated ones; extract them again, "
+            "or remove the file"
+        )
     keypoints = np.zeros((num_frames, *drawn.keypoints.shape[1:]))
     scores = np.zeros(keypoints.shape[:2])
     for i in reversed(np.flatnonzero(drawn.frames < num_frames)):  # so that a frame's first person stays

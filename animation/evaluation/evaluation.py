@@ -89,8 +89,11 @@ def _video_distance(settings: EvaluationSettings, records: Sequence[Record], not
         not_run["fvd"] = str(reason)
         return None
     if len(results) <= len(results[0]):
-        logger.warning("FVD of %d clips with %d features each: too few for a value that compares with another set of "
-                       "cases", len(results), len(results[0]))  # fmt: skip
+        logger.warning(
+            "FVD of %d clips with %d features each: too few for a value that compares with another set of cases",
+            len(results),
+            len(results[0]),
+        )
     return {"value": value, "clips": len(results), "clip_frames": settings.fvd_clip_frames}
 
 

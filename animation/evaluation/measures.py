@@ -21,7 +21,7 @@ from animation.evaluation.settings import (
     EvaluationSettings,
 )
 from animation.face.detection import FaceFinder, find_face_models
-from animation.weights import load_i3d, load_lpips
+from animation.weights.loading import load_i3d, load_lpips
 from DWPose.keypoints import BODY
 from DWPose.wholebody import MODEL_FILES, Wholebody
 
@@ -188,7 +188,7 @@ class Skeleton(Measure):
 
     Raises:
         NotRun: there are no models at the usual place.
-        PoseError: there are none at the given place, or they are damaged.
+        InputError: there are none at the given place, or they are damaged.
     """
 
     columns = tuple(f"pck_{threshold:g}" for threshold in PCK_THRESHOLDS)

@@ -6,7 +6,7 @@ from pathlib import Path
 from animation.errors import InputError
 from animation.evaluation.cases import Case, find_cases
 from animation.face.detection import find_face_models
-from animation.writing import check_writable
+from animation.media.writing import check_writable
 from DWPose.sessions import find_model
 from DWPose.wholebody import MODEL_FILES
 
@@ -36,7 +36,7 @@ class EvaluationSettings:
         """Check everything that can be checked without loading a network, and find the cases.
 
         Raises:
-            InputError, PoseError: a setting is out of range, a file or results are missing, or the output cannot be
+            InputError: a setting is out of range, a file or results are missing, or the output cannot be
                 written.
         """
         if self.max_frames is not None and self.max_frames < 1:

@@ -112,7 +112,7 @@ class FaceFinder:
                 training code did.
 
         Raises:
-            PoseError: DWPose's networks are damaged.
+            InputError: DWPose's networks are damaged.
         """
         faces, way = self._detect(_ordered(image_rgb, channel_order)), DETECTOR
         if not faces and self.dwpose_paths is not None:

@@ -49,11 +49,17 @@ def choose_face(faces: list[Face], number: int | None = None) -> Face:
         face = faces[number]
     else:
         count = "1 face" if len(faces) == 1 else f"{len(faces)} faces"
-        raise InputError(f"--face {number}: {count} found in the photo, counted from 0 and from the left; "
-                         f"give at most {len(faces) - 1}, or leave it out for the largest")  # fmt: skip
+        raise InputError(
+            f"--face {number}: {count} found in the photo, counted from 0 and from the left; "
+            f"give at most {len(faces) - 1}, or leave it out for the largest"
+        )
     if len(faces) > 1:
-        logger.info("%d faces found in the photo: number %d from the left is taken%s; --face takes another", len(faces),
-                    faces.index(face), "" if number is not None else ", the largest")  # fmt: skip
+        logger.info(
+            "%d faces found in the photo: number %d from the left is taken%s; --face takes another",
+            len(faces),
+            faces.index(face),
+            "" if number is not None else ", the largest",
+        )
     return face
 
 
@@ -86,9 +92,11 @@ def embed_face(
     finder = FaceFinder(models_folder, dwpose_folder, device)
     faces, way = finder(pixels, channel_order)
     if not faces:
-        logger.warning("no face found in the photo: it is animated without identity tokens from a face; a larger, "
-                       "frontal, unobstructed face keeps its likeness%s",
-                       "" if finder.dwpose_paths else "; DWPose's networks are not there to look too")  # fmt: skip
+        logger.warning(
+            "no face found in the photo: it is animated without identity tokens from a face; a larger, "
+            "frontal, unobstructed face keeps its likeness%s",
+            "" if finder.dwpose_paths else "; DWPose's networks are not there to look too",
+        )
         return np.zeros(EMBEDDING_DIM, np.float32)
     logger.info("the photo's face was found by %s", way)
     return finder.embed(pixels, choose_face(faces, face_number), channel_order)

@@ -13,9 +13,9 @@ from tqdm import tqdm
 from animation.cli import listed
 from animation.errors import InputError
 from animation.face.detection import POSE, FaceFinder, find_face_models
-from animation.frames import IMAGE_SUFFIXES, load_photo
-from animation.video import VideoFrames
-from animation.writing import check_writable
+from animation.media.images import IMAGE_SUFFIXES, load_photo
+from animation.media.video import VideoFrames
+from animation.media.writing import check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +56,9 @@ class FaceMaskSettings:
         if self.masks_folder is not None:
             folder = Path(self.masks_folder)
         if folder.resolve() == source.resolve():
-            raise InputError(f"--masks_folder {folder} is the pictures' own folder, where masks would take their "
-                             "names; give another")  # fmt: skip
+            raise InputError(
+                f"--masks_folder {folder} is the pictures' own folder, where masks would take their names; give another"
+            )
         pictures = _list_pictures(source) if self.video is None else VideoFrames(source)
         find_face_models(self.face_models)
         check_writable(folder)
@@ -141,13 +142,15 @@ def extract_masks(settings: FaceMaskSettings, inputs: MaskInputs) -> MaskSummary
     """Find the faces of all pictures and write their masks, each whole or not at all; what is there already stays.
 
     Raises:
-        InputError, PoseError: a network or a picture is damaged; masks written before stay, so that the same command
+        InputError: a network or a picture is damaged; masks written before stay, so that the same command
             goes on from there.
     """
     finder = FaceFinder(settings.face_models, settings.dwpose_models, settings.device)
     if finder.dwpose_paths is None:
-        logger.info("%s: DWPose's networks are not there; faces that the detector does not find stay unfound",
-                    settings.dwpose_models)  # fmt: skip
+        logger.info(
+            "%s: DWPose's networks are not there; faces that the detector does not find stay unfound",
+            settings.dwpose_models,
+        )
     summary = MaskSummary(0, 0, [], [])
     inputs.folder.mkdir(parents=True, exist_ok=True)
     for name, pixels in tqdm(inputs, total=inputs.count, desc="finding faces", unit="frame"):
@@ -197,5 +200,10 @@ def _report(summary: MaskSummary, settings: FaceMaskSettings, inputs: MaskInputs
     if summary.by_pose:
         logger.info("%d faces were found by %s alone: %s", len(summary.by_pose), POSE, listed(summary.by_pose))
     if summary.without_face:
-        logger.warning("no face found in %d of %d pictures, whose masks are %s: %s", len(summary.without_face),
-                       summary.written, settings.no_face, listed(summary.without_face))  # fmt: skip
+        logger.warning(
+            "no face found in %d of %d pictures, whose masks are %s: %s",
+            len(summary.without_face),
+            summary.written,
+            settings.no_face,
+            listed(summary.without_face),
+        )

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -22,9 +23,11 @@ from animation.face.boxes import (
 from animation.face.detection import RECOGNISER, FaceFinder, find_face_models
 from animation.face.embedding import choose_face
 from animation.files import describe_file
-from animation.frames import FrameFolder, frame_number, load_photo
+from animation.flags import NOTHING, Settings, flag
+from animation.media.images import FrameFolder, frame_number, load_photo
 from animation.settings import InferenceSettings, Inputs
 from animation.skeletons.estimation import KEYPOINTS_FILE
+from animation.weights.layout import find_checkpoints
 from DWPose.keypoints import FACE
 from DWPose.recording import Recording, load_recording
 
@@ -32,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 NO_WHITE = f"black (below {MASK_THRESHOLD} of 255) or white all over, or its white is below {SMALLEST_FACE} pixels"
 EMPTY_MASK = f"a mask is {NO_WHITE}"
-EXTRACTOR = "checkpoints/Animation/glintr100_torch.pth"
+CROP_MARGIN = 8  # latents, 64 pixels
 
 
 @dataclass
@@ -53,37 +56,94 @@ class FaceInputs(Inputs):
 
 
 @dataclass(kw_only=True)
-class FaceOptimizationSettings(InferenceSettings):
+class FaceOptimization(Settings):
+    """How faces are optimised."""
+
+    TITLE: ClassVar = "face optimisation"
+
+    num_optimization_iter: int = flag(3, "gradient steps at each refined step", least=1)
+    start_refine_step: int = flag(0, "the first denoising step that is refined, from 0", least=0)
+    end_refine_step: int = flag(20, "the last one, itself included")
+    hjb_crop: int | None = flag(
+        None,
+        "decode only the latents around the faces, with so many (8 pixels each; without a number "
+        f"{CROP_MARGIN}) on each side: less time and memory, approximate",
+        least=0,
+        const=CROP_MARGIN,
+        metavar="MARGIN",
+    )
+    face_embedding_extractor_weight_path: str | None = flag(
+        None,
+        "ArcFace as .pth, .safetensors or .onnx; left out, glintr100_torch.pth of the checkpoint, or else "
+        "glintr100.onnx of --face_models",
+        metavar="FILE",
+        affects=NOTHING,
+    )
+
+    def check_refined_steps(self, num_inference_steps: int) -> None:
+        """Raise InputError where none of so many steps is refined."""
+        if self.end_refine_step < self.start_refine_step:
+            raise InputError(
+                f"--end_refine_step {self.end_refine_step} is before --start_refine_step {self.start_refine_step}; "
+                f"give {self.start_refine_step} or more, or run inference_basic.py, which does not refine"
+            )
+        if self.start_refine_step >= num_inference_steps:
+            raise InputError(
+                f"--start_refine_step {self.start_refine_step} is after the last of {num_inference_steps} steps, "
+                f"counted from 0; give at most {num_inference_steps - 1}"
+            )
+
+    def find_extractor(self, face_models: str) -> Path:
+        """ArcFace's weights: the file that is named, or of the checkpoint, or the ONNX file among the face models.
+
+        Raises:
+            InputError: there are none.
+        """
+        named = self.face_embedding_extractor_weight_path
+        path = Path(named or find_checkpoints().arcface)
+        twins = [path, path.with_suffix(".safetensors"), path.with_suffix(".pth")]
+        found = next((twin for twin in twins if twin.is_file()), None)
+        if found is not None:
+            return found
+        if named is not None:
+            raise InputError(f"{path}: no such file; give ArcFace's weights, glintr100_torch.pth or glintr100.onnx")
+        try:
+            onnx = find_face_models(face_models, (RECOGNISER,)) / RECOGNISER
+        except InputError:
+            raise InputError(
+                f"{path}: no such file, and {RECOGNISER} is not in {face_models} either; download one of them "
+                "(FrancisRing/StableAnimator on the Hugging Face hub), or give --face_embedding_extractor_weight_path"
+            ) from None
+        logger.info("%s is not there: ArcFace's weights come from %s", path, onnx)
+        return onnx
+
+
+@dataclass(kw_only=True)
+class FaceOptimizationSettings(FaceOptimization, InferenceSettings):
     """A run's settings, named as the flags of `inference_op.py`, whose help explains them."""
 
-    validation_image_mask: str | None = None
-    validation_control_mask_folder: str | None = None
-    keypoints: str | None = None
-    face_embedding_extractor_weight_path: str = EXTRACTOR
-    num_optimization_iter: int = 3
-    start_refine_step: int = 0
-    end_refine_step: int = 20
-    hjb_crop: int | None = None
-    max_frame_num: int | None = None
-    batch_frames: int | None = None
+    TITLE: ClassVar = "face optimisation"
+    RETIRED: ClassVar = InferenceSettings.RETIRED | {
+        "max_frame_num": "see --max_frames",
+        "batch_frames": "see --decode_chunk_size",
+    }
 
-    def check_ranges(self) -> None:
-        """Raise InputError for a number out of its range."""
-        super().check_ranges()
-        least = {"num_optimization_iter": 1, "start_refine_step": 0, "hjb_crop": 0}
-        for name, minimum in least.items():
-            value = getattr(self, name)
-            if value is not None and value < minimum:
-                raise InputError(f"--{name} {value} is below {minimum}; give {minimum} or more")
-        if self.end_refine_step < self.start_refine_step:
-            raise InputError(f"--end_refine_step {self.end_refine_step} is before --start_refine_step "
-                             f"{self.start_refine_step}; give {self.start_refine_step} or more, or run "
-                             "inference_basic.py, which does not refine")  # fmt: skip
-        if self.start_refine_step >= self.num_inference_steps:
-            raise InputError(
-                f"--start_refine_step {self.start_refine_step} is after the last of {self.num_inference_steps} steps, "
-                f"counted from 0; give at most {self.num_inference_steps - 1}"
-            )
+    validation_image_mask: str | None = flag(
+        None,
+        "the photo's face white on black; left out, it is taken from the key points or found by the face models",
+        metavar="FILE",
+    )
+    validation_control_mask_folder: str | None = flag(
+        None, "a mask of the face for each pose, white on black; left out, the key points tell", metavar="DIR"
+    )
+    keypoints: str | None = flag(
+        None, "what the skeletons were drawn from; left out, keypoints.npz beside them", metavar="FILE.npz"
+    )
+
+    def check(self) -> None:
+        """Raise InputError for a setting that makes no sense."""
+        super().check()
+        self.check_refined_steps(self.num_inference_steps)
 
     def memory_remedies(self) -> list[str]:
         """What else would lower the memory need: decoding the faces alone."""
@@ -93,40 +153,21 @@ class FaceOptimizationSettings(InferenceSettings):
         """Check everything that can be checked without torch, read the inputs, and find the faces.
 
         Raises:
-            InputError, PoseError: as `InferenceSettings.read_inputs`, or no face is known in the frames or in the
+            InputError: as `InferenceSettings.read_inputs`, or no face is known in the frames or in the
                 photo, or there are no weights of the extractor.
         """
         inputs = super().read_inputs()
-        extractor_path = self.find_extractor()
+        extractor_path = self.find_extractor(self.face_models)
         recording, recording_path = self._open_recording()
         boxes, files = self._find_frame_boxes(inputs.poses, recording, recording_path)
         photo_face, photo_files = self._find_photo_face(inputs.photo, recording, recording_path)
-        return FaceInputs(**vars(inputs), face_boxes=boxes, photo_face=photo_face, extractor_path=extractor_path,
-                          face_files=list(dict.fromkeys([*files, *photo_files])))  # fmt: skip
-
-    def find_extractor(self) -> Path:
-        """ArcFace's weights: the file that is named; where that is the default and missing, antelopev2's ONNX file.
-
-        Raises:
-            InputError: neither is there.
-        """
-        path = Path(self.face_embedding_extractor_weight_path)
-        twins = [path, path.with_suffix(".safetensors"), path.with_suffix(".pth")]
-        found = next((twin for twin in twins if twin.is_file()), None)
-        if found is not None:
-            return found
-        if path == Path(EXTRACTOR):
-            try:
-                onnx = find_face_models(self.face_models, (RECOGNISER,)) / RECOGNISER
-            except InputError:
-                raise InputError(
-                    f"{path}: no such file, and {RECOGNISER} is not in {self.face_models} either; download one of them "
-                    "(FrancisRing/StableAnimator on the Hugging Face hub), or give "
-                    "--face_embedding_extractor_weight_path"
-                ) from None
-            logger.info("%s is not there: ArcFace's weights come from %s", path, onnx)
-            return onnx
-        raise InputError(f"{path}: no such file; give ArcFace's weights, glintr100_torch.pth or glintr100.onnx")
+        return FaceInputs(
+            **vars(inputs),
+            face_boxes=boxes,
+            photo_face=photo_face,
+            extractor_path=extractor_path,
+            face_files=list(dict.fromkeys([*files, *photo_files])),
+        )
 
     def _open_recording(self) -> tuple[Recording | None, Path]:
         """The key points that the skeletons were drawn from, where they are needed and there."""
@@ -166,8 +207,14 @@ class FaceOptimizationSettings(InferenceSettings):
                 "make them again, or run inference_basic.py"
             )
         if without:
-            logger.warning("%s: %d of %d frames have no face (%s) and take no part in the optimisation: %s", source,
-                           len(without), len(boxes), empty, listed(without))  # fmt: skip
+            logger.warning(
+                "%s: %d of %d frames have no face (%s) and take no part in the optimisation: %s",
+                source,
+                len(without),
+                len(boxes),
+                empty,
+                listed(without),
+            )
         return boxes, files
 
     def _find_photo_face(
@@ -182,8 +229,9 @@ class FaceOptimizationSettings(InferenceSettings):
             _warn_of_shape(f"{path}: a mask", mask.size, photo.size)
             box, files = box_from_mask(np.asarray(mask), height, width), [path]
             if box is None:
-                raise InputError(f"{path}: the mask shows no face: it is {NO_WHITE}; paint the face white on black, "
-                                 "or leave it out")  # fmt: skip
+                raise InputError(
+                    f"{path}: the mask shows no face: it is {NO_WHITE}; paint the face white on black, or leave it out"
+                )
         elif self.face is None and self._is_of_photo(recording):
             box, files = _largest_face(recording, height, width), [recording_path]
             if box is not None:
@@ -199,8 +247,10 @@ class FaceOptimizationSettings(InferenceSettings):
         """Which of a source's frames, of these numbers, belongs to each pose: by number where all are there."""
         wanted = [frame_number(path) for path in poses.paths]
         if len(numbers) < len(wanted) or (self.max_frames is None and len(numbers) != len(wanted)):
-            raise InputError(f"{source}: faces of {len(numbers)} frames, but there are {len(wanted)} poses; make them "
-                             "from the same frames")  # fmt: skip
+            raise InputError(
+                f"{source}: faces of {len(numbers)} frames, but there are {len(wanted)} poses; make them "
+                "from the same frames"
+            )
         places = {number: place for place, number in enumerate(numbers)}
         if all(number in places for number in wanted):
             return [places[number] for number in wanted]
@@ -220,8 +270,10 @@ class FaceOptimizationSettings(InferenceSettings):
             if box is not None:
                 logger.info("the photo's face, which the frames are drawn towards, was found by %s", way)
                 return box
-        raise InputError(f"{self.validation_image}: no face was found in it, so the frames cannot be drawn towards "
-                         "it; paint it white on a black --validation_image_mask")  # fmt: skip
+        raise InputError(
+            f"{self.validation_image}: no face was found in it, so the frames cannot be drawn towards "
+            "it; paint it white on a black --validation_image_mask"
+        )
 
 
 def _largest_face(recording: Recording, height: int, width: int) -> FaceBox | None:
@@ -239,5 +291,6 @@ def _largest_face(recording: Recording, height: int, width: int) -> FaceBox | No
 
 def _warn_of_shape(what: str, size: tuple[int, int], wanted: tuple[int, int], tolerance: float = 0.02) -> None:
     if abs(size[0] / size[1] * wanted[1] / wanted[0] - 1) > tolerance:
-        logger.warning("%s of %d×%d (width × height) is stretched to %d×%d: are these the right pictures?",
-                       what, *size, *wanted)  # fmt: skip
+        logger.warning(
+            "%s of %d×%d (width × height) is stretched to %d×%d: are these the right pictures?", what, *size, *wanted
+        )

@@ -11,10 +11,9 @@ from tqdm import tqdm
 
 from animation.errors import InputError
 from animation.files import describe_file
+from animation.media.video import read_ahead
 from animation.skeletons.settings import SkeletonInputs, SkeletonSettings
-from animation.video import read_ahead
 from DWPose.arrangement import photo_person
-from DWPose.errors import PoseError
 from DWPose.recording import Recording, load_recording
 from DWPose.wholebody import Wholebody
 
@@ -32,7 +31,7 @@ def record(settings: SkeletonSettings, inputs: SkeletonInputs) -> Recording:
     from there; an interrupted run is gone on with.
 
     Raises:
-        InputError, PoseError: a network, or a frame of the driver, is damaged; nobody is in a photo to align to.
+        InputError: a network, or a frame of the driver, is damaged; nobody is in a photo to align to.
     """
     networks = _Networks(settings)
     done, recording = True, inputs.keypoints
@@ -76,11 +75,12 @@ def _begin(settings: SkeletonSettings, inputs: SkeletonInputs, networks: _Networ
     for name, done in ((KEYPOINTS_FILE, True), (UNFINISHED_FILE, False)):
         try:
             earlier = load_recording(folder / name)
-        except PoseError:
+        except InputError:
             continue
         if {key: earlier.sources.get(key) for key in sources} == sources:
-            logger.info("%s: %d frames by these networks of this driver are taken from there",
-                        folder / name, len(earlier.video))  # fmt: skip
+            logger.info(
+                "%s: %d frames by these networks of this driver are taken from there", folder / name, len(earlier.video)
+            )
             return done, earlier
     return False, Recording(None, None, [], inputs.driver.size, inputs.driver.fps, sources)
 
@@ -100,14 +100,15 @@ def _record_driver(recording: Recording, driver, wholebody: Wholebody, unfinishe
                 if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                     _save(recording, unfinished)
                     saved = time.monotonic()
-    except (InputError, PoseError):
+    except InputError:
         unfinished.unlink(missing_ok=True)
         raise
     except BaseException:
         if recording.video:
             _save(recording, unfinished)
-            logger.info("%d frames are kept in %s: the same command goes on from there",
-                        len(recording.video), unfinished)  # fmt: skip
+            logger.info(
+                "%d frames are kept in %s: the same command goes on from there", len(recording.video), unfinished
+            )
         raise
 
 

@@ -12,10 +12,10 @@ import numpy as np
 from tqdm import tqdm
 
 from animation.cli import listed
+from animation.media.writing import PARTIAL_FOLDER, publish_frames, write_png
 from animation.skeletons.estimation import KEYPOINTS_FILE, UNFINISHED_FILE, record
 from animation.skeletons.preview import write_preview
 from animation.skeletons.settings import SkeletonInputs, SkeletonSettings
-from animation.writing import PARTIAL_FOLDER, publish_frames, write_png
 from DWPose.alignment import FAR_FROM_PHOTO
 from DWPose.arrangement import Arrangement, arrange
 from DWPose.drawing import SHORT_SIDE, draw
@@ -28,7 +28,7 @@ def extract(settings: SkeletonSettings, inputs: SkeletonInputs) -> Arrangement:
     """Run the settings on the inputs and write skeletons and key points to `settings.poses_folder_path`.
 
     Raises:
-        InputError, PoseError: an input turns out to be damaged, or nobody is in it.
+        InputError: an input turns out to be damaged, or nobody is in it.
     """
     recording = record(settings, inputs)
     choices = {
@@ -53,8 +53,13 @@ def extract(settings: SkeletonSettings, inputs: SkeletonInputs) -> Arrangement:
             figures(arrangement),
             settings.confidence,
         )
-    logger.info("%d skeletons of %d×%d pixels and %s written to %s",
-                arrangement.drawn.num_frames, *arrangement.drawn.size, KEYPOINTS_FILE, folder)  # fmt: skip
+    logger.info(
+        "%d skeletons of %d×%d pixels and %s written to %s",
+        arrangement.drawn.num_frames,
+        *arrangement.drawn.size,
+        KEYPOINTS_FILE,
+        folder,
+    )
     return arrangement
 
 
@@ -119,8 +124,9 @@ def report(arrangement: Arrangement, recording: Recording) -> None:
     logger.info("%s", figures(arrangement))
     absent = np.flatnonzero(arrangement.missing)
     if len(absent):
-        logger.warning("the person was not found in %d of %d frames: %s",
-                       len(absent), len(arrangement.missing), listed(absent))  # fmt: skip
+        logger.warning(
+            "the person was not found in %d of %d frames: %s", len(absent), len(arrangement.missing), listed(absent)
+        )
     distances = arrangement.distances
     if distances is None or not np.isfinite(distances).any() or not distances[0] > FAR_FROM_PHOTO:
         return
@@ -129,5 +135,6 @@ def report(arrangement: Arrangement, recording: Recording) -> None:
     if distances[nearest] < FAR_FROM_PHOTO:
         seconds = nearest / recording.fps
         remedy += f", or start {seconds:.2f} s later, at frame {nearest}, which is {distances[nearest]:.2f} away"
-    logger.warning("the first pose is %.2f of a body height from the photo's, which often costs the face: %s",
-                   distances[0], remedy)  # fmt: skip
+    logger.warning(
+        "the first pose is %.2f of a body height from the photo's, which often costs the face: %s", distances[0], remedy
+    )

@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from animation.writing import write_mp4
+from animation.errors import InputError
+from animation.media.writing import write_mp4
 from DWPose.arrangement import photo_person
 from DWPose.drawing import draw
-from DWPose.errors import PoseError
 from DWPose.recording import Drawn, Recording
 
 HEIGHT = 512  # pixels of each panel
@@ -68,7 +68,7 @@ def _photo_panel(recording: Recording, photo: Image.Image | None, confidence: fl
     picture = None if photo is None else np.asarray(photo)
     try:
         person = photo_person(recording, confidence=confidence)
-    except PoseError:  # nobody in it, which matters only to an alignment
+    except InputError:  # nobody in it, which matters only to an alignment
         return None if picture is None else _overlay(picture, None, _width(recording.photo_size))
     drawn = Drawn(np.zeros(1, int), person.keypoints, person.scores, recording.photo_size, 1)
     return _panel(drawn, 0, picture, confidence)

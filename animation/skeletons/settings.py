@@ -1,16 +1,19 @@
 """The settings of a skeleton extraction, checked at the edge."""
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from PIL import Image
 
 from animation.errors import InputError
-from animation.frames import load_photo
-from animation.video import FolderFrames, VideoFrames
-from animation.writing import check_writable
+from animation.flags import Settings, flag
+from animation.media.images import load_photo
+from animation.media.video import FolderFrames, VideoFrames
+from animation.media.writing import check_writable
 from DWPose.alignment import ALIGNMENTS
+from DWPose.drawing import SHORT_SIDE
 from DWPose.keypoints import CONFIDENCE
 from DWPose.recording import Recording, load_recording
 from DWPose.sessions import DEVICES, find_model
@@ -32,44 +35,92 @@ class SkeletonInputs:
 
 
 @dataclass(kw_only=True)
-class SkeletonSettings:
+class SkeletonChoices(Settings):
+    """How skeletons are chosen, fitted to the photo and drawn."""
+
+    TITLE: ClassVar = "skeletons"
+
+    alignment: str = flag(
+        "affine",
+        "affine: one scale and offset an axis, corrected for the driver's aspect ratio; affine_legacy: the released "
+        "formula, uncorrected; limb: the photo's own bone lengths with the driver's joint angles; none",
+        choices=ALIGNMENTS,
+    )
+    person: str = flag(
+        "track",
+        "track: the one who fills most of the picture, followed through the video; largest of each frame; N: that one "
+        "from the left, from 0, followed; all: everyone is drawn",
+        metavar="{track,largest,N,all}",
+    )
+    missing: str = flag(
+        "interpolate",
+        "what to draw where nobody is found: between the frames around, the frame before, or nothing",
+        choices=MISSING,
+    )
+    smooth: bool = flag(False, "smooth trembling key points (One-Euro filter)")
+    confidence: float = flag(CONFIDENCE, "key points with larger scores are visible", least=0, below=1)
+    canvas: int | None = flag(
+        None,
+        "short side of what skeletons are drawn on before they are resized; strokes are so many of its pixels wide, so "
+        f"models which work at small sizes want a smaller one; left out, {SHORT_SIDE}, as the released weights were "
+        "trained with, or what the small checkpoint recommends",
+        least=SMALLEST_CANVAS,
+        most=LARGEST_SIDE,
+        metavar="PIXELS",
+    )
+
+    def check(self) -> None:
+        """Raise InputError for a choice that is unknown or a number out of its range."""
+        super().check()
+        if self.person not in CHOICES and not str(self.person).isdecimal():
+            raise InputError(
+                f"--person {self.person!r} is unknown; give one of {', '.join(CHOICES)}, or a number from 0"
+            )
+
+
+@dataclass(kw_only=True)
+class SkeletonSettings(SkeletonChoices):
     """An extraction's settings, named as the flags of `skeleton_extraction.py`, whose help explains them."""
 
-    poses_folder_path: str
-    ref_image_path: str | None = None
-    target_image_folder_path: str | None = None
-    target_video: str | None = None
-    start: float | None = None
-    end: float | None = None
-    stride: int = 1
-    fps: float | None = None
-    keypoints: str | None = None
-
-    detector_path: str = "checkpoints/DWPose/yolox_l.onnx"
-    pose_path: str = "checkpoints/DWPose/dw-ll_ucoco_384.onnx"
-    device: str = "auto"
-
-    alignment: str = "affine"
-    person: str = "track"
-    missing: str = "interpolate"
-    smooth: bool = False
-    confidence: float = CONFIDENCE
-    canvas: int | None = None
-    size: str | None = None
-    preview: str | None = None
+    target_image_folder_path: str | None = flag(
+        None, "the driver's frames, in the order of the numbers in their names", metavar="DIR"
+    )
+    target_video: str | None = flag(None, "the driver as a video file instead", metavar="FILE")
+    ref_image_path: str | None = flag(None, "the photo of the person; needed unless --alignment none", metavar="FILE")
+    poses_folder_path: str = flag(help="where the skeletons go; made where missing", metavar="DIR")
+    start: float | None = flag(None, "where in the driver to begin; left out, at 0", metavar="SECONDS")
+    end: float | None = flag(None, "where to end; left out, with the driver", metavar="SECONDS")
+    stride: int = flag(1, "take every N-th frame")
+    fps: float | None = flag(
+        None,
+        "take a video's frames at this rate (left out, all of them); of a folder, the rate it was taken at (left out, "
+        "30)",
+    )
+    keypoints: str | None = flag(
+        None,
+        "a keypoints.npz of an earlier run: draws from it and runs no network; a driver given beside it only appears "
+        "in the preview",
+        metavar="FILE",
+    )
+    preview: str | None = flag(None, "also write photo, driver and aligned skeleton side by side", metavar="FILE.mp4")
+    size: str | None = flag(
+        None, "of the skeletons; left out, the photo's, or the driver's own with --alignment none", metavar="WxH"
+    )
+    detector_path: str | None = flag(
+        None, "the person detector, YOLOX; left out, the released one where it is, else the small one", metavar="FILE"
+    )
+    pose_path: str | None = flag(None, "the pose estimator, DWPose; left out, likewise", metavar="FILE")
+    device: str = flag("auto", "auto: CUDA where onnxruntime can", choices=DEVICES)
 
     def read_inputs(self) -> SkeletonInputs:
         """Check everything that can be checked without a network, and read the inputs.
 
         Raises:
-            InputError, PoseError: a setting is out of range, an input is missing or unreadable, or the output not
+            InputError: a setting is out of range, an input is missing or unreadable, or the output not
                 writable.
         """
-        self.check_choices()
+        self.check()
         size = self._parse_size()
-        for field in fields(self):
-            if getattr(self, field.name) == "":
-                raise InputError(f"--{field.name} is empty; give a value or leave it out")
         keypoints = None if self.keypoints is None else load_recording(self.keypoints)
         photo = None if self.ref_image_path is None else load_photo(self.ref_image_path)
         driver = self._open_driver()
@@ -83,9 +134,11 @@ class SkeletonSettings:
                 "driver's own proportions"
             )
         if keypoints is not None and driver is not None and driver.size != keypoints.video_size:
-            raise InputError(f"the driver's frames are {driver.size[0]}×{driver.size[1]} pixels and those of "
-                             f"{self.keypoints} were {keypoints.video_size[0]}×{keypoints.video_size[1]}; give the "
-                             "driver that the key points came from, or leave it out")  # fmt: skip
+            raise InputError(
+                f"the driver's frames are {driver.size[0]}×{driver.size[1]} pixels and those of "
+                f"{self.keypoints} were {keypoints.video_size[0]}×{keypoints.video_size[1]}; give the "
+                "driver that the key points came from, or leave it out"
+            )
         whole = (self.start, self.end, self.stride, self.fps) == (None, None, 1, None)
         if keypoints is not None and driver is None and not whole:
             raise InputError(
@@ -97,21 +150,6 @@ class SkeletonSettings:
             find_model(self.pose_path)
         self._check_outputs()
         return SkeletonInputs(photo, driver, keypoints, size)
-
-    def check_choices(self) -> None:
-        """Raise InputError for a choice that is unknown or a number out of its range."""
-        choices = {"alignment": ALIGNMENTS, "missing": MISSING, "device": DEVICES}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise InputError(f"--{name} {getattr(self, name)!r} is unknown; give one of {', '.join(known)}")
-        if self.person not in CHOICES and not str(self.person).isdecimal():
-            raise InputError(
-                f"--person {self.person!r} is unknown; give one of {', '.join(CHOICES)}, or a number from 0"
-            )
-        if not 0 <= self.confidence < 1:
-            raise InputError(f"--confidence {self.confidence} is out of range; give 0 or more and less than 1")
-        if self.canvas is not None and not SMALLEST_CANVAS <= self.canvas <= LARGEST_SIDE:
-            raise InputError(f"--canvas {self.canvas} is out of range; give {SMALLEST_CANVAS} to {LARGEST_SIDE} pixels")
 
     def _parse_size(self) -> tuple[int, int] | None:
         if self.size is None:
@@ -140,8 +178,9 @@ class SkeletonSettings:
         check_writable(folder)
         source = self.target_image_folder_path
         if source is not None and folder.resolve() == Path(source).resolve():
-            raise InputError(f"--poses_folder_path {folder} is the driver's own folder, whose frames would be lost; "
-                             "give another")  # fmt: skip
+            raise InputError(
+                f"--poses_folder_path {folder} is the driver's own folder, whose frames would be lost; give another"
+            )
         if self.preview is not None:
             if Path(self.preview).suffix.lower() != ".mp4" or Path(self.preview).is_dir():
                 raise InputError(f"--preview {self.preview} is not an MP4 file's name; give one that ends with .mp4")

@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from animation.errors import InputError
-from animation.frames import UNREADABLE
+from animation.media.images import UNREADABLE
 from animation.training.clips import Bucket, ClipError, read_clip
 
 logger = logging.getLogger(__name__)
@@ -89,8 +89,10 @@ def describe_bucket(bucket: Bucket, findings: Sequence[ClipFindings], verbose: b
     lengths = sorted(clip.frames for clip in good)
     lines = [f"{bucket} (width × height): {len(good)} of {len(findings)} clips can be trained on"]
     if lengths:
-        lines.append(f"  lengths: {lengths[0]} to {lengths[-1]} frames, median {lengths[len(lengths) // 2]}, "
-                     f"{sum(lengths)} in all")  # fmt: skip
+        lines.append(
+            f"  lengths: {lengths[0]} to {lengths[-1]} frames, median {lengths[len(lengths) // 2]}, "
+            f"{sum(lengths)} in all"
+        )
         sizes = sum((clip.sizes for clip in good), Counter())
         lines.append("  sizes: " + ", ".join(f"{w}×{h} ({count} frames)" for (w, h), count in sizes.most_common(8)))
 
@@ -107,14 +109,22 @@ def describe_bucket(bucket: Bucket, findings: Sequence[ClipFindings], verbose: b
     others = [(clip, [f"{w}×{h}" for w, h in clip.sizes if not _same_aspect((w, h), size)]) for clip in good]
     stretched = [(clip, ", ".join(sizes)) for clip, sizes in others if sizes]
     name("cannot be trained on", ((clip, clip.error) for clip in findings if clip.error is not None))
-    name("frames without a skeleton, which are left out",
-         ((clip, clip.missing_poses) for clip in good if clip.missing_poses))  # fmt: skip
-    name("frames without a face mask, whose face weighs no more than the rest",
-         ((clip, clip.missing_masks) for clip in good if clip.missing_masks))  # fmt: skip
-    name("frames whose mask is white all over, as where no face was found; all of such a frame weighs twice",
-         ((clip, clip.white_masks) for clip in good if clip.white_masks))  # fmt: skip
-    name("skeletons of another aspect ratio than their images",
-         ((clip, clip.pose_sizes_differ) for clip in good if clip.pose_sizes_differ))  # fmt: skip
+    name(
+        "frames without a skeleton, which are left out",
+        ((clip, clip.missing_poses) for clip in good if clip.missing_poses),
+    )
+    name(
+        "frames without a face mask, whose face weighs no more than the rest",
+        ((clip, clip.missing_masks) for clip in good if clip.missing_masks),
+    )
+    name(
+        "frames whose mask is white all over, as where no face was found; all of such a frame weighs twice",
+        ((clip, clip.white_masks) for clip in good if clip.white_masks),
+    )
+    name(
+        "skeletons of another aspect ratio than their images",
+        ((clip, clip.pose_sizes_differ) for clip in good if clip.pose_sizes_differ),
+    )
     name("images stretched to this size", stretched)
     return lines
 

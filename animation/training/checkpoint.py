@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from animation.errors import CheckpointError
 from animation.training.model import PART_NAMES
-from animation.weights import PROPERTIES_FILE, read_state_dict
+from animation.weights.loading import PROPERTIES_FILE, read_state_dict
 
 logger = logging.getLogger(__name__)
 

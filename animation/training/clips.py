@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from animation.errors import InputError
-from animation.frames import IMAGE_SUFFIXES, check_size
+from animation.media.images import IMAGE_SUFFIXES, check_size
 
 RELEASED_BUCKETS = {"rec": (512, 512), "vec": (576, 1024)}  # (width, height)
 

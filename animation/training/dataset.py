@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from animation.errors import InputError
 from animation.face.detection import FaceFinder, embed_largest
 from animation.face.embedding import EMBEDDING_DIM
-from animation.frames import UNREADABLE, load_photo
+from animation.media.images import UNREADABLE, load_photo
 from animation.training.cache import FrameCache
 from animation.training.clips import Bucket, Clip, ClipError, choose_frames, read_clip
 from animation.training.losses import NOISE_DIMS, cosine_interpolated_sigma

@@ -12,7 +12,7 @@ from animation.training.clips import Bucket
 from animation.training.dataset import ClipDataset
 from animation.training.settings import TrainingSettings
 from animation.training.step import FrozenEncoders
-from animation.weights import resolve_svd_folder, weights_file
+from animation.weights.loading import resolve_svd_folder, weights_file
 
 PROBE_SIZE = 64  # pixels a side of a picture that is encoded to see the latents' size
 

@@ -29,16 +29,29 @@ from animation.training.plan import MicroBatches, SamplePlan
 from animation.training.settings import TrainingSettings
 from animation.training.step import FrozenEncoders, training_step
 from animation.training.validation import Metrics, Validation, default_metrics
-from animation.weights import read_face_channel_order
+from animation.weights.loading import read_face_channel_order
 
 logger = logging.getLogger(__name__)
 
 # Settings that must stay equal for a resumed run to be as one that was never stopped; the batch and the data as well.
 RUN_IDENTITY = (
-    "seed", "sample_n_frames", "sample_stride", "learning_rate", "scale_lr", "lr_scheduler", "lr_warmup_steps",
-    "conditioning_dropout_prob", "noise_d_low", "noise_d_high", "adam_beta1", "adam_beta2", "adam_weight_decay",
-    "adam_epsilon", "max_grad_norm", "overfit",
-)  # fmt: skip
+    "seed",
+    "sample_n_frames",
+    "sample_stride",
+    "learning_rate",
+    "scale_lr",
+    "lr_scheduler",
+    "lr_warmup_steps",
+    "conditioning_dropout_prob",
+    "noise_d_low",
+    "noise_d_high",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_weight_decay",
+    "adam_epsilon",
+    "max_grad_norm",
+    "overfit",
+)
 MEMORY_LEVERS = (
     "--gradient_checkpointing, --mixed_precision bf16, --use_8bit_adam, --cache_latents, fewer --sample_n_frames, "
     "smaller buckets, --lora_rank 16 with --finetune_mode"
@@ -142,8 +155,12 @@ class Trainer:
         self.parts = parts
         self.trainable = {name: p for name, p in parts.named_parameters() if p.requires_grad}
         counts = (sum(p.numel() for p in params) for params in (self.trainable.values(), parts.parameters()))
-        logger.info("%d of %d parameters are trained, %s; faces in %s order", *counts,
-                    f"in batches of {self.batch_size}", self.channel_order)  # fmt: skip
+        logger.info(
+            "%d of %d parameters are trained, %s; faces in %s order",
+            *counts,
+            f"in batches of {self.batch_size}",
+            self.channel_order,
+        )
 
     def _prepare(self) -> None:
         settings = self.settings
@@ -212,8 +229,11 @@ class Trainer:
         position = self.state.read(folder)
         changed = [name for name, value in self._identity().items() if position["run"].get(name) != value]
         if changed:
-            logger.warning("%s was made with other settings (%s): the run goes on, but not as if it had never stopped",
-                           folder, ", ".join(changed))  # fmt: skip
+            logger.warning(
+                "%s was made with other settings (%s): the run goes on, but not as if it had never stopped",
+                folder,
+                ", ".join(changed),
+            )
         self.step, self.bad_clips = position["step"], position["bad_clips"]
         logger.info("resumed from %s", folder)
 
@@ -339,8 +359,9 @@ class Trainer:
                 return
             bad = dict(gather_object(list(bad.items())))
         for clip, reason in bad.items():
-            logger.info("skipped: %s: %s (%d of %d clips so far)", clip, reason, len(self.bad_clips) + 1,
-                        self.total_clips)  # fmt: skip
+            logger.info(
+                "skipped: %s: %s (%d of %d clips so far)", clip, reason, len(self.bad_clips) + 1, self.total_clips
+            )
             self.bad_clips[clip] = reason
         check_share(self.bad_clips, self.total_clips, self.settings.max_bad_clips)
 

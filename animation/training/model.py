@@ -14,7 +14,7 @@ from animation.modules.unet import PoseGuidedUNet
 from animation.training.plan import Purpose, random_stream
 from animation.training.settings import TrainingSettings
 from animation.training.step import TrainableParts
-from animation.weights import (
+from animation.weights.loading import (
     check_fit,
     load_face_encoder,
     load_pose_net,

@@ -24,12 +24,11 @@ from tqdm import tqdm
 from animation.errors import InputError
 from animation.face.detection import find_face_models
 from animation.face.masks import NO_FACE, SHAPES, FaceMaskSettings, extract_masks
-from animation.frames import list_frames
+from animation.media.images import list_frames
+from animation.media.video import VideoFrames, check_part
+from animation.media.writing import check_writable, write_png
 from animation.skeletons.settings import SkeletonSettings
 from animation.training.clips import RELEASED_BUCKETS
-from animation.video import VideoFrames, check_part
-from animation.writing import check_writable, write_png
-from DWPose.errors import PoseError
 from DWPose.sessions import DEVICES, find_model
 from DWPose.tracking import CHOICES
 
@@ -63,7 +62,7 @@ class PreparationSettings:
         """Check everything that can be checked without a network; return a job for each clip.
 
         Raises:
-            InputError, PoseError: a setting is out of range, there are no clips, a network is missing, or the output
+            InputError: a setting is out of range, there are no clips, a network is missing, or the output
                 is not writable.
         """
         check_part(None, None, 1, self.fps)
@@ -103,8 +102,10 @@ class PreparationSettings:
         if not source.is_dir():
             raise InputError(f"{source}: no such folder; give a folder of videos")
         paths = sorted(path for path in source.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
-        made = {json.loads(record.read_text(encoding="utf-8"))["video"]: record.parent
-                for record in root.glob(f"*/*/{SOURCE_FILE}")}  # fmt: skip
+        made = {
+            json.loads(record.read_text(encoding="utf-8"))["video"]: record.parent
+            for record in root.glob(f"*/*/{SOURCE_FILE}")
+        }
         taken = {int(folder.name) for folder in root.glob("*/*/") if folder.name.isdecimal()}
         later = itertools.count(max([len(paths), *taken]) + 1)
         for number, path in enumerate(paths, start=1):
@@ -150,8 +151,10 @@ class ClipJob:
         """Raise InputError where the folder holds another video's frames, or frames of another rate."""
         record = self.folder / SOURCE_FILE
         if record.is_file() and json.loads(record.read_text(encoding="utf-8")) != self.source:
-            raise InputError(f"{self.folder}: made of another {self.video.name}, or with another --fps; delete that "
-                             "folder to make it again, or give another --root_path")  # fmt: skip
+            raise InputError(
+                f"{self.folder}: made of another {self.video.name}, or with another --fps; delete that "
+                "folder to make it again, or give another --root_path"
+            )
 
     @property
     def complete(self) -> bool:
@@ -180,13 +183,16 @@ class ClipJob:
                 return f"{count} frames, fewer than --least_frames {settings.least_frames}"
             self._write_skeletons(images)
             masks = FaceMaskSettings(
-                image_folder=str(images), masks_folder=str(self.folder / "faces"), shape=settings.shape,
-                no_face=settings.no_face, face_models=settings.face_models,
+                image_folder=str(images),
+                masks_folder=str(self.folder / "faces"),
+                shape=settings.shape,
+                no_face=settings.no_face,
+                face_models=settings.face_models,
                 dwpose_models=str(Path(settings.pose_path).parent),
                 device="cuda" if settings.device == "cuda" else "cpu",
-            )  # fmt: skip
+            )
             extract_masks(masks, masks.read_inputs())
-        except (InputError, PoseError) as error:
+        except InputError as error:
             if not images.is_dir() and self.folder.is_dir():
                 (self.folder / SOURCE_FILE).unlink(missing_ok=True)
                 with contextlib.suppress(OSError):  # not empty: something else is in it
@@ -214,9 +220,14 @@ class ClipJob:
         if poses.is_dir() and len(list(poses.glob("frame_*.png"))) == len(list_frames(images)):
             return
         skeletons = SkeletonSettings(
-            poses_folder_path=str(poses), target_image_folder_path=str(images), detector_path=settings.detector_path,
-            pose_path=settings.pose_path, device=settings.device, alignment="none", person=settings.person,
-        )  # fmt: skip
+            poses_folder_path=str(poses),
+            target_image_folder_path=str(images),
+            detector_path=settings.detector_path,
+            pose_path=settings.pose_path,
+            device=settings.device,
+            alignment="none",
+            person=settings.person,
+        )
         extract(skeletons, skeletons.read_inputs())
 
 

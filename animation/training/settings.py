@@ -8,11 +8,11 @@ from pathlib import Path
 
 from animation.errors import InputError
 from animation.face.detection import find_face_models
-from animation.frames import FrameFolder, load_photo
+from animation.media.images import FrameFolder, load_photo
+from animation.media.writing import check_writable
 from animation.settings import SEED
 from animation.training.check import check_data, check_share
 from animation.training.clips import RELEASED_BUCKETS, Bucket, parse_bucket, read_buckets
-from animation.writing import check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -104,13 +104,31 @@ class TrainingSettings:
     def check_ranges(self) -> None:
         """Raise InputError for a setting out of its range."""
         least = {
-            "lora_rank": 0, "sample_n_frames": 1, "sample_stride": 1, "num_workers": 0, "max_bad_clips": 0,
-            "per_gpu_batch_size": 1, "gradient_accumulation_steps": 1, "num_train_epochs": 1, "max_train_steps": 1,
-            "learning_rate": 0, "lr_warmup_steps": 0, "adam_beta1": 0, "adam_beta2": 0, "adam_weight_decay": 0,
-            "adam_epsilon": 0, "max_grad_norm": 0, "conditioning_dropout_prob": 0, "noise_d_low": 1, "noise_d_high": 1,
-            "seed": 0,            "checkpointing_steps": 1, "checkpoints_total_limit": 1, "validation_steps": 1,
+            "lora_rank": 0,
+            "sample_n_frames": 1,
+            "sample_stride": 1,
+            "num_workers": 0,
+            "max_bad_clips": 0,
+            "per_gpu_batch_size": 1,
+            "gradient_accumulation_steps": 1,
+            "num_train_epochs": 1,
+            "max_train_steps": 1,
+            "learning_rate": 0,
+            "lr_warmup_steps": 0,
+            "adam_beta1": 0,
+            "adam_beta2": 0,
+            "adam_weight_decay": 0,
+            "adam_epsilon": 0,
+            "max_grad_norm": 0,
+            "conditioning_dropout_prob": 0,
+            "noise_d_low": 1,
+            "noise_d_high": 1,
+            "seed": 0,
+            "checkpointing_steps": 1,
+            "checkpoints_total_limit": 1,
+            "validation_steps": 1,
             "validation_inference_steps": 1,
-        }  # fmt: skip
+        }
         for name, minimum in least.items():
             value = getattr(self, name)
             if value is not None and not (value >= minimum and math.isfinite(value)):
@@ -166,8 +184,11 @@ class TrainingSettings:
 
     def read_data(self) -> list[Bucket]:
         """The clips by size. Raises InputError where a list cannot be read or too many of its folders are missing."""
-        lists = [(*RELEASED_BUCKETS[name], getattr(self, f"{name}_data_path")) for name in RELEASED_BUCKETS
-                 if getattr(self, f"{name}_data_path") is not None]  # fmt: skip
+        lists = [
+            (*RELEASED_BUCKETS[name], getattr(self, f"{name}_data_path"))
+            for name in RELEASED_BUCKETS
+            if getattr(self, f"{name}_data_path") is not None
+        ]
         if self.data_path is not None:
             lists.append((self.dataset_width, self.dataset_height, self.data_path))
         lists += [parse_bucket(text) for text in self.bucket]
@@ -206,6 +227,8 @@ class TrainingSettings:
             check_writable(folder)
         earlier = sorted(path.name for path in output_dir.glob("checkpoint-*") if path.name[11:].isdecimal())
         if earlier and self.resume_from_checkpoint is None:
-            raise InputError(f"{output_dir}: holds {earlier[-1]} of an earlier run, which this one would mix with; add "
-                             "--resume_from_checkpoint latest, or give another --output_dir")  # fmt: skip
+            raise InputError(
+                f"{output_dir}: holds {earlier[-1]} of an earlier run, which this one would mix with; add "
+                "--resume_from_checkpoint latest, or give another --output_dir"
+            )
         return buckets

@@ -25,7 +25,7 @@ from animation.training.journal import Journal
 from animation.training.plan import MicroBatches, Purpose, SampleKey, SamplePlan, random_stream
 from animation.training.step import sample_posterior
 from animation.training.vae_settings import VaeSettings
-from animation.weights import load_vae, new_vae
+from animation.weights.loading import load_vae, new_vae
 
 logger = logging.getLogger(__name__)
 
@@ -161,13 +161,31 @@ def train_vae(settings: VaeSettings, clips: list[list[Path]]) -> None:
             checkpoints.finish_checkpoint(partial, settings.checkpoints_total_limit)
         accelerator.wait_for_everyone()
 
-    keys = MicroBatches(plan, step, settings.max_train_steps, settings.per_gpu_batch_size,
-                        accelerator.process_index, accelerator.num_processes)  # fmt: skip
+    keys = MicroBatches(
+        plan,
+        step,
+        settings.max_train_steps,
+        settings.per_gpu_batch_size,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
     dataset = FrameSequences(clips, (settings.width, settings.height), settings.sample_n_frames, shape, settings.seed)
-    batches = iter(DataLoader(dataset, batch_sampler=keys, num_workers=settings.num_workers, collate_fn=list,
-                              worker_init_fn=ignore_interrupts))  # fmt: skip
-    progress = tqdm(total=settings.max_train_steps, initial=step, desc="training", unit="step",
-                    disable=not accelerator.is_main_process)  # fmt: skip
+    batches = iter(
+        DataLoader(
+            dataset,
+            batch_sampler=keys,
+            num_workers=settings.num_workers,
+            collate_fn=list,
+            worker_init_fn=ignore_interrupts,
+        )
+    )
+    progress = tqdm(
+        total=settings.max_train_steps,
+        initial=step,
+        desc="training",
+        unit="step",
+        disable=not accelerator.is_main_process,
+    )
     with progress:
         while step < settings.max_train_steps:
             started, total, deviation, norm = time.perf_counter(), torch.zeros((), device=device), 0.0, math.nan

@@ -6,10 +6,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from animation.errors import InputError
-from animation.frames import check_size, list_frames
+from animation.media.images import check_size, list_frames
+from animation.media.writing import check_writable
 from animation.settings import SEED
 from animation.training.clips import read_clip_list
-from animation.writing import check_writable
 
 
 @dataclass(kw_only=True)
@@ -53,9 +53,19 @@ class VaeSettings:
             InputError: a setting is out of range, data is missing or too short, or the output is not writable.
         """
         check_size(self.height, self.width)
-        least = {"sample_n_frames": 1, "kl_weight": 0, "per_gpu_batch_size": 1, "gradient_accumulation_steps": 1,
-                 "max_train_steps": 1, "learning_rate": 0, "max_grad_norm": 0, "num_workers": 0,
-                 "checkpointing_steps": 1, "checkpoints_total_limit": 1, "seed": 0}  # fmt: skip
+        least = {
+            "sample_n_frames": 1,
+            "kl_weight": 0,
+            "per_gpu_batch_size": 1,
+            "gradient_accumulation_steps": 1,
+            "max_train_steps": 1,
+            "learning_rate": 0,
+            "max_grad_norm": 0,
+            "num_workers": 0,
+            "checkpointing_steps": 1,
+            "checkpoints_total_limit": 1,
+            "seed": 0,
+        }
         for name, minimum in least.items():
             value = getattr(self, name)
             if value is not None and not (value >= minimum and math.isfinite(value)):

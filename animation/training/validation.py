@@ -9,12 +9,12 @@ from PIL import Image
 
 from animation.evaluation import metrics
 from animation.face.embedding import embed_face
-from animation.frames import FrameFolder, load_photo
+from animation.media.images import FrameFolder, load_photo
+from animation.media.writing import AnimationWriter
 from animation.pipeline import AnimationPipeline
 from animation.settings import CONDITIONED_FPS
 from animation.training.clips import Bucket
 from animation.training.settings import TrainingSettings
-from animation.writing import AnimationWriter
 
 # Generated and true frames, (F, H, W, 3) uint8 RGB each, to numbers by name.
 Metrics = Callable[[np.ndarray, np.ndarray], Mapping[str, float]]

@@ -1,0 +1,79 @@
+"""Animate a photo with a video, in one command.
+
+    python animate.py --photo me.jpg --video dance.mp4 --output out
+
+Writes animation.mp4 with the video's sound, animated_images/ and run.json to the output folder. Killed and started
+again with the same command, it goes on where it stopped.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from animation import cli
+from animation.clip.cases import Processes, check_cases, read_cases
+from animation.clip.plan import describe
+from animation.clip.settings import ClipSettings
+from animation.errors import InputError
+from animation.flags import flag, parse
+from animation.media.writing import check_writable
+
+
+@dataclass(kw_only=True)
+class AnimateSettings(ClipSettings):
+    """The flags of this script that are not a clip's."""
+
+    cases: str | None = flag(
+        None,
+        "many clips in one load of the models: a YAML list, each case with photo, video and any other flags by name; "
+        "--output holds a folder for each. With `accelerate launch` the cases are shared out",
+        metavar="FILE",
+    )
+    dry_run: bool = flag(False, "print what would be done, and stop")
+
+
+def main() -> None:
+    """Parse, check, animate."""
+    cli.start_logging()
+    flags = parse(AnimateSettings, __doc__)
+    cases_file, dry_run = flags.cases, flags.dry_run
+    settings = ClipSettings(**flags.shared(ClipSettings))
+    processes = Processes.of_environment()
+    if cases_file is not None:
+        animate_cases(settings, cases_file, processes, dry_run)
+        return
+    if processes.count > 1:
+        raise InputError(f"{processes.count} processes for one clip; several share out the clips of --cases")
+    asked, settings = settings, settings.resolve()
+    inputs = settings.read_inputs()  # bad input ends here, before torch is imported
+    print(describe(settings, inputs))
+    cli.quiet_libraries()
+    if dry_run or settings.max_vram is not None:
+        from animation.clip.fitting import fit
+
+        settings, plan = fit(settings, inputs, asked)
+        print(plan.text())
+    if dry_run:
+        return
+    from animation.clip.flow import Models, make_clip
+
+    make_clip(settings, inputs, Models())
+
+
+def animate_cases(settings: ClipSettings, path: str, processes: Processes, dry_run: bool = False) -> None:
+    """Make the clips of a file of cases, or this process's share of them."""
+    if settings.output is None:
+        raise InputError("--output is missing; with --cases it is the folder that holds a folder for each case")
+    contents = read_cases(path)
+    check_writable(Path(settings.output))
+    cases = check_cases(settings, contents, processes.own)
+    if dry_run:
+        for case in cases:
+            print(f"{case.name}\n{case.error or describe(case.settings, case.inputs)}")
+        bad = [case.name for case in cases if case.error is not None]
+        if bad:
+            raise InputError(f"{len(bad)} of {len(cases)} cases make no sense: {cli.listed(bad)}")
+        return
+    cli.quiet_libraries()
+    from animation.clip.batch import run_cases
+
+    run_cases(cases, settings.output, processes)

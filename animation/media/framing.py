@@ -1,0 +1,220 @@
+"""The photo on a canvas of the model's size: cut, padded or stretched, and the padding cut off the result again.
+
+Skeletons are fitted to the photo, so they must be fitted to the photo on its canvas: make the framing of the photo,
+draw the photo on the canvas with `apply`, and give that picture to everything after it (alignment, face, animation),
+with skeletons drawn at the canvas's width and height; `crop` the finished frames.
+"""
+
+import logging
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from animation.errors import InputError
+from animation.media.images import LARGEST_PHOTO, SIZE_MULTIPLE, check_size
+
+logger = logging.getLogger(__name__)
+
+FITS = ("crop", "pad", "stretch")
+AUTO = "auto"
+BASE_SIZE = 512  # pixels a side of the square that the released weights were trained on
+ASPECT_TOLERANCE = 0.02  # of width over height: below it nobody sees a difference
+KEPT_ABOVE = 0.25  # of the height that a crop takes off, this share is taken from above, where heads are
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How a photo of one size lies on a canvas.
+
+    Attributes:
+        width, height: of the canvas, pixels, multiples of 64.
+        fit: `crop` fills the canvas and cuts off what is beyond it; `pad` shows the whole photo between two bands of
+            one colour; `stretch` changes the photo's shape to the canvas's.
+        photo_size: width and height of the photo, pixels.
+        source: what of the photo is seen: left, top, right and bottom in its pixels, fractions included.
+        box: where that lies on the canvas: left, top, right and bottom in pixels, of even width and height.
+    """
+
+    width: int
+    height: int
+    fit: str
+    photo_size: tuple[int, int]
+    source: tuple[float, float, float, float]
+    box: tuple[int, int, int, int]
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """Width and height of what `crop` leaves, pixels, even numbers."""
+        left, top, right, bottom = self.box
+        return right - left, bottom - top
+
+    def apply(self, image: Image.Image, colour: tuple[int, int, int] | None = None) -> Image.Image:
+        """Draw the photo, or another picture of its shape such as a mask of it, on the canvas.
+
+        Args:
+            image: RGB, of any size but of the photo's shape.
+            colour: of the padding; None: the median colour of the photo's edges beside it, which leaves the least
+                of an edge for the model to continue.
+
+        Returns:
+            RGB, `width` × `height`.
+
+        Raises:
+            InputError: the picture has another shape than the photo.
+        """
+        across, down = image.width / self.photo_size[0], image.height / self.photo_size[1]
+        if abs(across / down - 1) > ASPECT_TOLERANCE:
+            raise InputError(
+                f"a picture of {image.width}×{image.height} pixels, where one of the shape of the photo "
+                f"({self.photo_size[0]}×{self.photo_size[1]}) was due"
+            )
+        left, top, right, bottom = self.source
+        part = (left * across, top * down, min(right * across, image.width), min(bottom * down, image.height))
+        image = image.convert("RGB")
+        seen = image.resize(self.output_size, Image.Resampling.LANCZOS, box=part)
+        if self.output_size == (self.width, self.height):
+            return seen
+        canvas = Image.new("RGB", (self.width, self.height), colour or self._edge_colour(image))
+        canvas.paste(seen, self.box[:2])
+        return canvas
+
+    def _edge_colour(self, image: Image.Image) -> tuple[int, int, int]:
+        """The median colour of the photo's two edges beside the padding, 1 % of it wide."""
+        pixels = np.asarray(image)
+        if self.box[0] > 0:
+            pixels = pixels.swapaxes(0, 1)
+        rows = max(1, len(pixels) // 100)
+        edges = np.concatenate([pixels[:rows], pixels[-rows:]]).reshape(-1, 3)
+        return tuple(int(value) for value in np.median(edges, axis=0))
+
+    def crop(self, frames: np.ndarray) -> np.ndarray:
+        """Cut the padding off frames, (F, height, width, 3) uint8 → (F, h, w, 3), h and w even."""
+        if frames.shape[1:3] != (self.height, self.width):
+            raise ValueError(f"frames of {frames.shape[2]}×{frames.shape[1]} on a canvas of {self.width}×{self.height}")
+        left, top, right, bottom = self.box
+        return np.ascontiguousarray(frames[:, top:bottom, left:right])
+
+
+def frame_photo(
+    photo_size: tuple[int, int],
+    size: str = AUTO,
+    fit: str = "crop",
+    base_size: int = BASE_SIZE,
+    focus: tuple[float, float] | None = None,
+) -> Framing:
+    """Lay a photo on a canvas; the log says what is cut off, added or distorted.
+
+    Args:
+        photo_size: width and height, pixels.
+        size: of the canvas: WIDTHxHEIGHT, or `auto` for the nearest of `buckets(base_size)`.
+        fit: `crop`, `pad` or `stretch`; see `Framing`.
+        base_size: pixels a side of the square that the checkpoint was trained on.
+        focus: a point of the photo in shares of its width and height, such as the middle of the face, that a crop
+            keeps as near the canvas's middle as the photo allows; None: a crop takes as much off the left as off the
+            right, and a quarter from above of what it takes off the height.
+
+    Raises:
+        InputError: the size is not understood or not a multiple of 64, or the fit is unknown.
+    """
+    if fit not in FITS:
+        raise InputError(f"--fit {fit}: unknown; use {', '.join(FITS)}")
+    wanted = parse_size(size)
+    width, height = nearest_size(photo_size, buckets(base_size)) if wanted is None else wanted
+    photo_width, photo_height = photo_size
+    box = (0, 0, width, height)
+    source = (0.0, 0.0, float(photo_width), float(photo_height))
+    if fit == "pad":
+        box = _centred_box(photo_size, width, height)
+    if fit != "stretch":  # of the photo, the largest part that has the exact shape of its place
+        source = _largest_part(photo_size, (box[2] - box[0]) / (box[3] - box[1]), focus)
+    framing = Framing(width, height, fit, (photo_width, photo_height), source, box)
+    _say(framing)
+    return framing
+
+
+def parse_size(text: str) -> tuple[int, int] | None:
+    """Width and height of WIDTHxHEIGHT, such as 576x1024; None for `auto`.
+
+    Raises:
+        InputError: not understood, not a multiple of 64, or a side above 4096 pixels.
+    """
+    if text == AUTO:
+        return None
+    match = re.fullmatch(r"\s*(\d{1,6})\s*[xX×]\s*(\d{1,6})\s*", text, re.ASCII)
+    if match is None:
+        raise InputError(f"--size {text}: not understood; give WIDTHxHEIGHT in pixels, such as 576x1024, or {AUTO}")
+    width, height = int(match[1]), int(match[2])
+    check_size(height, width)
+    if max(width, height) > LARGEST_PHOTO:
+        raise InputError(f"--size {text}: above {LARGEST_PHOTO} pixels; give a smaller one")
+    return width, height
+
+
+def buckets(base_size: int = BASE_SIZE) -> list[tuple[int, int]]:
+    """The sizes, width and height, that a checkpoint knows: a square, and upright and lying 9 : 16 of twice its side.
+
+    Of the released weights' 512 these are 512×512, 576×1024 and 1024×576; the short side is a rounded multiple of 64.
+
+    Raises:
+        InputError: the base size is not a multiple of 64.
+    """
+    check_size(base_size, base_size)
+    long = 2 * base_size
+    short = max(1, math.floor(long * 9 / 16 / SIZE_MULTIPLE + 0.5)) * SIZE_MULTIPLE
+    return [(base_size, base_size), (short, long), (long, short)]
+
+
+def nearest_size(photo_size: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Of some sizes the one whose shape is nearest to a photo's: the least ratio between their aspect ratios.
+
+    Of equally near ones it is the first: 4 : 3 lies in the middle between a square and 16 : 9.
+    """
+    aspect = photo_size[0] / photo_size[1]
+    return min(sizes, key=lambda size: round(abs(math.log(size[0] / size[1] / aspect)), 6))
+
+
+def _centred_box(photo_size: tuple[int, int], width: int, height: int) -> tuple[int, int, int, int]:
+    """The largest centred box of a photo's shape, of even size."""
+    scale = min(width / photo_size[0], height / photo_size[1])
+    box_width, box_height = (max(2, 2 * round(side * scale / 2)) for side in photo_size)
+    left, top = (width - box_width) // 2, (height - box_height) // 2
+    return left, top, left + box_width, top + box_height
+
+
+def _largest_part(
+    photo_size: tuple[int, int], aspect: float, focus: tuple[float, float] | None
+) -> tuple[float, float, float, float]:
+    """The largest part of a photo that has an aspect ratio (width over height)."""
+    photo_width, photo_height = photo_size
+    width, height = min(photo_width, photo_height * aspect), min(photo_height, photo_width / aspect)
+    free_x, free_y = photo_width - width, photo_height - height
+    if focus is None:
+        left, top = free_x / 2, free_y * KEPT_ABOVE
+    else:
+        left = min(max(focus[0] * photo_width - width / 2, 0.0), free_x)
+        top = min(max(focus[1] * photo_height - height / 2, 0.0), free_y)
+    return left, top, left + width, top + height
+
+
+def _say(framing: Framing) -> None:
+    """Log what the framing does to the photo, where it is more than 2 %."""
+    photo_width, photo_height = framing.photo_size
+    left, top, right, bottom = framing.source
+    stretched = framing.output_size[0] / (right - left) / (framing.output_size[1] / (bottom - top))
+    lost = 1 - (right - left) * (bottom - top) / (photo_width * photo_height)
+    added = 1 - math.prod(framing.output_size) / (framing.width * framing.height)
+    what = f"the photo of {photo_width}×{photo_height} on {framing.width}×{framing.height} (width × height)"
+    if framing.fit == "stretch" and abs(stretched - 1) > ASPECT_TOLERANCE:
+        logger.warning(
+            "%s: stretched to %.0f %% of its width over height; --fit crop or pad keeps its shape",
+            what,
+            100 * stretched,
+        )
+    elif framing.fit == "crop" and lost > ASPECT_TOLERANCE:
+        logger.info("%s: %.0f %% of it cut off; --fit pad shows all of it", what, 100 * lost)
+    elif framing.fit == "pad" and added > ASPECT_TOLERANCE:
+        logger.info("%s: %.0f %% of the picture is padding, which is cut off the result", what, 100 * added)

@@ -1,0 +1,157 @@
+"""Images in: the reference photo and folders of numbered frames."""
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from animation.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+SIZE_MULTIPLE = 64  # 8 of the VAE times 8 of the UNet
+LARGEST_PHOTO = 4096  # pixels of the longer side: anti-aliasing a larger photo for CLIP takes gigabytes
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise InputError, naming the nearest valid sizes, unless both are positive multiples of 64 pixels."""
+    for name, size in (("height", height), ("width", width)):
+        if size < SIZE_MULTIPLE or size % SIZE_MULTIPLE:
+            below = max(size // SIZE_MULTIPLE, 1) * SIZE_MULTIPLE
+            nearest = f"{below} or {below + SIZE_MULTIPLE}" if size > SIZE_MULTIPLE else f"{below}"
+            raise InputError(
+                f"{name} {size} is not a multiple of {SIZE_MULTIPLE}; the nearest valid {name} is {nearest}"
+            )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB. Raises ValueError for formats whose range of values is unknown."""
+    if image.mode in ("I", "F"):
+        raise ValueError(f"32-bit grey values, mode {image.mode}: save it with 8 bits a channel")
+    if image.mode.startswith("I;16"):  # Pillow would clip its 16 bits to 8, not scale them
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def load_photo(path: str | Path) -> Image.Image:
+    """Load one still image as RGB, upright (its EXIF rotation applied), its longer side at most `LARGEST_PHOTO`.
+
+    Raises:
+        InputError: the file is missing, not an image, or animated.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such photo; give the path of one image file")
+    try:
+        with Image.open(path) as image:
+            if image.format in ("GIF", "PNG", "WEBP") and getattr(image, "is_animated", False):
+                raise InputError(f"{path}: an animation of {image.n_frames} frames; give one still image")
+            photo = _to_rgb(ImageOps.exif_transpose(image))
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        raise InputError(f"{path}: not a readable image ({error}); give a PNG or JPEG file") from None
+    if max(photo.size) > LARGEST_PHOTO:
+        logger.info("%s: reduced from %d×%d pixels to %d on its longer side", path, *photo.size, LARGEST_PHOTO)
+        photo.thumbnail((LARGEST_PHOTO, LARGEST_PHOTO), Image.Resampling.LANCZOS)
+    return photo
+
+
+def frame_number(path: Path) -> int | None:
+    """The last number in a file's name, such as 7 of frame_07.png; None where there is none."""
+    numbers = re.findall(r"\d+", path.stem)
+    return int(numbers[-1]) if numbers else None
+
+
+def list_frames(folder: str | Path) -> list[Path]:
+    """The PNG and JPEG files of a folder in the order of the last number in their names, whatever its digits.
+
+    Gaps and a start other than 0 are said in the log. Other files are passed over.
+
+    Raises:
+        InputError: the folder is missing or holds no frames, a name has no number, or two names have the same one.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give a folder of numbered frames such as frame_0.png")
+    numbered: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
+            continue
+        number = frame_number(path)
+        if number is None:
+            raise InputError(f"{path}: its name has no number, so its place is unknown; name frames like frame_0.png")
+        if number in numbered:
+            raise InputError(
+                f"{folder}: {numbered[number].name} and {path.name} have the same number; keep one of them"
+            )
+        numbered[number] = path
+    if not numbered:
+        raise InputError(f"{folder}: no PNG or JPEG frames there; give a folder of numbered frames such as frame_0.png")
+    order = sorted(numbered)
+    if order != list(range(len(order))):
+        gaps = order[-1] - order[0] + 1 - len(order)
+        logger.info(
+            "%s: %d frames numbered %d to %d, %d numbers left out; taken in this order, written from 0",
+            folder,
+            len(order),
+            order[0],
+            order[-1],
+            gaps,
+        )
+    return [numbered[number] for number in order]
+
+
+class FrameFolder(Sequence):
+    """The frames of a folder as RGB images, each read when it is asked for.
+
+    Args:
+        folder: where `list_frames` finds them.
+        max_frames: take only the first so many.
+
+    Raises:
+        InputError: as `list_frames`, or `max_frames` is below 1, or a file is not a readable image.
+    """
+
+    def __init__(self, folder: str | Path, max_frames: int | None = None):
+        if max_frames is not None and max_frames < 1:
+            raise InputError(f"max_frames {max_frames} is below 1; leave it out to take all frames")
+        self.paths = list_frames(folder)[:max_frames]
+        self.sizes = set()  # (width, height), pixels
+        for path in self.paths:
+            try:
+                with Image.open(path) as image:
+                    self.sizes.add(image.size)
+                    image.verify()
+            except UNREADABLE as error:
+                raise InputError(f"{path}: not a readable image ({error}); make it again") from None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        try:
+            with Image.open(self.paths[index]) as image:
+                return _to_rgb(image)
+        except UNREADABLE as error:
+            raise InputError(f"{self.paths[index]}: cannot be read ({error}); make it again") from None
+
+    def warn_if_stretched(self, height: int, width: int, tolerance: float = 0.02) -> None:
+        """Log a warning where resizing to `height` × `width` changes the frames' aspect ratio."""
+        for frame_width, frame_height in sorted(self.sizes):
+            if abs(frame_width / frame_height * height / width - 1) > tolerance:
+                logger.warning(
+                    "poses of %d×%d (width × height) are stretched to %d×%d: the skeleton may not fit the "
+                    "photo; extract the poses at the output's aspect ratio",
+                    frame_width,
+                    frame_height,
+                    width,
+                    height,
+                )

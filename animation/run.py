@@ -1,0 +1,208 @@
+"""One run from checked inputs to frames, and to files: load → encode → denoise → decode → write."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from animation import runtime
+from animation.errors import RunError
+from animation.face.detection import find_face_models
+from animation.face.embedding import embed_face
+from animation.face.settings import FaceInputs
+from animation.face_optimization import build_face_optimizer
+from animation.media.writing import AnimationWriter
+from animation.pipeline import AnimationPipeline
+from animation.report import RunReport
+from animation.sampling import Checkpoint
+from animation.settings import CONDITIONED_FPS, InferenceSettings, Inputs, Weights
+from animation.weights.loading import component_files, read_face_channel_order, resolve_svd_folder
+
+logger = logging.getLogger(__name__)
+
+
+def component_paths(settings: Weights, dtype: torch.dtype) -> dict:
+    """Arguments of `AnimationPipeline.from_checkpoints`, `load_components` and `component_files`. Raises InputError."""
+    return {
+        "svd_folder": resolve_svd_folder(settings.pretrained_model_name_or_path, settings.revision),
+        "unet_path": settings.unet_model_name_or_path,
+        "pose_net_path": settings.posenet_model_name_or_path,
+        "face_encoder_path": settings.face_encoder_model_name_or_path,
+        "dtype": dtype,
+        "preview_vae_folder": settings.vae,
+    }
+
+
+def weights_files(settings: InferenceSettings, device: torch.device) -> list[Path]:
+    """The files that `load_pipeline` reads. Raises InputError where one is missing, or the device does not do."""
+    return component_files(**component_paths(settings, runtime.choose_dtype(settings.dtype, device)))
+
+
+def load_pipeline(settings: InferenceSettings, device: torch.device, report: RunReport) -> AnimationPipeline:
+    """Load the checkpoint that the settings name, on the device, with their levers pulled."""
+    parts = component_paths(settings, runtime.choose_dtype(settings.dtype, device))
+    report.add_files(component_files(**parts))
+    pipeline = AnimationPipeline.from_checkpoints(**parts)
+    runtime.place(pipeline, device, settings.offload, settings.vae_device)
+    if settings.attention == "xformers":
+        runtime.use_xformers(pipeline, device)
+    if settings.compile:
+        pipeline.unet.compile()
+    pipeline.set_progress_bar_config(desc="denoising", unit="window")
+    return pipeline
+
+
+def choose_channel_order(settings: Weights) -> str:
+    """What the face models are handed, `rgb` or `bgr`: as asked for, as the checkpoint says, or as was released."""
+    return settings.face_channel_order or read_face_channel_order(settings.face_encoder_model_name_or_path) or "rgb"
+
+
+def embed_photo(
+    photo: Image.Image, settings: InferenceSettings, channel_order: str, device: torch.device
+) -> np.ndarray:
+    """The embedding of a photo's face, (512,) float32; zeros where there is none."""
+    return embed_face(photo, settings.face_models, channel_order, device.type, settings.face, settings.dwpose_models)
+
+
+def render(
+    settings: InferenceSettings,
+    inputs: Inputs,
+    pipeline: AnimationPipeline,
+    report: RunReport,
+    checkpoint: Callable[[torch.Generator, list | None], Checkpoint] | None = None,
+    first_frame: int = 0,
+) -> Iterator[np.ndarray]:
+    """Encode the inputs and denoise at once, then decode chunk by chunk as the result is iterated.
+
+    Args:
+        settings: of the run.
+        inputs: what `settings.read_inputs()` returned, with the face's embedding; of the kind with faces, these are
+            optimised.
+        pipeline: loaded by `load_pipeline`.
+        report: gets the seconds of each stage.
+        checkpoint: makes what keeps the state of the denoising loop, of the generator of all random numbers and of the
+            facts that grow while it runs; None: nothing is kept.
+        first_frame: decode from this one on, a multiple of `decode_chunk_size`.
+
+    Yields:
+        (n, H, W, 3) uint8 RGB.
+
+    Raises:
+        RunError: NaN appeared.
+    """
+    num_frames = len(inputs.poses)
+    size = f"{settings.width}×{settings.height} (width × height)"
+    dtype = report.facts["dtype"] = str(pipeline.unet.dtype).removeprefix("torch.")
+    logger.info("%d frames of %s on %s in %s", num_frames, size, report.device, dtype)
+    generator = torch.Generator(report.device).manual_seed(settings.seed)
+    refine_x0 = None
+    if isinstance(inputs, FaceInputs):
+        refine_x0 = build_face_optimizer(settings, inputs, pipeline, report)
+    with report.stage("encode"):
+        conditions = pipeline.encode(
+            inputs.photo,
+            inputs.poses,
+            inputs.face_embedding,
+            height=settings.height,
+            width=settings.width,
+            fps=CONDITIONED_FPS,
+            motion_bucket_id=settings.motion_bucket_id,
+            noise_aug_strength=settings.noise_aug_strength,
+            generator=generator,
+        )
+    with report.stage("denoise"):
+        latents = pipeline.denoise(
+            conditions,
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            min_guidance_scale=settings.min_guidance_scale,
+            tile_size=settings.tile_size,
+            overlap=settings.frames_overlap,
+            cfg_batch=None if settings.cfg_batch == "auto" else int(settings.cfg_batch),
+            generator=generator,
+            refine_x0=refine_x0,
+            checkpoint=checkpoint and checkpoint(generator, getattr(refine_x0, "similarities", None)),
+            fresh_noise=settings.noise == "fresh",
+        )
+    report.facts["cfg_batch"] = pipeline.denoiser.cfg_batch
+
+    def decoded() -> Iterator[np.ndarray]:
+        """Decode with a progress bar."""
+        with tqdm(total=num_frames, initial=first_frame, desc="decoding", unit="frame") as progress:
+            for frames in pipeline.decode(latents, settings.decode_chunk_size, first_frame):
+                yield frames
+                progress.update(len(frames))
+        pipeline.maybe_free_model_hooks()
+
+    return decoded()
+
+
+def animate(settings: InferenceSettings, inputs: Inputs) -> None:
+    """Run the settings on the inputs and write the results to `settings.output_dir`.
+
+    Args:
+        settings: of which everything is recorded in run.json.
+        inputs: what `settings.read_inputs()` returned; of the kind with faces, these are optimised.
+
+    Raises:
+        InputError: a checkpoint or a device does not do.
+        RunError: memory did not suffice, or NaN appeared.
+    """
+    device = runtime.choose_device(settings.device)
+    report = RunReport(asdict(settings), device)
+    writer = AnimationWriter(
+        settings.output_dir, len(inputs.poses), settings.fps, png=not settings.no_png, gif=not settings.no_gif
+    )
+    with explain_out_of_memory(settings, device):
+        with report.stage("face_embedding"):
+            channel_order = choose_channel_order(settings)
+            if inputs.face_embedding is None:
+                embedding = embed_photo(inputs.photo, settings, channel_order, device)
+                inputs = replace(inputs, face_embedding=embedding)
+        with report.stage("load"):
+            pipeline = load_pipeline(settings, device, report)
+        chunks = render(settings, inputs, pipeline, report)
+        with report.stage("decode_and_write"), writer:
+            for frames in chunks:
+                writer.write(frames)
+    report.add_files([settings.validation_image, *inputs.poses.paths])
+    if settings.face_embedding is not None:
+        report.add_files([settings.face_embedding])
+    else:
+        report.add_files(sorted(find_face_models(settings.face_models).glob("*.onnx")))
+    output_dir = Path(settings.output_dir)
+    report.write(
+        output_dir / "run.json",
+        num_frames=len(inputs.poses),
+        face_channel_order=channel_order,
+        face_found=bool(inputs.face_embedding.any()),
+        outputs=writer.outputs,
+    )
+    logger.info("written to %s: %s and run.json", output_dir, ", ".join(writer.outputs))
+
+
+@contextmanager
+def explain_out_of_memory(settings: InferenceSettings, device: torch.device) -> Iterator[None]:
+    """Within the context, memory that does not suffice is a RunError that says what would help."""
+    try:
+        yield
+    except Exception as error:
+        if not runtime.is_out_of_memory(error):
+            raise
+        remedies = runtime.memory_remedies(
+            device.type,
+            "fp16" if settings.dtype == "auto" and device.type == "cuda" else settings.dtype,
+            settings.offload,
+            settings.cfg_batch,
+            settings.decode_chunk_size,
+            settings.vae_device,
+            settings.tile_size,
+        )
+        remedies = [*settings.memory_remedies(), *remedies]
+        raise RunError(f"out of memory on {device}; in this order, these would help: {', '.join(remedies)}") from None

@@ -1,0 +1,160 @@
+"""Named tensors out of files, never running what a file carries, and into a model, strictly."""
+
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from animation.errors import CheckpointError
+from animation.weights.onnx import read_arcface_onnx
+
+# A tensor that only one of our models has, to recognise a file given in another's place.
+SIGNATURES = {
+    "StableAnimator's PoseNet": "conv_layers.14.weight",
+    "StableAnimator's FaceEncoder": "fusion_model.proj_in.weight",
+    "StableAnimator's UNet": "down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor.id_to_k.weight",
+    "an ArcFace recogniser": "layer1.0.bn3.weight",
+    "a plain SVD UNet, without the ID-Adapter": "conv_norm_out.weight",
+    "a VAE": "decoder.conv_in.weight",
+    "an I3D network": "Mixed_3b.b0.conv3d.weight",
+    "an ImageNet classifier": "features.0.weight",
+}
+DOWNLOAD_HINT = "download the released weights (FrancisRing/StableAnimator on the Hugging Face hub)"
+
+
+def resolve_weights_file(path: str | Path) -> Path:
+    """`path`, or its twin `.pth` or `.safetensors` where only that is there. Raises CheckpointError for neither."""
+    path = Path(path)
+    twin = path.with_suffix(".pth" if path.suffix == ".safetensors" else ".safetensors")
+    for candidate in (path, twin):
+        if candidate.is_file():
+            return candidate
+    raise CheckpointError(f"{path}: no such file; {DOWNLOAD_HINT} or correct the path")
+
+
+def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read named tensors from a `.safetensors` file, a torch file or ArcFace's `.onnx`, memory-mapped where possible.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, a git-lfs pointer, a web page, or holds anything but tensors.
+    """
+    path = resolve_weights_file(path)
+    head = path.open("rb").read(512)
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path}: a git-lfs pointer, not the weights; run `git lfs pull` in that repository")
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html", b"<?xml")):
+        raise CheckpointError(f"{path}: a web page saved as weights; download the file itself, not its page")
+    if path.suffix == ".onnx":
+        return {name: torch.from_numpy(array.copy()) for name, array in read_arcface_onnx(path).items()}
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: truncated or not a safetensors file ({error}); download it again") from None
+    return _read_torch_file(path, zipped=head.startswith(b"PK"))
+
+
+def _read_torch_file(path: Path, zipped: bool) -> dict[str, torch.Tensor]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of TorchScript, which is refused below
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError) as error:
+        if "TorchScript" in str(error):
+            raise CheckpointError(
+                f"{path}: a TorchScript program, which could run code; where you trust it, save its tensors alone: "
+                "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')"
+            ) from None
+        if "GLOBAL" in str(error):  # a global that the safe unpickler does not know
+            raise CheckpointError(
+                f"{path}: refused, because it holds Python objects that could run code, not only tensors; get the "
+                "weights from their authors, or as .safetensors"
+            ) from None
+        raise CheckpointError(f"{path}: truncated or not a torch weights file; download it again") from None
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        keys = ", ".join(map(str, list(state)[:3])) if isinstance(state, dict) else type(state).__name__
+        raise CheckpointError(
+            f"{path}: not a plain state dict of tensors (it holds: {keys}); extract the weights from it"
+        )
+    return state
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+def recognise(names: set[str]) -> str:
+    """A hint at what a file holds, from its tensor names."""
+    if {name.split(".")[0] for name in names} >= {"unet", "pose_net"}:
+        return "this looks like MimicMotion's checkpoint, one file for all its parts"
+    if all(name.startswith("module.") for name in names):
+        return "its names start with `module.`, as DistributedDataParallel saves them: remove that prefix"
+    for kind, signature in SIGNATURES.items():
+        if signature in names:
+            return f"this file holds {kind}"
+    return "this file holds another model"
+
+
+def assign_state_dict(
+    model: nn.Module, state: Mapping[str, torch.Tensor], path: str | Path, dtype: torch.dtype, device: str = "cpu"
+) -> None:
+    """Make `state`'s tensors the parameters of `model`, converted to `dtype` one by one, frozen, in eval mode.
+
+    On the device `meta` the model gets their shapes alone, and their numbers are not read.
+
+    Raises:
+        CheckpointError: a tensor is missing, left over or of another shape; the first few are named.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    missing = [name for name in expected if name not in found]
+    left_over = [name for name in found if name not in expected]
+    reshaped = [name for name in expected if name in found and expected[name] != found[name]]
+    if missing or left_over or reshaped:
+        findings = []
+        if missing:
+            findings.append(f"{len(missing)} tensors missing ({_first(missing)})")
+        if left_over:
+            findings.append(f"{len(left_over)} left over ({_first(left_over)})")
+        if reshaped:
+            shapes = [f"{name}: {list(expected[name])} expected, {list(found[name])} found" for name in reshaped]
+            findings.append(f"{len(reshaped)} of another shape ({_first(shapes)})")
+        kind = recognise(set(found))
+        hint = f"; {kind}" if kind != recognise(set(expected)) else ""
+        raise CheckpointError(f"{path}: does not fit {type(model).__name__}: {'; '.join(findings)}{hint}")
+    converted = {
+        name: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype) for name, tensor in state.items()
+    }
+    model.load_state_dict(converted, assign=True)
+    model.eval().requires_grad_(False)
+
+
+def load_self_described(
+    model_class,
+    path: str | Path,
+    dtype: torch.dtype,
+    state: Mapping[str, torch.Tensor] | None = None,
+    device: str = "cpu",
+) -> nn.Module:
+    """Load a model whose sizes its own tensors tell; they are read from the file unless given.
+
+    Raises:
+        CheckpointError: the file is damaged or another model's.
+    """
+    state = read_state_dict(path) if state is None else state
+    try:
+        config = model_class.config_from_shapes({name: tensor.shape for name, tensor in state.items()})
+    except KeyError as error:
+        raise CheckpointError(
+            f"{path}: not the weights of {model_class.__name__}: {error.args[0]} is missing; {recognise(set(state))}"
+        ) from None
+    with init_empty_weights():
+        model = model_class(**config)
+    assign_state_dict(model, state, path, dtype, device)
+    return model

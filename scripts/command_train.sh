@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Train from Stable Video Diffusion at 512×512 and 576×1024, as the released weights were. Set the paths, then:
+# bash scripts/command_train.sh, with any flag of train.py after it.
+# On several GPUs or machines, run `accelerate config` once: it is asked which.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+SVD=checkpoints/SVD/stable-video-diffusion-img2vid-xt
+DATA=animation_data
+VALIDATION=inference/case-1
+OUTPUT=output/train
+
+CASE=()
+if [ -f "$VALIDATION/reference.png" ]; then
+  CASE=(--validation_image="$VALIDATION/reference.png" --validation_control_folder="$VALIDATION/poses")
+fi
+
+accelerate launch --quiet train.py \
+  --pretrained_model_name_or_path="$SVD" \
+  --output_dir="$OUTPUT" \
+  --data_root_path="$DATA" \
+  --rec_data_path="$DATA/video_rec_path.txt" \
+  --vec_data_path="$DATA/video_vec_path.txt" \
+  --num_workers=8 \
+  --lr_warmup_steps=500 \
+  --sample_n_frames=16 \
+  --learning_rate=1e-5 \
+  --per_gpu_batch_size=1 \
+  --num_train_epochs=6000 \
+  --mixed_precision=fp16 \
+  --gradient_accumulation_steps=1 \
+  --checkpointing_steps=2000 \
+  --checkpoints_total_limit=5 \
+  --validation_steps=500 \
+  --gradient_checkpointing \
+  --resume_from_checkpoint=latest \
+  ${CASE[@]+"${CASE[@]}"} \
+  "$@"

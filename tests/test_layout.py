@@ -1,0 +1,94 @@
+"""Which set of checkpoints is taken, for every mixture of what is there."""
+
+import itertools
+import json
+import logging
+
+import pytest
+
+from animation.errors import CheckpointError
+from animation.weights.layout import find_checkpoints
+
+PARTS = {
+    "animation": "checkpoints/{}Animation/unet.pth",
+    "safetensors": "checkpoints/{}Animation/pose_net.safetensors",
+    "svd": "checkpoints/{}SVD/stable-video-diffusion-img2vid-xt/model_index.json",
+    "dwpose": "checkpoints/{}DWPose/yolox_l.onnx",
+    "faces": "models/{}antelopev2/glintr100.onnx",
+}
+
+
+def touch(root, part, tiny):
+    path = root / PARTS[part].format("tiny/" if tiny else "")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("")
+
+
+@pytest.mark.parametrize(("released", "tiny"), list(itertools.product([None, *PARTS], repeat=2)))
+def test_the_small_set_is_taken_only_where_nothing_of_the_released_one_is_there(tmp_path, released, tiny):
+    for part, is_tiny in ((released, False), (tiny, True)):
+        if part is not None:
+            touch(tmp_path, part, is_tiny)
+    found = find_checkpoints(tmp_path)
+    assert found.tiny == (released is None and tiny is not None)
+    folder = tmp_path / "checkpoints" / ("tiny" if found.tiny else "")
+    assert found.unet == folder / "Animation" / "unet.pth"
+    assert found.svd == folder / "SVD" / "stable-video-diffusion-img2vid-xt"
+    assert (found.detector, found.pose_estimator) == (
+        folder / "DWPose" / "yolox_l.onnx",
+        folder / "DWPose" / "dw-ll_ucoco_384.onnx",
+    )
+    assert found.face_models == tmp_path / "models" / ("tiny/antelopev2" if found.tiny else "antelopev2")
+    sizes = tuple(found.suits.get(name) for name in ("width", "height", "canvas"))
+    assert sizes == ((128, 128, 384) if found.tiny else (576, 1024, None))
+
+
+def test_svd_may_lie_directly_in_its_folder_and_faces_nested(tmp_path):
+    for name in ("checkpoints/SVD/model_index.json", "models/antelopev2/antelopev2/glintr100.onnx"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("")
+        touch(tmp_path, "animation", True)
+        assert not find_checkpoints(tmp_path).tiny
+    assert find_checkpoints(tmp_path).svd == tmp_path / "checkpoints" / "SVD"
+
+
+def test_the_small_set_says_what_it_is_good_at(tmp_path, caplog):
+    touch(tmp_path, "animation", True)
+    path = tmp_path / "checkpoints" / "tiny" / "model.json"
+    path.write_text(json.dumps({"width": 192, "canvas": 500, "guidance_scale": 2, "other": None}))
+    found = find_checkpoints(tmp_path)
+    assert found.suits == {
+        "width": 192,
+        "height": 128,
+        "canvas": 500,
+        "guidance_scale": 2,
+        "num_inference_steps": 6,
+    }
+    found.announce()
+    assert "SMALL" in caplog.text
+    assert caplog.records[0].levelno == logging.WARNING
+    caplog.clear()
+    find_checkpoints(tmp_path / "nowhere").announce()
+    assert not caplog.records
+
+
+SENSELESS = (
+    "",
+    "[]",
+    "{",
+    "null",
+    '{"width": 0}',
+    '{"width": "128"}',
+    '{"canvas": true}',
+    '{"guidance_scale": "3"}',
+    '{"guidance_scale": NaN}',
+)
+
+
+@pytest.mark.parametrize("content", SENSELESS)
+def test_a_description_that_makes_no_sense_is_refused(tmp_path, content):
+    touch(tmp_path, "animation", True)
+    path = tmp_path / "checkpoints" / "tiny" / "model.json"
+    path.write_text(content)
+    with pytest.raises(CheckpointError, match=r"model\.json"):
+        find_checkpoints(tmp_path)
