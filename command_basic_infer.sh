@@ -6,6 +6,14 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
+if [ -z "${PHOTO:-}" ] || [ -z "${DRIVER:-}" ]; then
+  for weights in checkpoints/Animation/unet.pth checkpoints/Animation/unet.safetensors; do
+    if [ -f "$weights" ]; then
+      echo "error: the released weights are for photos of people; give yours: PHOTO=me.jpg DRIVER=dance.mp4 bash $0" >&2
+      exit 2
+    fi
+  done
+fi
 PHOTO=${PHOTO:-inference/case-2/reference.png}
 DRIVER=${DRIVER:-inference/driver.mp4}
 FPS=${FPS:-12}

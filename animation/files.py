@@ -1,10 +1,19 @@
 """Files that are whole or not there, and what tells one from another."""
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from animation.errors import InputError
+
+LOCK_FILE, OWNER_FILE = ".lock", ".lock.json"
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -16,6 +25,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{path.name}")
+    partial.unlink(missing_ok=True)  # if it were a link, the file would be written to where that points
     try:
         write(partial)
         with partial.open("rb+") as file:
@@ -23,6 +33,50 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder within the context, so that a second run into it is refused; a dead process holds nothing.
+
+    Args:
+        folder: made where missing, and removed again where nothing was written to it.
+
+    Raises:
+        InputError: another process holds it; the message says which.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    path, owner = folder / LOCK_FILE, folder / OWNER_FILE
+    refuse_links(folder, [LOCK_FILE, OWNER_FILE])
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        held = read_json(owner)
+        who = f"process {held['process']} on {held['host']}, since {held['since']}" if held else "another process"
+        raise InputError(f"{folder}: {who} is at work there; wait for it, or give another output folder") from None
+    try:
+        facts = {"process": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        write_json(owner, facts)
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+        path.unlink(missing_ok=True)
+        for folder_made in made:
+            with contextlib.suppress(OSError):  # it holds results
+                folder_made.rmdir()
+
+
+def refuse_links(folder: Path, names: Iterable[str]) -> None:
+    """Raise InputError where one of these in a folder is a symbolic link: results would land where it points."""
+    for path in (folder / name for name in names):
+        if path.is_symlink():
+            raise InputError(
+                f"{path}: a symbolic link to {path.readlink()}, where results would go; remove it, or give another "
+                "output folder"
+            )
 
 
 def write_text(path: Path, text: str) -> None:

@@ -19,7 +19,7 @@ import types
 import typing
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from animation.errors import InputError
 
@@ -88,16 +88,15 @@ class Settings:
             _check_value(name, getattr(self, name), hint, facts)
 
     @classmethod
-    def from_values(cls, values: dict[str, Any]) -> Self:
-        """Settings from values by name, such as a file's. Raises InputError for an unknown name or a wrong type."""
+    def checked_values(cls, values: dict[Any, Any]) -> dict[str, Any]:
+        """Values by name, such as a file's. Raises InputError for an unknown name or a wrong type."""
         known = _flags(cls)
         for name in values:
             if name not in known:
-                near = difflib.get_close_matches(str(name), known, n=1)
+                near = difflib.get_close_matches(str(name)[:100], known, n=1)
                 meant = f"; did you mean {near[0]!r}?" if near else "; --help lists them"
-                raise InputError(f"{_shown(name)} is no setting{meant}")
-        values = {name: _checked_type(name, value, known[name][0]) for name, value in values.items()}
-        return cls(**values)
+                raise InputError(f"{shown(name)} is no setting{meant}")
+        return {name: _checked_type(name, value, known[name][0]) for name, value in values.items()}
 
     def affecting(self, what: str) -> dict[str, Any]:
         """The settings, by name, that affect just this: LATENTS, FRAMES or FILES."""
@@ -128,15 +127,19 @@ def _checked_type(name: str, value: Any, hint: Any) -> Any:
     if float in kinds and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53:
         return float(value)
     wanted = " or ".join("nothing" if kind is types.NoneType else kind.__name__ for kind in kinds)
-    raise InputError(f"--{name} is {_shown(value)}, of type {type(value).__name__}; it must be {wanted}")
+    raise InputError(f"--{name} is {shown(value)}, of type {type(value).__name__}; it must be {wanted}")
 
 
-def _shown(value: Any) -> str:
-    """A value for a message, however long it is."""
+def shown(value: Any) -> str:
+    """A value for a message, however long or deep it is."""
     if isinstance(value, int) and abs(value) >= 10**30:
         return "a number of more than 30 digits"
-    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"
+    if isinstance(value, str):
+        text = repr(value[:61]) if value.isprintable() else ascii(value[:61])
+        return text if len(value) <= 60 else f"{text[:-2]}…'"
+    if isinstance(value, list | tuple | dict | set):
+        return f"a {type(value).__name__} of {len(value)}"
+    return repr(value)[:60]
 
 
 def _check_value(name: str, value: Any, hint: Any, facts: Flag) -> None:
@@ -147,7 +150,7 @@ def _check_value(name: str, value: Any, hint: Any, facts: Flag) -> None:
         if text == "":
             raise InputError(f"--{name} is empty; give a value or leave it out")
         if isinstance(text, str) and not _is_plain(text):
-            raise InputError(f"--{name} {_shown(text)} has a character in it that no name has; give another")
+            raise InputError(f"--{name} {shown(text)} has a character in it that no name has; give another")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     if isinstance(value, float) and not math.isfinite(value):
@@ -163,7 +166,7 @@ def _check_value(name: str, value: Any, hint: Any, facts: Flag) -> None:
     elif below is not None and value >= below:
         problem = f"is not below {below}; give less"
     if problem:
-        raise InputError(f"--{name} {_shown(value)} {problem}")
+        raise InputError(f"--{name} {shown(value)} {problem}")
 
 
 def _is_plain(text: str) -> bool:

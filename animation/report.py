@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.metadata
-import json
 import platform
 import threading
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from animation.files import describe_file
+from animation.files import describe_file, write_json
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy", "pillow", "av", "insightface")
 
@@ -64,9 +63,7 @@ class RunReport:
         self.facts["files"] = self._files
         self.facts["peak_memory_bytes"] = peak_memory(self.device)
         self.facts.update(facts)
-        partial = Path(f"{path}.partial")
-        partial.write_text(json.dumps(self.facts, indent=1, default=str) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_json(Path(path), self.facts)
 
 
 def device_name(device: torch.device) -> str:

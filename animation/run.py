@@ -17,6 +17,7 @@ from animation.face.detection import find_face_models
 from animation.face.embedding import embed_face
 from animation.face.settings import FaceInputs
 from animation.face_optimization import build_face_optimizer
+from animation.files import locked
 from animation.media.writing import AnimationWriter
 from animation.pipeline import AnimationPipeline
 from animation.report import RunReport
@@ -159,7 +160,7 @@ def animate(settings: InferenceSettings, inputs: Inputs) -> None:
     writer = AnimationWriter(
         settings.output_dir, len(inputs.poses), settings.fps, png=not settings.no_png, gif=not settings.no_gif
     )
-    with explain_out_of_memory(settings, device):
+    with locked(Path(settings.output_dir)), explain_out_of_memory(settings, device):
         with report.stage("face_embedding"):
             channel_order = choose_channel_order(settings)
             if inputs.face_embedding is None:

@@ -12,7 +12,7 @@ from animation.face.detection import find_face_models
 from animation.face.embedding import load_face_embedding
 from animation.flags import FILES, FRAMES, NOTHING, Settings, flag
 from animation.media.images import FrameFolder, check_size, load_photo
-from animation.media.writing import check_writable
+from animation.media.writing import FRAMES_FOLDER, PARTIAL_FOLDER, check_writable
 
 SEED = 23123134
 CONDITIONED_FPS = 7  # what the model was trained to be told, whatever the written video's rate
@@ -188,6 +188,6 @@ class InferenceSettings(Weights, Sampling, Levers):
                 find_face_models(self.face_models)
             except InputError as error:
                 raise InputError(f"{error}, or give a stored vector with --face_embedding") from None
-        check_writable(Path(self.output_dir))
+        check_writable(Path(self.output_dir), FRAMES_FOLDER, PARTIAL_FOLDER)
         poses.warn_if_stretched(self.height, self.width)
         return Inputs(photo, poses, embedding)

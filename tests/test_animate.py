@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -12,9 +13,10 @@ import av
 import cv2
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
-import animate
+from animation import cli
 from animation.clip.cases import Processes, check_cases, read_cases
 from animation.clip.colours import matcher, moving_mean, statistics
 from animation.clip.driver import are_skeletons, open_driver, pick
@@ -22,7 +24,9 @@ from animation.clip.figures import seams, window_borders
 from animation.clip.flow import Models, make_clip
 from animation.clip.settings import PRESETS, ClipSettings
 from animation.clip.skeletons import looped
+from animation.commands import animate
 from animation.errors import InputError
+from animation.flags import Parser, add_flags, parse
 from animation.media.sound import RATE, load_sound
 from animation.weights.layout import Checkpoints
 from animation.windows import window_indices
@@ -295,25 +299,26 @@ def test_presets_set_what_no_flag_does(caplog):
         changed = ClipSettings(preset=name, num_inference_steps=7, face_optimization=not sets["face_optimization"])
         changed = changed.resolve(Checkpoints(*[Path("x")] * 7))
         assert (changed.num_inference_steps, changed.face_optimization) == (7, not sets["face_optimization"])
-    tiny = Checkpoints(*[Path("x/y")] * 7, tiny=True, width=128, height=192, canvas=300)
+    tiny = Checkpoints(*[Path("x/y")] * 7, tiny=True, suits={"width": 128, "height": 192, "canvas": 300})
     found = ClipSettings().resolve(tiny)
     assert (found.size, found.canvas, found.unet_model_name_or_path) == ("128x192", 300, "x/y")
     assert "SMALL" in caplog.text
 
 
 def test_flags_are_the_settings():
-    known = {action.dest for action in animate.build_parser()._actions} - {"help", "cases", "dry_run"}
-    assert known == set(ClipSettings.__dataclass_fields__)
-    given = vars(animate.build_parser().parse_args([]))
-    assert ClipSettings(**{name: given[name] for name in known}) == ClipSettings()
-    assert "(default: standard)" in animate.build_parser().format_help()
+    parser = Parser(None)
+    add_flags(parser, animate.AnimateSettings)
+    known = {action.dest for action in parser._actions} - {"help", "cases", "dry_run"}
+    assert known == set(ClipSettings.__dataclass_fields__) | set(ClipSettings.RETIRED)
+    assert parse(animate.AnimateSettings, None, []).shared(ClipSettings) == vars(ClipSettings())
+    assert "(default: standard)" in parser.format_help()
 
 
 def run(monkeypatch, capsys, *flags):
     monkeypatch.setattr(sys, "argv", ["animate.py", *flags])
     status = 0
     try:
-        animate.cli.run(animate.main)
+        cli.run(animate.main)
     except SystemExit as error:
         status = error.code
     return status, *capsys.readouterr()
@@ -338,28 +343,29 @@ def test_many_cases_and_one_bad(tmp_path, checkpoint, case, monkeypatch, capsys)
         {"name": "wrong", "photo": common.photo, "video": common.video, "seed": "many"},
         {"name": "good", "photo": common.photo, "video": common.video},
         "good",
-        {"name": "../out of it", "photo": common.photo, "video": common.video},
+        *({"name": name, "photo": common.photo, "video": common.video} for name in BAD_NAMES),
         {"name": "later", "photo": common.photo, "video": common.video, "guidance_scale": 1},
     ]
-    path = tmp_path / "cases.jsonl"
-    path.write_text("\n".join(map(json.dumps, cases)))
+    path = tmp_path / "cases.yaml"
+    path.write_text(yaml.safe_dump(cases))
     status, told, logged = run(monkeypatch, capsys, *flags, f"--cases={path}")
     assert status == 1
-    assert "2 of 8 clips made, 6 failed" in told
+    assert f"2 of {7 + len(BAD_NAMES)} clips made, {5 + len(BAD_NAMES)} failed" in told
     for message in (
         "nowhere.png: no such photo",
-        "'sede' is no setting",
+        "'sede' is no setting; did you mean 'seed'?",
         "seed is 'many', of type str; it must be int",
         "is that of good too",
-        '"good" is no case',
-        "cannot be a folder's",
+        "'good' is no case",
+        "name '../out of it' cannot be a folder's",
+        "name 'summary.json' cannot be a folder's",
     ):
         assert message in told
-    assert "error: 6 of 8 clips failed: " in logged
+    assert f"error: {5 + len(BAD_NAMES)} of {7 + len(BAD_NAMES)} clips failed: " in logged
     assert logged.count("denoising") >= 2
     assert len(frames_of(tmp_path / "out" / "good")) == len(frames_of(tmp_path / "out" / "later")) == FRAMES
     rows = json.loads((tmp_path / "out" / "summary.json").read_text())["cases"]
-    assert [row["state"] for row in rows] == ["made", *["FAILED"] * 6, "made"]
+    assert [row["state"] for row in rows] == ["made", *["FAILED"] * (len(rows) - 2), "made"]
 
 
 def test_cases_as_yaml_are_shared_out(tmp_path, checkpoint, case):
@@ -371,20 +377,51 @@ def test_cases_as_yaml_are_shared_out(tmp_path, checkpoint, case):
     assert [[case.name for case in part] for part in own] == [["a", "c"], ["b", "case-003"]]
     assert all(case.error is None for part in own for case in part)
     assert own[0][0].settings.seed == 1 and own[0][0].settings.output == str(tmp_path / "out" / "a")
-    for name, content in {"a.txt": "", "b.yaml": "a: [", "c.yaml": "a: 1", "d.jsonl": "{", "e.jsonl": ""}.items():
-        (tmp_path / name).write_text(content)
-        with pytest.raises(InputError, match="--cases"):
-            read_cases(tmp_path / name)
+
+
+BAD_NAMES = ["../out of it", " ", "", "summary.json", "Summary.JSON", "a\nb", "a\0b", ".", "..", ".hidden", "x" * 200]
+BAD_FILES = {
+    "another ending.txt": "- {}",
+    "not closed.yaml": "a: [",
+    "no list.yaml": "a: 1",
+    "empty.yaml": "",
+    "a bomb.yaml": "a: &a [x,x,x,x,x,x,x,x,x]\n"
+    + "\n".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
+    "deep.yaml": "[" * 5000,
+    "code.yaml": "- !!python/object/apply:os.system [touch made]",
+    "bytes.yaml": "\x00\x01",
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_files_of_cases_that_cannot_be_read(tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text(BAD_FILES[name])
+    start = time.monotonic()
+    with pytest.raises(InputError, match="--cases") as raised:
+        read_cases(tmp_path / name)
+    assert time.monotonic() - start < 5
+    assert len(str(raised.value)) < 500 + len(str(tmp_path))
+    assert not (tmp_path / "made").exists()
+
+
+def test_values_of_cases_are_checked_one_by_one(tmp_path, checkpoint, case):
+    """What is wrong with one case stands in its error, however odd; the others go on."""
+    common = clip_settings(tmp_path, checkpoint, case)
+    odd = [{"seed": 10**400}, {"guidance_scale": 10**400}, {"photo": "\ud800"}, {"photo": "a\0"}, {7: 7}, [[]], None]
+    found = check_cases(common, [{"seed": 1}, *odd, {"seed": 2}])
+    assert [case.error is None for case in found] == [True, *[False] * len(odd), True]
+    assert all(len(case.error) < 200 and "\n" not in case.error for case in found[1:-1])
 
 
 def test_processes_share_the_cases(tmp_path, checkpoint, case, monkeypatch, capsys):
     """Two processes as a launcher starts them, one of them this: the first one tells of all."""
     common = clip_settings(tmp_path, checkpoint, case)
     flags = flags_of(replace(common, photo=None, video=None))
-    path = tmp_path / "cases.jsonl"
+    path = tmp_path / "cases.yaml"
     bad = {"name": "b", "photo": "nowhere.png", "video": common.video}
     good = {"name": "a", "photo": common.photo, "video": common.video}
-    path.write_text("\n".join(map(json.dumps, [good, bad])))
+    path.write_text(json.dumps([good, bad]))
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "MASTER_PORT": "1"}  # as of two machines
     other = subprocess.Popen(
         [sys.executable, str(ROOT / "animate.py"), *flags, f"--cases={path}"],

@@ -12,8 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from animation import pipeline
-from animation.clip import files
+from animation import files, pipeline
 from animation.clip.flow import Models, make_clip
 from animation.clip.state import STATE_FOLDER, ClipState, DenoisingState, differences
 from animation.sampling import WindowedDenoiser
@@ -50,8 +49,8 @@ def end_at_state_write(monkeypatch, after):
         if kept:
             raise Killed
 
-    for module in ("files", "state"):
-        monkeypatch.setattr(f"animation.clip.{module}.write_whole", write_whole)
+    for module in ("files", "clip.state"):
+        monkeypatch.setattr(f"animation.{module}.write_whole", write_whole)
 
 
 @pytest.fixture(scope="module")

@@ -17,17 +17,13 @@ FOLDERS = ("animation", "DWPose", "checkpoints/tiny", "models/tiny", "inference"
 FRAMES = 24  # of the shipped driver
 
 
-def run(folder, command, **replaced):
-    """Run a command of fewer steps in a folder; the finished process."""
-    text = (ROOT / command).read_text()
-    for old, new in replaced.items():
-        assert f"--{old}=" in text
-        text = "".join(
-            f"  --{old}={new} \\\n" if line.startswith(f"  --{old}=") else line for line in text.splitlines(True)
-        )
-    (folder / command).write_text(text)
-    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(["bash", command], cwd=folder, env=environment, capture_output=True, text=True)
+def run(folder, command, variables=None, **replaced):
+    """Run a command in a folder, with other values of some flags; the finished process."""
+    (folder / command).parent.mkdir(exist_ok=True)
+    shutil.copy(ROOT / command, folder / command)
+    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "OMP_NUM_THREADS": "1", **(variables or {})}
+    flags = [f"--{name}={value}" for name, value in replaced.items()]
+    return subprocess.run(["bash", command, *flags], cwd=folder, env=environment, capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -49,7 +45,7 @@ def test_photo_and_video_become_an_animation(copy):
             changes |= {"end_refine_step": 0, "num_optimization_iter": 1}
         result = run(copy, command, **changes)
         assert result.returncode == 0, result.stderr
-        assert "checkpoints/tiny" in result.stdout
+        assert "checkpoints/tiny" in result.stderr
         folder = copy / "output" / output
         found = json.loads((folder / "run.json").read_text())
         assert found["face_found"] is True
@@ -106,7 +102,12 @@ def test_released_weights_come_first(copy):
     """Where the UNet lies in the released place, all is looked for there."""
     (copy / "checkpoints" / "Animation").mkdir()
     (copy / "checkpoints" / "Animation" / "unet.pth").write_bytes(b"weights")
-    result = run(copy, "command_basic_infer.sh", num_inference_steps=2)
-    assert result.returncode == 2
-    assert "checkpoints/DWPose" in result.stderr
-    assert "tiny" not in result.stdout + result.stderr
+    for command in ("command_basic_infer.sh", "scripts/command_op_infer.sh"):
+        drawing = run(copy, command)
+        assert drawing.returncode == 2
+        assert drawing.stderr.startswith("error: the released weights are for photos of people; ")
+        assert drawing.stderr.count("\n") == 1
+        result = run(copy, command, {"PHOTO": "inference/case-1/reference.png", "DRIVER": "inference/driver.mp4"})
+        assert result.returncode == 2
+        assert "checkpoints/DWPose" in result.stderr
+        assert "tiny" not in result.stdout + result.stderr

@@ -118,14 +118,15 @@ def test_what_makes_no_sense_is_refused(changes, message):
 
 
 def test_values_of_a_file():
-    assert Script.from_values({"photo": "a", "scale": 2}) == Script(photo="a", scale=2.0)
-    assert type(Script.from_values({"photo": "a", "scale": 2}).scale) is float
+    values = Script.checked_values({"photo": "a", "scale": 2})
+    assert values == {"photo": "a", "scale": 2.0}
+    assert type(values["scale"]) is float
     with pytest.raises(InputError, match="'tlie' is no setting; did you mean 'tile'"):
-        Script.from_values({"tlie": 2})
+        Script.checked_values({"tlie": 2})
     with pytest.raises(InputError, match="7 is no setting"):
-        Script.from_values({7: 2})
+        Script.checked_values({7: 2})
     with pytest.raises(InputError, match="'own' is no setting"):
-        Script.from_values({"own": 2})
+        Script.checked_values({"own": 2})
 
 
 def test_what_a_setting_affects():

@@ -12,19 +12,20 @@ import pytest
 import torch
 from PIL import Image
 
-import inference_basic
-import inference_op
 from animation import cli
-from animation.face.settings import FaceOptimizationSettings
+from animation.commands import inference_basic, inference_op
+from animation.face.settings import CROP_MARGIN, FaceOptimizationSettings
 from animation.files import describe_file
-from animation.flags import CROP_MARGIN
+from animation.flags import Parser, add_flags, parse
+from animation.settings import InferenceSettings
+from animation.weights.layout import fill_in
 from animation.weights.loading import load_arcface
 from DWPose.keypoints import FACE, NUM_KEYPOINTS, NUM_WHOLEBODY, People
 from DWPose.recording import Drawn, Recording
 from tests.conftest import checkpoint_flags
 from tests.face_models import write_face_models
 from tests.synthetic import HEAD
-from tests.test_onnx_weights import export
+from tests.test_onnx import export
 
 ROOT = Path(__file__).parents[1]
 RELEASED_FLAGS = """
@@ -88,8 +89,7 @@ def facts(flags):
 
 
 def read(flags):
-    parsed = inference_op.build_parser().parse_args(arguments(flags))
-    return FaceOptimizationSettings(**vars(parsed)).read_inputs()
+    return fill_in(parse(FaceOptimizationSettings, None, arguments(flags))).read_inputs()
 
 
 def write_recording(path, photo_path, num_frames=5, without=(2,)):
@@ -130,7 +130,7 @@ def test_a_run_refines_the_faces_and_says_how_much(monkeypatch, capsys, flags, t
     refined = video(flags["--output_dir"])
     assert len(refined) == 5
     # The same without it, by the other script: the same seed, other pixels, and less alike.
-    basic = {key: value for key, value in flags.items() if key.lstrip("-") in _known(inference_basic)}
+    basic = {key: value for key, value in flags.items() if key.lstrip("-") in _known(InferenceSettings)}
     status, _ = run(monkeypatch, capsys, {**basic, "--output_dir": tmp_path / "basic"}, inference_basic)
     assert status == 0
     difference = np.abs(video(tmp_path / "basic") - refined)
@@ -141,8 +141,8 @@ def test_a_run_refines_the_faces_and_says_how_much(monkeypatch, capsys, flags, t
     assert [step["step"] for step in facts(flags)["face_optimization"]] == [2]
 
 
-def _known(script):
-    return {action.dest for action in script.build_parser()._actions}
+def _known(settings):
+    return set(settings.__dataclass_fields__)
 
 
 def test_cropped_decoding_and_masks_that_are_not_there(monkeypatch, capsys, flags, case, tmp_path, caplog):
@@ -283,19 +283,18 @@ def test_the_photos_crop_reaches_arcface_as_rgb(checkpoint):
 
 
 def test_every_released_flag_is_known():
-    known = _known(inference_op)
+    parser = Parser(inference_op.__doc__)
+    add_flags(parser, FaceOptimizationSettings)
+    known = {action.dest for action in parser._actions}
     assert set(RELEASED_FLAGS.split()) <= known
-    assert _known(inference_basic) < known
-    assert known - {"help"} == set(FaceOptimizationSettings.__dataclass_fields__)
-    text = re.sub(r"\s+", " ", inference_op.build_parser().format_help())
-    for default in ("(default: 3)", "(default: 20)", "(default: checkpoints/Animation/glintr100_torch.pth)"):
+    assert _known(InferenceSettings) < known
+    assert known - {"help"} == _known(FaceOptimizationSettings) | set(FaceOptimizationSettings.RETIRED)
+    text = re.sub(r"\s+", " ", parser.format_help())
+    for default in ("(default: 3)", "(default: 0)", "(default: 20)", "left out, glintr100_torch.pth of the checkpoint"):
         assert default in text
     required = ["--validation_image=a", "--validation_control_folder=b", "--output_dir=c"]
-    parsed = inference_op.build_parser().parse_args(required)
-    assert FaceOptimizationSettings(**vars(parsed)) == FaceOptimizationSettings(
-        validation_image="a", validation_control_folder="b", output_dir="c"
-    )
-    assert inference_op.build_parser().parse_args([*required, "--hjb_crop"]).hjb_crop == CROP_MARGIN
+    assert parse(FaceOptimizationSettings, None, [*required, "--hjb_crop"]).hjb_crop == CROP_MARGIN
+    assert parse(FaceOptimizationSettings, None, required).hjb_crop is None
 
 
 def black(folder, count=5, size=SIZE, value=0):

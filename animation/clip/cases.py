@@ -1,21 +1,23 @@
 """Many clips by one command: a file of cases, each with settings of its own, checked before any network is loaded."""
 
-import json
 import logging
 import os
 import re
-import types
-import typing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from animation.clip.settings import ClipInputs, ClipSettings
 from animation.errors import InputError
+from animation.flags import shown
 
 logger = logging.getLogger(__name__)
 
 NAME = "name"  # of a case: its folder in the output folder, unless it names an output of its own
-SUFFIXES = (".yaml", ".yml", ".jsonl")
+SUFFIXES = (".yaml", ".yml")
+LARGEST_FILE = 16 << 20  # bytes
+DEEPEST = 20  # lists and mappings within each other
+NAME_PATTERN = re.compile(r"\w[\w .+,@=()-]{0,99}")
+TAKEN_NAMES = ("summary.json",)  # of the output folder, in small letters
 
 
 @dataclass
@@ -37,40 +39,36 @@ class Case:
     error: str | None = None
 
 
-def read_cases(path: str | Path) -> list[dict]:
-    """The cases of a YAML file, a list of mappings, or of a JSONL file, an object a line.
+def read_cases(path: str | Path) -> list:
+    """The cases of a YAML file, a list of mappings.
 
     Raises:
-        InputError: no such file, not readable, or nothing in it.
+        InputError: no such file, not readable, too large, or nothing in it.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"--cases {path}: give a file that ends with .yaml, .yml or .jsonl")
+        raise InputError(f"--cases {path}: give a file that ends with .yaml or .yml")
     if not path.is_file():
-        raise InputError(f"--cases {path}: no such file; give a list of cases as YAML or JSONL")
+        raise InputError(f"--cases {path}: no such file; give a list of cases as YAML")
+    if path.stat().st_size > LARGEST_FILE:
+        raise InputError(f"--cases {path}: more than {LARGEST_FILE >> 20} MB; divide it among several files")
+    import yaml
+
     try:
         text = path.read_text(encoding="utf-8")
-        if path.suffix.lower() == ".jsonl":
-            cases = [_json_line(line, number) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-        else:
-            import yaml
-
-            try:
-                cases = yaml.safe_load(text)
-            except yaml.YAMLError as error:
-                raise ValueError(" ".join(str(error).split())) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"--cases {path}: cannot be read ({error})") from None
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):  # a few lines of aliases stand for gigabytes
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("an alias (*name) in it; write each case out")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise ValueError("nested too deeply")
+        cases = yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"--cases {path}: cannot be read ({' '.join(str(error).split())[:300]})") from None
     if not isinstance(cases, list) or not cases:
         raise InputError(f"--cases {path}: holds {type(cases).__name__} where a list of cases was due")
     return cases
-
-
-def _json_line(line: str, number: int) -> object:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"line {number}: {error}") from None
 
 
 def check_cases(common: ClipSettings, contents: list, taken: slice = slice(None)) -> list[Case]:
@@ -109,34 +107,17 @@ def check_cases(common: ClipSettings, contents: list, taken: slice = slice(None)
 
 def _name(content: object, number: int) -> str:
     name = content.get(NAME) if isinstance(content, dict) else None
-    return str(name) if name is not None else f"case-{number:03d}"
+    return f"case-{number:03d}" if name is None else shown(name).strip("'")
 
 
 def _settings(common: ClipSettings, content: object, name: str) -> ClipSettings:
     if not isinstance(content, dict):
-        raise InputError(f"{json.dumps(content, default=str)[:60]} is no case; give settings by their names")
-    if not re.fullmatch(r"[^/\\\0]+", name) or name in (".", ".."):
-        raise InputError(f"name {name!r} cannot be a folder's; give one without slashes")
-    values = {key: value for key, value in content.items() if key != NAME}
-    hints = typing.get_type_hints(ClipSettings)
-    for key, value in values.items():
-        if key not in hints:
-            raise InputError(f"{key!r} is no setting; --help lists them (photo, video, seed, …)")
-        values[key] = _checked(key, value, hints[key])
-    if "output" not in values:
-        values["output"] = str(Path(common.output or ".") / name)
-    return replace(common, **values)
-
-
-def _checked(key: str, value: object, hint: object) -> object:
-    """A value as its setting's type; a whole number does for a float."""
-    known = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if float in known and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) not in known:
-        wanted = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in known)
-        raise InputError(f"{key} is {value!r}, of type {type(value).__name__}; it must be {wanted}")
-    return value
+        raise InputError(f"{shown(content)} is no case; give settings by their names")
+    given = str(content.get(NAME, name))
+    if given != given.strip() or not NAME_PATTERN.fullmatch(given) or given.lower() in TAKEN_NAMES:
+        raise InputError(f"name {shown(given)} cannot be a folder's here; give one of letters, digits, spaces, - and _")
+    values = common.checked_values({key: value for key, value in content.items() if key != NAME})
+    return replace(common, **({"output": str(Path(common.output or ".") / given)} | values))
 
 
 @dataclass(frozen=True)

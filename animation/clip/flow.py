@@ -18,7 +18,7 @@ from animation.clip.skeletons import digest, make_skeletons
 from animation.clip.state import ClipState
 from animation.face.detection import find_face_models
 from animation.face.settings import FaceOptimizationSettings
-from animation.files import describe_file, read_json, write_json, write_whole
+from animation.files import describe_file, locked, read_json, write_json, write_whole
 from animation.flags import FILES, FRAMES, LATENTS
 from animation.media.sound import load_sound
 from animation.media.writing import FRAMES_FOLDER, write_png
@@ -76,10 +76,23 @@ def make_clip(settings: ClipSettings, inputs: ClipInputs, models: Models) -> dic
         RunError: memory did not suffice, or NaN appeared.
         OSError: a file cannot be written; what was kept stays, and the same command goes on from there.
     """
-    output, framing, driver = Path(settings.output), inputs.framing, inputs.driver
-    run = settings.inference_settings(framing, driver.fps)
+    output = Path(settings.output)
+    run = settings.inference_settings(inputs.framing, inputs.driver.fps)
     device = runtime.choose_device(settings.device)
     weights = weights_files(run, device)  # before minutes of work
+    with locked(output):
+        return _make_clip(settings, inputs, models, run, device, weights)
+
+
+def _make_clip(
+    settings: ClipSettings,
+    inputs: ClipInputs,
+    models: Models,
+    run: InferenceSettings,
+    device: torch.device,
+    weights: list[Path],
+) -> dict:
+    output, framing, driver = Path(settings.output), inputs.framing, inputs.driver
     report = RunReport(asdict(settings), device)
     photo = settings.intermediate / PHOTO_FILE
     photo_pixels = np.asarray(framing.apply(inputs.photo))

@@ -15,7 +15,7 @@ from animation.face.settings import FaceOptimization, FaceOptimizationSettings
 from animation.flags import FILES, FRAMES, NOTHING, flag
 from animation.media.framing import AUTO, FITS, Framing, frame_photo
 from animation.media.images import load_photo
-from animation.media.writing import check_writable
+from animation.media.writing import FRAMES_FOLDER, PARTIAL_FOLDER, check_writable
 from animation.settings import InferenceSettings, Levers, Sampling, Weights
 from animation.skeletons.settings import SkeletonChoices, SkeletonSettings
 from animation.weights.layout import Checkpoints, fill_in, find_checkpoints
@@ -26,7 +26,14 @@ logger = logging.getLogger(__name__)
 ANCHORS = ("first", "photo")
 LARGEST_LOOP = 1000
 INTERMEDIATE_FOLDER = "intermediate"  # of the output folder: what a later run takes from there
+STATE_FOLDER = ".unfinished"  # of the output folder: what the same command goes on from
 PHOTO_FILE, SKELETONS_FOLDER, EMBEDDING_FILE = "photo.png", "skeletons", "face_embedding.npy"
+INNER_FOLDERS = (
+    STATE_FOLDER,
+    f"{STATE_FOLDER}/frames",
+    INTERMEDIATE_FOLDER,
+    f"{INTERMEDIATE_FOLDER}/{SKELETONS_FOLDER}",
+)
 PRESETS = {
     "draft": {"num_inference_steps": 10, "frames_overlap": 2, "decode_chunk_size": 2, "face_optimization": False},
     "standard": {"num_inference_steps": 25, "frames_overlap": 4, "decode_chunk_size": 4, "face_optimization": False},
@@ -166,7 +173,7 @@ class ClipSettings(Weights, Sampling, Levers, SkeletonChoices, FaceOptimization)
         driver = open_driver(self.video, self.driver_kind, self.start, self.end, self.max_seconds, self.fps)
         self._check_networks(driver)
         embedding = None if self.face_embedding is None else load_face_embedding(self.face_embedding)
-        check_writable(Path(self.output))
+        check_writable(Path(self.output), FRAMES_FOLDER, PARTIAL_FOLDER, *INNER_FOLDERS)
         self._check_places()
         return ClipInputs(photo, framing, driver, embedding)
 

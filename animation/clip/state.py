@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from animation.clip.settings import STATE_FOLDER
 from animation.files import read_json, write_json, write_whole
 from animation.media.images import UNREADABLE
 from animation.media.writing import write_png
@@ -27,7 +28,6 @@ from animation.sampling import WindowedDenoiser
 
 logger = logging.getLogger(__name__)
 
-STATE_FOLDER = ".unfinished"
 LATENTS_FILE, STATE_FILE, FRAMES_FOLDER = "latents.safetensors", "state.json", "frames"
 WRITERS = 4  # threads
 
@@ -132,16 +132,17 @@ class DenoisingState:
             with safe_open(self.path, "pt") as file:
                 facts = json.loads(file.metadata()["facts"])
                 latents, random_state = file.get_tensor("latents"), file.get_tensor("random_state")
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            step, cfg_batch, notes = int(facts["step"]), int(facts["cfg_batch"]), list(facts["notes"])
+            self.generator.set_state(random_state)
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
             logger.warning("%s: damaged (%s); the clip is sampled from the first step", self.path, error)
             return None
-        self.generator.set_state(random_state)
-        denoiser.cfg_batch = facts["cfg_batch"]
+        denoiser.cfg_batch = cfg_batch
         if self.notes is not None:
-            self.notes[:] = facts["notes"]
-        self.resumed_from = facts["step"]
-        logger.info("%d denoising steps of an unfinished run are taken from %s", facts["step"], self.path)
-        return facts["step"], latents
+            self.notes[:] = notes
+        self.resumed_from = step
+        logger.info("%d denoising steps of an unfinished run are taken from %s", step, self.path)
+        return step, latents
 
     def keep(self, step: int, latents: torch.Tensor, denoiser: WindowedDenoiser) -> None:
         """Keep the latents with which `step` begins; none that hold NaN or infinity, which the loop complains of."""

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from animation.errors import InputError
+from animation.files import refuse_links
 from animation.media.sound import Sound, SoundTrack
 
 logger = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ class AnimationWriter:
         self.partial = self.output_dir / PARTIAL_FOLDER
         self.num_frames, self.fps = num_frames, fps
         self.png, self.gif, self.mp4, self.sound = png, gif, mp4, sound
-        check_writable(self.output_dir)
+        check_writable(self.output_dir, FRAMES_FOLDER, PARTIAL_FOLDER)
 
     def __enter__(self):
         shutil.rmtree(self.partial, ignore_errors=True)
@@ -218,8 +219,14 @@ def publish_frames(source: Path, folder: Path, count: int) -> None:
             path.unlink()
 
 
-def check_writable(folder: Path) -> None:
-    """Prove that a folder can be made and written to, leaving nothing behind, or raise InputError."""
+def check_writable(folder: Path, *inner: str) -> None:
+    """Prove that a folder can be made and written to, leaving nothing behind, or raise InputError.
+
+    Args:
+        folder: of the output; it may be a symbolic link.
+        inner: what a run writes in it, folders by relative paths; they may not.
+    """
+    refuse_links(folder, inner)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     probe = folder / f"{PARTIAL_FOLDER}-probe"
     try:
