@@ -20,7 +20,7 @@ PARTS = {
     "antelopev2": (["antelopev2/*"], "models"),
     "cases": ([CASES_ARCHIVE], "."),
 }
-IGNORED = ["SVD/*.fp16.*", "*..*", "*\\*"]  # twins in half precision, and names that may leave their folder
+IGNORED = ["SVD/*.fp16.*", "*..*"]  # twins in half precision, and names that may leave their folder
 LICENCES = {
     "svd": "Stable Video Diffusion is under Stability AI's own licence, which binds commercial use: "
     "https://stability.ai/license",

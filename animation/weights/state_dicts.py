@@ -1,5 +1,7 @@
 """Named tensors out of files, never running what a file carries, and into a model, strictly."""
 
+import contextlib
+import pickletools
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,8 +26,8 @@ SIGNATURES = {
     "an I3D network": "Mixed_3b.b0.conv3d.weight",
     "an ImageNet classifier": "features.0.weight",
 }
-# What torch says of a global, a call or a pickle format (its frames are operand 149) that tensors have no use for.
-REFUSALS = ("GLOBAL", "reduce", "Unsupported operand 149")
+# What torch says of an object, and of the frames of a newer pickle format, that tensors have no use for.
+REFUSALS = ("GLOBAL", "Unsupported operand 149")
 DOWNLOAD_HINT = "download the released weights (FrancisRing/StableAnimator on the Hugging Face hub)"
 
 
@@ -78,7 +80,7 @@ def _read_torch_file(path: Path, zipped: bool) -> dict[str, torch.Tensor]:
                 f"{path}: a TorchScript program, which could run code; where you trust it, save its tensors alone: "
                 "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')"
             ) from None
-        if any(sign in str(error) for sign in REFUSALS):
+        if any(sign in str(error) for sign in REFUSALS) or _names_objects(path):
             raise CheckpointError(
                 f"{path}: refused, because it holds Python objects that could run code, not only tensors; get the "
                 "weights from their authors, or as .safetensors"
@@ -90,6 +92,13 @@ def _read_torch_file(path: Path, zipped: bool) -> dict[str, torch.Tensor]:
             f"{path}: not a plain state dict of tensors (it holds: {keys}); extract the weights from it"
         )
     return state
+
+
+def _names_objects(path: Path) -> bool:
+    """Whether a file is a plain pickle that asks for objects by name, whatever its format."""
+    with contextlib.suppress(Exception), path.open("rb") as file:  # pickletools raises anything for another file
+        return any(code.name in ("GLOBAL", "STACK_GLOBAL", "INST") for code, *_ in pickletools.genops(file))
+    return False
 
 
 def _first(names: list[str]) -> str:
