@@ -68,20 +68,31 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
     @classmethod
     def from_checkpoints(
         cls,
-        svd_folder: str | Path = "checkpoints/SVD/stable-video-diffusion-img2vid-xt",
-        unet_path: str | Path = "checkpoints/Animation/unet.pth",
-        pose_net_path: str | Path = "checkpoints/Animation/pose_net.pth",
-        face_encoder_path: str | Path = "checkpoints/Animation/face_encoder.pth",
+        *,
+        svd_folder: str | Path | None = None,
+        unet_path: str | Path | None = None,
+        pose_net_path: str | Path | None = None,
+        face_encoder_path: str | Path | None = None,
         dtype: torch.dtype = torch.float32,
         preview_vae_folder: str | Path | None = None,
     ) -> "AnimationPipeline":
         """Load the released files, or others of that layout and any size.
 
+        Paths that are None are found by `animation.weights.layout`: the released weights where they are, else the small
+        ones that come along.
+
         Raises:
             CheckpointError: a file is missing, damaged, of another model, or does not fit the others.
         """
         return cls(
-            **load_components(svd_folder, unet_path, pose_net_path, face_encoder_path, dtype, preview_vae_folder)
+            **load_components(
+                svd_folder=svd_folder,
+                unet_path=unet_path,
+                pose_net_path=pose_net_path,
+                face_encoder_path=face_encoder_path,
+                dtype=dtype,
+                preview_vae_folder=preview_vae_folder,
+            )
         )
 
     @torch.no_grad()

@@ -129,7 +129,7 @@ def main() -> None:
     args = parser.parse_args()
     svd, animation = args.checkpoints / "SVD", args.checkpoints / "Animation"
     pipeline = AnimationPipeline.from_checkpoints(
-        svd, *(animation / f"{part}.safetensors" for part in ("unet", "pose_net", "face_encoder"))
+        svd_folder=svd, **{f"{part}_path": animation / f"{part}.pth" for part in ("unet", "pose_net", "face_encoder")}
     )
     pipeline.set_progress_bar_config(disable=True)
     form, found = Format(width=SIDE, height=SIDE, num_frames=FRAMES), {}

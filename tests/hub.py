@@ -46,9 +46,12 @@ def serve(
                 log.append((self.command, self.path, self.headers.get("Range")))
             path = self.path.split("?")[0]
             if path.startswith(f"/api/models/{repository}"):
-                siblings = [{"rfilename": name, "size": len(data)} for name, data in files.items()]
-                content = {"id": repository, "modelId": repository, "sha": COMMIT, "siblings": siblings}
-                return self.send(200, json.dumps(content).encode(), {"Content-Type": "application/json"}, body)
+                entries = [
+                    {"type": "file", "path": name, "size": len(data), "oid": name} for name, data in files.items()
+                ]
+                facts = {"id": repository, "modelId": repository, "sha": COMMIT}
+                content = json.dumps(entries if "/tree/" in path else facts).encode()
+                return self.send(200, content, {"Content-Type": "application/json"}, body)
             name = path.removeprefix(f"/{repository}/resolve/").partition("/")[2]
             if not path.startswith(f"/{repository}/resolve/") or name not in files:
                 return self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"}, body)

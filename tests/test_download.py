@@ -55,6 +55,7 @@ def run(endpoint, destination, *flags):
 PARTS = ("--parts", "animation", "svd", "dwpose")
 
 
+@pytest.mark.slow
 def test_fetches_what_is_used_into_its_places_and_verifies(repository, tmp_path):
     with hub.serve(NAME, repository) as endpoint:
         done = run(endpoint, tmp_path, *PARTS, "cases", "--yes")
@@ -78,7 +79,7 @@ def test_nothing_is_fetched_without_consent_or_in_a_dry_run(repository, tmp_path
         refused, dry = run(endpoint, tmp_path, *PARTS), run(endpoint, tmp_path, *PARTS, "--dry_run")
     assert (refused.returncode, dry.returncode) == (2, 0)
     assert refused.stderr.strip().endswith("nothing was fetched; answer y, or give --yes")
-    assert not [request for request in log if "/resolve/" in request[1]]
+    assert not [request for request in log if request[0] == "GET" and "/resolve/" in request[1]]
     assert not (tmp_path / "checkpoints").exists()
 
 
@@ -89,13 +90,14 @@ def test_a_broken_transfer_goes_on_where_it_stopped(tmp_path):
         done = run(endpoint, tmp_path, "--parts", "dwpose", "--yes")
         if not (tmp_path / "checkpoints" / "DWPose" / "yolox_l.onnx").exists():
             assert done.returncode == 1
-            assert "the same command goes on" in done.stderr
+            assert "the same command resumes" in done.stderr
             run(endpoint, tmp_path, "--parts", "dwpose", "--yes")
     assert (tmp_path / "checkpoints" / "DWPose" / "yolox_l.onnx").read_bytes() == files["DWPose/yolox_l.onnx"]
     ranges = [wanted for method, path, wanted in log if method == "GET" and "/resolve/" in path]
     assert ranges == [None, f"bytes={20 << 20}-"]
 
 
+@pytest.mark.slow
 def test_what_is_whole_is_not_fetched_again(repository, tmp_path):
     log = []
     with hub.serve(NAME, repository, log) as endpoint:
@@ -107,6 +109,7 @@ def test_what_is_whole_is_not_fetched_again(repository, tmp_path):
     assert not [request for request in log[before:] if request[0] == "GET" and "/resolve/" in request[1]]
 
 
+@pytest.mark.slow
 def test_a_damaged_repository_is_told_by_the_verification(repository, tmp_path):
     files = dict(repository) | {"Animation/pose_net.pth": b"<html>sorry</html>"}
     with hub.serve(NAME, files) as endpoint:
@@ -128,27 +131,55 @@ def test_unreachable_and_unknown(repository, tmp_path):
     assert f"{NAME}: not on http://127.0.0.1" in unknown.stderr
 
 
-def test_plan_leaves_out_what_is_never_read():
-    files = [
-        ("SVD/vae/a.safetensors", 1),
-        ("SVD/vae/a.fp16.safetensors", 1),
-        ("SVD/unet/config.json", 1),
-        ("SVD/unet/a.safetensors", 1),
-        ("SVD/x.safetensors", 1),
-        ("SVD/../../evil", 1),
-        ("Animation/unet.pth", 5),
+def test_plan_leaves_out_what_is_never_read(tmp_path, monkeypatch):
+    wanted = ["SVD/vae/a.safetensors", "SVD/xt/image_encoder/a.safetensors", "SVD/unet/config.json", "SVD/index.json"]
+    ignored = ["SVD/vae/a.fp16.safetensors", "SVD/unet/a.safetensors", "SVD/x.safetensors", "SVD/vae/../../../evil"]
+    files = dict.fromkeys([*wanted, *ignored, "Animation/unet.pth"], b"12345")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    code = f"""
+from animation.errors import InputError
+from animation.weights import download
+found = download.plan(["svd", "animation"], "here", {NAME!r})
+print(sorted(str(file.path) for file in found), {{file.size for file in found}})
+try:
+    download.plan(["dwpose"], "here", {NAME!r})
+except InputError as error:
+    print(error)
+"""
+    with hub.serve(NAME, files) as endpoint:
+        environment = os.environ | {"HF_ENDPOINT": endpoint}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=True)
+    places = sorted(f"here/checkpoints/{name}" for name in [*wanted, "Animation/unet.pth"])
+    assert done.stdout.splitlines() == [
+        f"{places} {{5}}",
+        f"{NAME}: has no DWPose/*; leave dwpose out of --parts, or check the name",
     ]
-    found = download.plan(files, "here", ["svd", "animation"])
-    assert [file.name for file in found] == ["SVD/vae/a.safetensors", "SVD/unet/config.json", "Animation/unet.pth"]
-    assert found[-1].path == Path("here/checkpoints/Animation/unet.pth")
-    with pytest.raises(InputError, match="no DWPose; it has Animation, SVD"):
-        download.plan(files, "here", ["dwpose"])
+    assert not (ROOT / "here").exists()
+
+
+def test_an_unknown_part():
+    with pytest.raises(InputError, match="--parts everything is unknown; give some of animation, svd"):
+        download.plan(["everything"], "here")
 
 
 def test_a_full_disk_is_told_before(tmp_path, monkeypatch):
     monkeypatch.setattr(download, "SPARE_BYTES", 1 << 60)
+    file = download.RemoteFile("animation", "Animation/unet.pth", 5, tmp_path, hub.COMMIT)
     with pytest.raises(InputError, match=r"free and 5 B to fetch"):
-        download.fetch([download.RemoteFile("Animation/unet.pth", 5, tmp_path)], tmp_path)
+        download.fetch([file], tmp_path)
+
+
+def test_a_file_of_another_size_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "_snapshot", lambda *args, **options: None)
+    file = download.RemoteFile("animation", "unet.pth", 5, tmp_path, hub.COMMIT)
+    for content, found in ((None, 0), (b"123", 3)):
+        if content is not None:
+            file.path.write_bytes(content)
+        with pytest.raises(RunError, match=f"unet.pth: {found} bytes where 5 were due"):
+            download.fetch([file], tmp_path)
+    file.path.write_bytes(b"12345")
+    download.fetch([file], tmp_path)
 
 
 def test_an_archive_that_reaches_out_is_not_unpacked(tmp_path):

@@ -3,10 +3,12 @@
 import itertools
 import json
 import logging
+from pathlib import Path
 
 import pytest
 
 from animation.errors import CheckpointError
+from animation.weights import layout
 from animation.weights.layout import find_checkpoints
 
 PARTS = {
@@ -92,3 +94,38 @@ def test_a_description_that_makes_no_sense_is_refused(tmp_path, content):
     path.write_text(content)
     with pytest.raises(CheckpointError, match=r"model\.json"):
         find_checkpoints(tmp_path)
+
+
+def test_home_is_the_named_folder_else_the_first_that_holds_weights(tmp_path, monkeypatch):
+    """$STABLEANIMATOR_HOME, the working directory, the source checkout, the installed package."""
+    folders = {name: tmp_path / name for name in ("named", "working", "checkout", "installed")}
+    for folder in folders.values():
+        (folder / "models").mkdir(parents=True)  # without weights it does not count
+    monkeypatch.chdir(folders["working"])
+    monkeypatch.delenv("STABLEANIMATOR_HOME", raising=False)
+    monkeypatch.setattr(layout, "CHECKOUT", folders["checkout"])
+    monkeypatch.setattr(layout, "INSTALLED", folders["installed"])
+    assert layout.home() == layout.download_folder() == Path()
+    touch(folders["installed"], "animation", True)
+    assert layout.home() == folders["installed"]
+    assert find_checkpoints().unet == folders["installed"] / "checkpoints/tiny/Animation/unet.pth"
+    assert layout.download_folder() == Path(), "never into an installed package"
+    touch(folders["checkout"], "faces", True)
+    assert layout.home() == layout.download_folder() == folders["checkout"]
+    touch(folders["working"], "dwpose", False)
+    assert layout.home() == layout.download_folder() == Path()
+    assert find_checkpoints().unet == Path("checkpoints/Animation/unet.pth")
+    monkeypatch.setenv("STABLEANIMATOR_HOME", str(folders["named"]))
+    assert layout.home() == layout.download_folder() == folders["named"]
+    assert find_checkpoints().detector == folders["named"] / "checkpoints/DWPose/yolox_l.onnx"
+
+
+def test_paths_that_are_left_out_are_found(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("STABLEANIMATOR_HOME", str(tmp_path))
+    touch(tmp_path, "animation", True)
+    found = layout.find_parts(svd="here", unet=None)
+    assert (found.svd, found.unet) == (Path("here"), tmp_path / "checkpoints/tiny/Animation/unet.pth")
+    assert "SMALL" in caplog.text
+    caplog.clear()
+    assert layout.find_parts(svd="here").svd == Path("here")
+    assert not caplog.records

@@ -211,7 +211,7 @@ def test_offloading_leaves_what_is_not_at_work_out():
 
 
 def test_networks_whose_numbers_are_not_read(checkpoint):
-    components = load_components(*checkpoint_paths(checkpoint).values(), device="meta")
+    components = load_components(**checkpoint_paths(checkpoint), device="meta")
     networks_read = [part for part in components.values() if isinstance(part, torch.nn.Module)]
     assert all(tensor.is_meta for part in networks_read for tensor in part.parameters())
     rehearsal = Rehearsal(components, "cpu")

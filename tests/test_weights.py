@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import random
 import shutil
 import socket
 import subprocess
@@ -160,8 +161,9 @@ def test_damaged_and_dangerous_files(copy, tmp_path):
     for zipped in (True, False):
         torch.save({"a": Malicious(tmp_path / "ran")}, path, _use_new_zipfile_serialization=zipped)
         assert "could run code" in message(read, path)
-    path.write_bytes(pickle.dumps(Malicious(tmp_path / "ran")))
-    message(read, path)
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        path.write_bytes(pickle.dumps({"a": Malicious(tmp_path / "ran")}, protocol))
+        assert "refused, because it holds Python objects that could run code" in message(read, path)
     assert not (tmp_path / "ran").exists()
     torch.save({"state_dict": {"a": torch.ones(1)}}, path)
     assert "it holds: state_dict" in message(read, path)
@@ -171,6 +173,51 @@ def test_damaged_and_dangerous_files(copy, tmp_path):
     save_file({"a": torch.ones(100)}, path)
     path.write_bytes(path.read_bytes()[:-8])
     assert "truncated or not a safetensors file" in message(read, path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_damaged_torch_file_is_always_a_checkpoint_error(tmp_path, zipped):
+    """Cut anywhere, or with bytes changed: torch answers with a dozen types of error, OSError among them."""
+    path, numbers = tmp_path / "weights.pth", random.Random(0)
+    torch.save({"a": torch.ones(50), "b": torch.ones(3)}, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    spoiled = [whole[:length] for length in range(0, len(whole), 13)]
+    for _ in range(200):
+        content = bytearray(whole)
+        for _ in range(4):
+            content[numbers.randrange(len(content))] = numbers.randrange(256)
+        spoiled.append(bytes(content))
+    refused = 0
+    for content in spoiled:
+        path.write_bytes(content)
+        try:
+            loading.read_state_dict(path)
+        except CheckpointError as error:
+            refused += 1
+            assert str(error).startswith(f"{path}: ")
+            assert "\n" not in str(error)
+    assert refused > len(spoiled) / 3
+
+
+def test_an_error_without_a_files_name_names_the_file(tmp_path, monkeypatch):
+    """The system's "Invalid argument", which a damaged file causes by its sizes, is not a failure to write."""
+    path = tmp_path / "weights.pth"
+    torch.save({"a": torch.ones(1)}, path)
+
+    def fail(*args, **options):
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(torch, "load", fail)
+    assert message(loading.read_state_dict, path).startswith(f"{path}: truncated or not a torch weights file")
+
+
+def test_left_out_paths_are_those_of_the_layout(copy, monkeypatch, tmp_path):
+    """`from_checkpoints()` without arguments, from any folder."""
+    monkeypatch.setenv("STABLEANIMATOR_HOME", str(copy.parent))
+    monkeypatch.chdir(tmp_path)
+    expected = loading.load_components(**checkpoint_paths(copy))["unet"].state_dict()
+    found = loading.load_components()["unet"].state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 def test_missing_configs_and_unknown_vae(copy):
@@ -280,6 +327,7 @@ print(peak() - before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="peak memory is read from Linux's /proc")
+@pytest.mark.slow
 def test_loading_needs_the_files_size_once(tmp_path):
     """512 MiB of weights: mapped and assigned they take their size once, loaded and copied twice."""
     path = tmp_path / "weights.pth"

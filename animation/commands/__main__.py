@@ -1,4 +1,4 @@
-"""All commands under one name, for installations without this folder's scripts.
+"""All commands under one name, as `pip install .` installs them.
 
 stableanimator animate --photo me.jpg --video dance.mp4 --output out
 """

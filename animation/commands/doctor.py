@@ -5,43 +5,52 @@
 Exit status 0, or 1 where there is a problem.
 """
 
-import argparse
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from animation import cli
+from animation.flags import Settings, flag, parse
+from animation.weights.layout import checkpoints_in, find_checkpoints
 
 
-def build_parser() -> argparse.ArgumentParser:
+@dataclass(kw_only=True)
+class DoctorSettings(Settings):
     """The flags."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
-    parser.add_argument("--photo", metavar="FILE", help="also look for its face and person")
-    parser.add_argument("--driver", metavar="PATH", help="also look at the first frame of a video or a frame folder")
-    parser.add_argument("--checkpoints", metavar="DIR", default="checkpoints")
-    parser.add_argument("--face_models", metavar="DIR", default="models/antelopev2")
-    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
-    return parser
+
+    photo: str | None = flag(None, "also look for its face and person", metavar="FILE")
+    driver: str | None = flag(None, "also look for the people in a video or a folder of frames", metavar="PATH")
+    checkpoints: str | None = flag(
+        None, "the folder of Animation, SVD and DWPose; left out, the one that all scripts use", metavar="DIR"
+    )
+    face_models: str | None = flag(
+        None, "insightface's antelopev2; left out, the one that all scripts use", metavar="DIR"
+    )
+    json: bool = flag(False, "print the findings as JSON")
 
 
 def main() -> None:
     """Parse, look, print."""
-    args = build_parser().parse_args()
+    settings = parse(DoctorSettings, __doc__)
+    settings.check()
+    checkpoints = find_checkpoints()
+    if settings.checkpoints is not None:
+        checkpoints = checkpoints_in(Path(settings.checkpoints), checkpoints.face_models)
+    if settings.face_models is not None:
+        checkpoints = replace(checkpoints, face_models=Path(settings.face_models))
     cli.quiet_libraries()
     from animation.weights import diagnosis, verification
 
-    checkpoints = Path(args.checkpoints)
-    dwpose = checkpoints / "DWPose"
-    findings = diagnosis.check_versions() + diagnosis.check_machine(Path())
-    findings += verification.check_animation(checkpoints / "Animation", checkpoints / "SVD")
-    findings += verification.check_svd(checkpoints / "SVD")
-    findings += verification.check_dwpose(dwpose) + verification.check_face_models(args.face_models)
-    if args.photo is not None:
-        findings.append(diagnosis.check_face(args.photo, args.face_models, str(dwpose)))
-    if args.photo is not None or args.driver is not None:
-        findings += diagnosis.check_poses(args.photo, args.driver, dwpose)
-    if args.json:
+    findings = [*diagnosis.check_versions(diagnosis.tried_versions()), diagnosis.check_networks(checkpoints)]
+    findings += diagnosis.check_machine(Path(), checkpoints.tiny)
+    for check in verification.CHECKS.values():
+        findings += check(checkpoints)
+    if settings.photo is not None:
+        findings.append(diagnosis.check_face(settings.photo, checkpoints))
+    if settings.photo is not None or settings.driver is not None:
+        findings += diagnosis.check_poses(settings.photo, settings.driver, checkpoints)
+    if settings.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
         print("\n".join(map(str, findings)))

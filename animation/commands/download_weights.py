@@ -2,50 +2,57 @@
 
     python download_weights.py
 
-Shows the sizes and the licences first. Goes on where an interrupted fetch stopped. HF_ENDPOINT names a mirror.
+Shows the sizes and the licences first. Run again, it resumes an interrupted fetch. HF_ENDPOINT names a mirror.
 """
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from animation import cli
 from animation.errors import InputError, RunError
-from animation.weights import download
+from animation.flags import Settings, flag, parse
+from animation.weights import download, layout
 
 
-def build_parser() -> argparse.ArgumentParser:
+@dataclass(kw_only=True)
+class DownloadSettings(Settings):
     """The flags."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
-    parser.add_argument("--destination", metavar="DIR", default=".", help="the folder of checkpoints/ and models/")
-    parser.add_argument(
-        "--parts", nargs="+", choices=list(download.PARTS), default=[part for part in download.PARTS if part != "cases"]
+
+    destination: str | None = flag(
+        None,
+        "the folder of checkpoints/ and models/; left out, $STABLEANIMATOR_HOME, else the working directory or source "
+        "checkout that holds them",
+        metavar="DIR",
     )
-    parser.add_argument("--repository", default=download.REPOSITORY, metavar="NAME", help="of that layout, on the hub")
-    parser.add_argument("--revision", help="a branch, tag or commit; left out, the newest")
-    parser.add_argument("--dry_run", action="store_true", help="show what would be fetched, and stop")
-    parser.add_argument("--yes", action="store_true", help="do not ask")
-    return parser
+    parts: list[str] = flag(
+        [part for part in download.PARTS if part != "cases"],
+        f"some of {', '.join(download.PARTS)}; left out, all but cases",
+        metavar="PART",
+    )
+    repository: str = flag(download.REPOSITORY, "a repository of that layout on the hub")
+    revision: str | None = flag(None, "a branch, tag or commit; left out, the newest")
+    dry_run: bool = flag(False, "show what would be fetched, and stop")
+    yes: bool = flag(False, "do not ask")
 
 
 def main() -> None:
     """Parse, show, ask, fetch, verify."""
-    args = build_parser().parse_args()
     cli.start_logging()
-    files = download.plan(download.list_remote_files(args.revision, args.repository), args.destination, args.parts)
+    settings = parse(DownloadSettings, __doc__)
+    settings.check()
+    destination = Path(settings.destination or layout.download_folder())
+    files = download.plan(settings.parts, destination, settings.repository, settings.revision)
     print(download.describe(files))
-    for part in args.parts:
-        if part in download.LICENCES:
-            print(f"licence: {download.LICENCES[part]}")
-    if args.dry_run:
+    if settings.dry_run:
         return
-    if not args.yes and not _agreed():
+    if not settings.yes and not _agreed():
         raise InputError("nothing was fetched; answer y, or give --yes")
-    download.fetch(files, args.destination, args.revision, args.repository)
-    if "cases" in args.parts:
-        count = download.unpack_cases(Path(args.destination) / download.CASES_ARCHIVE, Path(args.destination))
+    download.fetch(files, destination, settings.repository)
+    if "cases" in settings.parts:
+        count = download.unpack_cases(destination / download.CASES_ARCHIVE, destination)
         print(f"{count} files of example cases unpacked")
-    _verify(Path(args.destination), args.parts)
+    _verify(destination, settings.parts)
 
 
 def _agreed() -> bool:
@@ -56,17 +63,11 @@ def _agreed() -> bool:
 
 def _verify(destination: Path, parts: list[str]) -> None:
     cli.quiet_libraries()
-    from animation.weights import verification
+    from animation.weights.verification import CHECKS, PROBLEM
 
-    checkpoints = destination / "checkpoints"
-    checks = {
-        "animation": lambda: verification.check_animation(checkpoints / "Animation", checkpoints / "SVD"),
-        "svd": lambda: verification.check_svd(checkpoints / "SVD"),
-        "dwpose": lambda: verification.check_dwpose(checkpoints / "DWPose"),
-        "antelopev2": lambda: verification.check_face_models(destination / "models" / "antelopev2"),
-    }
-    findings = [finding for part in parts if part in checks for finding in checks[part]()]
+    checkpoints = layout.released(destination)
+    findings = [finding for part in parts if part in CHECKS for finding in CHECKS[part](checkpoints)]
     print("\n".join(map(str, findings)))
-    bad = sum(finding.level == verification.PROBLEM for finding in findings)
+    bad = sum(finding.level == PROBLEM for finding in findings)
     if bad:
         raise RunError(f"{bad} of {len(findings)} parts are not what they should be; delete those files and run again")

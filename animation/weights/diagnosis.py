@@ -1,10 +1,12 @@
-"""What this machine and these folders can do: findings of one line each, before an evening is lost."""
+"""What this machine, these weights, this photo and this driver can do: findings of one line each."""
 
 import importlib.metadata
+import itertools
 import platform
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,28 +15,45 @@ from animation.errors import InputError
 from animation.face.detection import FaceFinder, find_face_models
 from animation.media.images import FrameFolder, load_photo
 from animation.media.video import VideoFrames
-from animation.weights.verification import OK, PROBLEM, WARNING, Finding, check
+from animation.weights.layout import CHECKOUT, Checkpoints
+from animation.weights.verification import NOTE, OK, PROBLEM, WARNING, Finding, check
 from DWPose.alignment import FAR_FROM_PHOTO
 from DWPose.arrangement import arrange, photo_person
+from DWPose.keypoints import CONFIDENCE, People
 from DWPose.recording import Recording
-from DWPose.wholebody import MODEL_FILES, Wholebody
+from DWPose.wholebody import Wholebody
 
-PINS = Path(__file__).parents[1] / "requirements.txt"
+PACKAGE = "stableanimator"
 OLDEST_PYTHON = (3, 11)
 NEEDED_GIB = {"disk": 5, "memory": 12, "GPU memory": 10}  # below: a warning
 SMALL_FACE = 0.08  # of the photo's shorter side
+FRAMES_LOOKED_AT = 8  # of a driver, spread over its length
+BORDER = 0.01  # of a picture's side: a person's box that comes as near touches it
+VIEWS = {  # what is in view of a person, and the body's key points of which one shows it
+    "the whole body": (10, 13),
+    "the body down to the knees": (9, 12),
+    "the body down to the hips": (8, 11),
+    "head and shoulders": (2, 5),
+}
 
 
-def check_versions(pins: Path = PINS) -> list[Finding]:
+def tried_versions() -> dict[str, str]:
+    """The libraries' versions that were tried together: of the source checkout, else of the installed package."""
+    pins = CHECKOUT / "requirements.txt"
+    lines = pins.read_text(encoding="utf-8").splitlines() if pins.is_file() else importlib.metadata.requires(PACKAGE)
+    found = [re.fullmatch(r"([\w-]+)==([\w.]+)", line.strip()) for line in lines or []]
+    return {match[1]: match[2] for match in found if match}
+
+
+def check_versions(tried: dict[str, str]) -> list[Finding]:
     """Python and the libraries, against the versions that were tried together."""
     found = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info < OLDEST_PYTHON:
         findings = [Finding(PROBLEM, "Python", found, f"use {'.'.join(map(str, OLDEST_PYTHON))} or later")]
     else:
         findings = [Finding(OK, "Python", f"{found} on {platform.platform()}")]
-    other, missing, count = [], [], 0
-    for name, wanted in re.findall(r"^([\w-]+)==([\w.]+)", pins.read_text(encoding="utf-8"), re.MULTILINE):
-        count += 1
+    other, missing = [], []
+    for name, wanted in tried.items():
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -50,7 +69,7 @@ def check_versions(pins: Path = PINS) -> list[Finding]:
     if other:
         findings.append(Finding(WARNING, "libraries", f"other versions than were tried: {', '.join(other)}", remedy))
     if not missing and not other:
-        findings.append(Finding(OK, "libraries", f"all {count} of the versions that were tried together"))
+        findings.append(Finding(OK, "libraries", f"all {len(tried)} of the versions that were tried together"))
     if _installed("onnxruntime") and _installed("onnxruntime-gpu"):
         findings.append(
             Finding(
@@ -71,37 +90,53 @@ def _installed(name: str) -> bool:
     return True
 
 
-def check_machine(folder: Path) -> list[Finding]:
-    """GPU, memory, free disk, and which onnxruntime provider really runs."""
+def check_networks(checkpoints: Checkpoints) -> Finding:
+    """Which networks are used where no flag names one."""
+    folder = checkpoints.unet.parents[1]
+    if not checkpoints.tiny:
+        return Finding(OK, "networks", f"the released ones, in {folder} and {checkpoints.face_models}")
+    return Finding(
+        NOTE,
+        "networks",
+        f"the small ones in {folder} are used, which know drawn figures alone; the released ones are not there and "
+        f"want {', '.join(f'{gib} GiB of {what}' for what, gib in NEEDED_GIB.items())}",
+        "download_weights.py fetches them",
+    )
+
+
+def check_machine(folder: Path, tiny: bool) -> list[Finding]:
+    """GPU, memory, free disk, and which onnxruntime provider really runs.
+
+    Args:
+        folder: on the disk to look at.
+        tiny: whether the small networks are used, so that what only the released ones lack is a note.
+    """
     import psutil
     import torch
 
+    lacking = NOTE if tiny else WARNING
+
+    def enough(what: str, count: int, remedy: str) -> Finding:
+        gib, needed = count / 2**30, NEEDED_GIB[what]
+        if gib >= needed:
+            return Finding(OK, what, f"{gib:.1f} GiB free")
+        return Finding(lacking, what, f"{gib:.1f} GiB free, and the released networks want {needed}", remedy)
+
+    cuda = torch.cuda.is_available()
     findings = []
-    if torch.cuda.is_available():
+    if cuda:
         properties = torch.cuda.get_device_properties(0)
-        text = f"{properties.name}, torch {torch.__version__}"
-        findings += [Finding(OK, "GPU", text), _enough("GPU memory", properties.total_memory, "--offload model")]
+        findings.append(Finding(OK, "GPU", f"{properties.name}, torch {torch.__version__}"))
+        findings.append(enough("GPU memory", properties.total_memory, "--offload model"))
     elif torch.backends.mps.is_available():
         findings.append(Finding(OK, "GPU", "Apple's, by MPS"))
     else:
-        findings.append(
-            Finding(
-                WARNING,
-                "GPU",
-                f"none that torch {torch.__version__} can use: the released model takes hours on a CPU",
-                "on an NVIDIA machine, check its driver and that torch is a CUDA build",
-            )
-        )
-    findings.append(_enough("memory", psutil.virtual_memory().available, "close other programs"))
-    findings.append(_enough("disk", shutil.disk_usage(folder).free, "make room"))
-    findings.append(check_onnxruntime(torch.cuda.is_available()))
-    return findings
-
-
-def _enough(what: str, count: int, remedy: str) -> Finding:
-    gib = count / 2**30
-    enough = gib >= NEEDED_GIB[what]
-    return Finding(OK if enough else WARNING, what, f"{gib:.1f} GiB free", "" if enough else remedy)
+        text = f"none that torch {torch.__version__} can use: the released networks take hours on a CPU"
+        remedy = "on an NVIDIA machine, check its driver and that torch is a CUDA build"
+        findings.append(Finding(lacking, "GPU", text, remedy))
+    findings.append(enough("memory", psutil.virtual_memory().available, "close other programs"))
+    findings.append(enough("disk", shutil.disk_usage(folder).free, "make room"))
+    return [*findings, check_onnxruntime(cuda)]
 
 
 def check_onnxruntime(wants_cuda: bool) -> Finding:
@@ -125,13 +160,13 @@ def check_onnxruntime(wants_cuda: bool) -> Finding:
     return Finding(OK, "onnxruntime", f"{onnxruntime.__version__} runs on {running}")
 
 
-def check_face(photo_path: str, face_models: str, dwpose_folder: str) -> Finding:
+def check_face(photo_path: str, checkpoints: Checkpoints) -> Finding:
     """Whether the photo's face is found, how, and whether it is large enough."""
 
     def work() -> Finding:
         """Look."""
         photo = load_photo(photo_path)
-        faces, way = FaceFinder(find_face_models(face_models), dwpose_folder)(np.asarray(photo))
+        faces, way = FaceFinder(find_face_models(checkpoints.face_models), checkpoints.dwpose)(np.asarray(photo))
         if not faces:
             text, remedy = "no face found", "take a photo with a larger, frontal, unobstructed face"
             return Finding(WARNING, "photo's face", text, remedy)
@@ -147,49 +182,81 @@ def check_face(photo_path: str, face_models: str, dwpose_folder: str) -> Finding
     return _guarded("photo's face", work)
 
 
-def check_poses(photo_path: str | None, driver_path: str | None, dwpose_folder: Path) -> list[Finding]:
-    """Whether the photo's person and the driver's first frame are found, and how far apart their poses are."""
+def check_poses(photo_path: str | None, driver_path: str | None, checkpoints: Checkpoints) -> list[Finding]:
+    """Whether people are found in the photo and the driver, whole, and how far apart their poses are."""
     findings: list[Finding] = []
+    recording = Recording(None, None, [], (1, 1), 30.0)
 
-    def people() -> str:
-        """Fill `findings`."""
-        wholebody = Wholebody(*(dwpose_folder / name for name in MODEL_FILES))
+    def look() -> str:
+        """Fill `findings`, up to the first error."""
+        wholebody = Wholebody(checkpoints.detector, checkpoints.pose_estimator)
         if photo_path is not None:
             photo = np.asarray(load_photo(photo_path))
             recording.photo, recording.photo_size = wholebody.estimate(photo), photo.shape[1::-1]
             found = photo_person(recording)
             findings.append(Finding(OK, "photo's person", f"found, confidence {found.scores[:, :18].mean():.2f}"))
         if driver_path is not None:
-            frame = first_frame(driver_path)
-            people = wholebody.estimate(frame)
-            recording.video, recording.video_size = [people], frame.shape[1::-1]
+            frames = spread_frames(driver_path)
+            people = wholebody.estimate(frames[0])
+            recording.video, recording.video_size = [people], frames[0].shape[1::-1]
             if not people.detected:
                 raise InputError("nobody is detected in the driver's first frame; start where the person is in view")
             findings.append(Finding(OK, "driver's person", f"{len(people)} found in the first frame"))
-        if photo_path is None or driver_path is None:
-            return ""
-        distance = float(arrange(recording).distances[0])
-        text = f"the driver's first pose is {distance:.2f} of a body height from the photo's"
-        if distance > FAR_FROM_PHOTO:
-            remedy = "start at a frame that is nearer to the photo's pose"
-            findings.append(Finding(WARNING, "alignment", text, remedy))
-        else:
-            findings.append(Finding(OK, "alignment", text))
+            findings.append(check_border([people.boxes, *map(wholebody.detector, frames[1:])], recording.video_size))
+        if recording.photo is not None and recording.video:
+            findings.append(check_views(recording.photo, recording.video[0]))
+            findings.append(check_distance(float(arrange(recording).distances[0])))
         return ""
 
-    recording = Recording(None, None, [], (1, 1), 30.0)
-    outcome = check("poses", people)
+    outcome = check("poses", look)
     return findings + ([outcome] if outcome.level != OK else [])
 
 
-def first_frame(path: str) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of a folder of frames or a video. Raises InputError."""
+def check_border(frames: list[np.ndarray], size: tuple[int, int]) -> Finding:
+    """Whether the driver's people touch the picture's border, by their boxes in each frame and the frames' size."""
+    low, high = BORDER * np.array(size), (1 - BORDER) * np.array(size)
+    touching = sum(bool((boxes[:, :2] <= low).any() or (boxes[:, 2:] >= high).any()) for boxes in frames)
+    text = f"touched by somebody in {touching} of {len(frames)} frames"
+    if touching:
+        remedy = "limbs that leave the picture move wildly: take a driver with room around the person"
+        return Finding(WARNING, "driver's border", text, remedy)
+    return Finding(OK, "driver's border", text)
+
+
+def check_views(photo: People, driver: People) -> Finding:
+    """Whether as much of the largest person is in view in the photo as in the driver's first frame."""
+    shown, driven = view(photo), view(driver)
+    if shown == driven:
+        return Finding(OK, "view", f"photo and driver show {shown}")
+    text = f"the photo shows {shown}, and the driver's first frame {driven}"
+    return Finding(WARNING, "view", text, "crop the photo or the driver so that both show the same")
+
+
+def view(people: People) -> str:
+    """What is in view of the largest of people with 133 key points, in words."""
+    largest = int(np.prod(people.boxes[:, 2:] - people.boxes[:, :2], axis=1).argmax())
+    scores = people.openpose().scores[largest]
+    return next((words for words, points in VIEWS.items() if scores[list(points)].max() > CONFIDENCE), "a head")
+
+
+def check_distance(distance: float) -> Finding:
+    """How far the driver's first pose is from the photo's, in body heights."""
+    text = f"the driver's first pose is {distance:.2f} of a body height from the photo's"
+    if distance > FAR_FROM_PHOTO:
+        return Finding(WARNING, "alignment", text, "start at a frame that is nearer to the photo's pose")
+    return Finding(OK, "alignment", text)
+
+
+def spread_frames(path: str) -> list[np.ndarray]:
+    """The first frame of a folder or a video, and some more over its length: (H, W, 3) uint8 RGB. Raises InputError."""
     if Path(path).is_dir():
-        return np.asarray(FrameFolder(path)[0])
-    return next(iter(VideoFrames(path)))
+        folder = FrameFolder(path)
+        return [np.asarray(frame) for frame in folder[:: -(-len(folder) // FRAMES_LOOKED_AT)]]
+    stride = max(1, (VideoFrames(path).estimated_length or 1) // FRAMES_LOOKED_AT)
+    return list(itertools.islice(VideoFrames(path, stride=stride), FRAMES_LOOKED_AT))
 
 
-def _guarded(subject: str, work) -> Finding:
+def _guarded(subject: str, work: Callable[[], Finding]) -> Finding:
     try:
         return work()
     except InputError as error:

@@ -4,12 +4,13 @@
     checkpoints/tiny/{Animation,SVD,DWPose}  models/tiny/antelopev2          the small ones, trained on drawn figures
 
 The parts of a set were trained for each other, so that sets are never mixed: the small one is used only where nothing
-of the released one is there.
+of the released one is there. Which folder holds `checkpoints` and `models`: see `home`.
 """
 
 import json
 import logging
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,9 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
+HOME_VARIABLE = "STABLEANIMATOR_HOME"
+CHECKOUT = Path(__file__).parents[2]  # of the sources, where the package is used from one
+INSTALLED = Path(__file__).parents[1] / "shipped"  # the small set, where the package is installed
 SVD_FOLDER = "stable-video-diffusion-img2vid-xt"
 MODEL_FILE = "model.json"  # of the small set: what it was trained for
 TINY = {"width": 128, "height": 128, "canvas": 384, "guidance_scale": 1.0, "num_inference_steps": 6}  # unless it says
@@ -110,49 +114,86 @@ def fill_in(settings: T, checkpoints: Checkpoints | None = None) -> T:
     return replace(settings, **networks, **suits)
 
 
-def find_checkpoints(root: str | Path = ".") -> Checkpoints:
+def home() -> Path:
+    """The folder that holds `checkpoints` and `models`.
+
+    It is $STABLEANIMATOR_HOME where that is set. Else it is the first of these that holds weights of either set: the
+    working directory, the source checkout, the installed package. Where none does, it is the working directory.
+    """
+    named = os.environ.get(HOME_VARIABLE)
+    if named:
+        return Path(named)
+    folders = (Path(), CHECKOUT, INSTALLED)
+    return next((folder for folder in folders if _has_weights(released(folder)) or _has_weights(small(folder))), Path())
+
+
+def download_folder() -> Path:
+    """Where downloads go: `home`, but never into an installed package, which the next installation overwrites."""
+    return Path() if home() == INSTALLED else home()
+
+
+def find_checkpoints(root: str | Path | None = None) -> Checkpoints:
     """The released set, or where none of its weights is there and the small one is, the small one.
 
     Args:
-        root: holds `checkpoints` and `models`.
+        root: holds `checkpoints` and `models`; None: `home()`.
 
     Raises:
         CheckpointError: the small set's `model.json` makes no sense.
     """
-    root = Path(root)
-    released = _layout(root / "checkpoints", root / "models" / "antelopev2")
-    tiny = _layout(root / "checkpoints" / "tiny", root / "models" / "tiny" / "antelopev2")
-    if _has_weights(released) or not _has_weights(tiny):
-        return Checkpoints(**released)
-    return Checkpoints(**tiny, tiny=True, suits=_recommended(root / "checkpoints" / "tiny" / MODEL_FILE))
+    root = home() if root is None else Path(root)
+    found, tiny = released(root), small(root)
+    if _has_weights(found) or not _has_weights(tiny):
+        return found
+    return replace(tiny, suits=_recommended(root / "checkpoints" / "tiny" / MODEL_FILE))
 
 
-def _layout(folder: Path, face_models: Path) -> dict[str, Path]:
-    svd = folder / "SVD" / SVD_FOLDER
-    return {
-        "svd": folder / "SVD" if (folder / "SVD" / "model_index.json").is_file() else svd,
-        "unet": folder / "Animation" / "unet.pth",
-        "pose_net": folder / "Animation" / "pose_net.pth",
-        "face_encoder": folder / "Animation" / "face_encoder.pth",
-        "arcface": folder / "Animation" / "glintr100_torch.pth",
-        "dwpose": folder / "DWPose",
-        "face_models": face_models,
-    }
+def find_parts(**paths: str | Path | None) -> Checkpoints:
+    """The set that `find_checkpoints` finds, with the paths that are not None in place of its own.
+
+    Args:
+        paths: by the names of `Checkpoints`.
+
+    Raises:
+        CheckpointError: the small set's `model.json` makes no sense.
+    """
+    checkpoints = find_checkpoints()
+    if None in paths.values():
+        checkpoints.announce()
+    return replace(checkpoints, **{name: Path(path) for name, path in paths.items() if path is not None})
 
 
-def _has_weights(paths: dict[str, Path]) -> bool:
-    """Whether anything of a set is there: a weights file of any part."""
-    files = [
-        file
-        for name in ("unet", "pose_net", "face_encoder", "arcface")
-        for file in (paths[name], paths[name].with_suffix(".safetensors"))
-    ]
-    folders = [paths["dwpose"], paths["face_models"], paths["face_models"] / "antelopev2"]
-    return (
-        any(file.is_file() for file in files)
-        or (paths["svd"] / "model_index.json").is_file()
-        or any(any(folder.glob("*.onnx")) for folder in folders)
+def released(root: Path) -> Checkpoints:
+    """Where the released set is, under a folder of `checkpoints` and `models`."""
+    return checkpoints_in(root / "checkpoints", root / "models" / "antelopev2")
+
+
+def small(root: Path) -> Checkpoints:
+    """Where the small set is, under a folder of `checkpoints` and `models`."""
+    return replace(checkpoints_in(root / "checkpoints" / "tiny", root / "models" / "tiny" / "antelopev2"), tiny=True)
+
+
+def checkpoints_in(folder: Path, face_models: Path) -> Checkpoints:
+    """A set by its folder of Animation, SVD and DWPose, and its folder of face models."""
+    svd, animation = folder / "SVD", folder / "Animation"
+    return Checkpoints(
+        svd=svd if (svd / "model_index.json").is_file() else svd / SVD_FOLDER,
+        unet=animation / "unet.pth",
+        pose_net=animation / "pose_net.pth",
+        face_encoder=animation / "face_encoder.pth",
+        arcface=animation / "glintr100_torch.pth",
+        dwpose=folder / "DWPose",
+        face_models=face_models,
     )
+
+
+def _has_weights(found: Checkpoints) -> bool:
+    """Whether anything of a set is there: a weights file of any part."""
+    files = [found.svd / "model_index.json"]
+    for path in (found.unet, found.pose_net, found.face_encoder, found.arcface):
+        files += [path, path.with_suffix(".safetensors")]
+    folders = [found.dwpose, found.face_models, found.face_models / "antelopev2"]
+    return any(file.is_file() for file in files) or any(any(folder.glob("*.onnx")) for folder in folders)
 
 
 def _recommended(path: Path) -> dict[str, float]:

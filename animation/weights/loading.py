@@ -26,7 +26,7 @@ from animation.modules.arcface import ArcFace
 from animation.modules.face_encoder import FaceEncoder
 from animation.modules.pose_net import PoseNet
 from animation.modules.unet import PoseGuidedUNet
-from animation.weights.layout import SVD_FOLDER
+from animation.weights.layout import SVD_FOLDER, find_parts
 from animation.weights.state_dicts import (
     DOWNLOAD_HINT,
     assign_state_dict,
@@ -211,26 +211,6 @@ def load_vae(
     return vae
 
 
-def new_vae(folder: str | Path, seed: int) -> tuple[nn.Module, bool]:
-    """A VAE in float32 to train: with the folder's weights, or where it has only a config, with random ones.
-
-    Returns:
-        The VAE, and whether its weights are random.
-
-    Raises:
-        CheckpointError: the folder is incomplete or damaged, or its class is unknown.
-    """
-    config_path = Path(folder) / "config.json"
-    class_name = _read_json(config_path).get("_class_name")
-    if class_name not in VAE_CLASSES:
-        raise CheckpointError(f"{folder}: its class is {class_name}; use one of {', '.join(VAE_CLASSES)}")
-    if any(Path(folder).glob("diffusion_pytorch_model*")):
-        return load_vae(folder), False
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return _build(getattr(diffusers, class_name).from_config, config_path, empty=False), True
-
-
 def load_image_encoder(
     folder: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> CLIPVisionModelWithProjection:
@@ -256,34 +236,39 @@ def load_scheduler(folder: str | Path) -> EulerDiscreteScheduler:
 
 
 def load_components(
-    svd_folder: str | Path,
-    unet_path: str | Path,
-    pose_net_path: str | Path,
-    face_encoder_path: str | Path,
+    *,
+    svd_folder: str | Path | None = None,
+    unet_path: str | Path | None = None,
+    pose_net_path: str | Path | None = None,
+    face_encoder_path: str | Path | None = None,
     dtype: torch.dtype = torch.float32,
     preview_vae_folder: str | Path | None = None,
     device: str = "cpu",
-) -> dict:
+) -> dict[str, Any]:
     """Load everything that `AnimationPipeline` is made of, by the names of its arguments.
 
-    On the device `meta` the networks have shapes alone: nothing but the files' heads is read, in seconds.
+    Args:
+        svd_folder, unet_path, pose_net_path, face_encoder_path: None: what `layout.find_checkpoints` finds.
+        dtype: of all networks.
+        preview_vae_folder: of the pipeline's `preview_vae`; None: without one.
+        device: on `meta` the networks have shapes alone: nothing but the files' heads is read, in seconds.
 
     Raises:
         CheckpointError: a file is missing or damaged, or the parts do not fit each other.
     """
-    svd_folder = resolve_svd_folder(svd_folder)
+    found = find_parts(svd=svd_folder, unet=unet_path, pose_net=pose_net_path, face_encoder=face_encoder_path)
     components = {
-        "pose_net": load_pose_net(pose_net_path, dtype, device),
-        "face_encoder": load_face_encoder(face_encoder_path, dtype, device),
-        "unet": load_unet(unet_path, svd_folder, dtype, device),
-        **load_svd_parts(svd_folder, dtype, device),
+        "pose_net": load_pose_net(found.pose_net, dtype, device),
+        "face_encoder": load_face_encoder(found.face_encoder, dtype, device),
+        "unet": load_unet(found.unet, found.svd, dtype, device),
+        **load_svd_parts(found.svd, dtype, device),
         "preview_vae": load_vae(preview_vae_folder, dtype, device=device) if preview_vae_folder else None,
     }
-    check_fit(components, pose_net_path, face_encoder_path, svd_folder)
+    check_fit(components, found.pose_net, found.face_encoder, found.svd)
     return components
 
 
-def load_svd_parts(svd_folder: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> dict:
+def load_svd_parts(svd_folder: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> dict[str, Any]:
     """Load what is used of SVD as it is: VAE, image encoder, scheduler and feature extractor, by these names.
 
     Raises:
@@ -303,6 +288,7 @@ def load_svd_parts(svd_folder: str | Path, dtype: torch.dtype = torch.float32, d
 
 
 def component_files(
+    *,
     svd_folder: str | Path,
     unet_path: str | Path,
     pose_net_path: str | Path,
@@ -320,26 +306,18 @@ def component_files(
     ]
 
 
-def check_fit(components: dict, pose_net_path, face_encoder_path, svd_folder) -> None:
+def check_fit(
+    components: dict[str, Any], pose_net_path: str | Path, face_encoder_path: str | Path, svd_folder: str | Path
+) -> None:
     """Raise CheckpointError, naming the path, where the sizes of the parts do not fit each other."""
-    unet, vae = components["unet"].config, components["vae"].config
-    face_encoder = components["face_encoder"].config
-    widths = [
-        (
-            pose_net_path,
-            "features for a UNet of first width",
-            components["pose_net"].config.out_channels,
-            unet.block_out_channels[0],
-        ),
+    names = ("unet", "vae", "face_encoder", "pose_net", "image_encoder")
+    unet, vae, face_encoder, pose_net, image_encoder = (components[name].config for name in names)
+    fits = [
+        (pose_net_path, "features for a UNet of first width", pose_net.out_channels, unet.block_out_channels[0]),
         (face_encoder_path, "tokens for cross-attention of width", face_encoder.dim, unet.cross_attention_dim),
-        (
-            face_encoder_path,
-            "fuses image tokens of width",
-            face_encoder.image_dim,
-            components["image_encoder"].config.projection_dim,
-        ),
+        (face_encoder_path, "fuses image tokens of width", face_encoder.image_dim, image_encoder.projection_dim),
         (svd_folder, "a VAE for a UNet of input channels", unet.out_channels + vae.latent_channels, unet.in_channels),
     ]
-    for path, what, given, needed in widths:
+    for path, what, given, needed in fits:
         if given != needed:
             raise CheckpointError(f"{path}: {what} {given}, but this checkpoint has {needed}; use one checkpoint's")

@@ -1,6 +1,7 @@
 """Named tensors out of files, never running what a file carries, and into a model, strictly."""
 
-import pickle
+import contextlib
+import pickletools
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,8 @@ SIGNATURES = {
     "an I3D network": "Mixed_3b.b0.conv3d.weight",
     "an ImageNet classifier": "features.0.weight",
 }
+# What torch says of an object, and of the frames of a newer pickle format, that tensors have no use for.
+REFUSALS = ("GLOBAL", "Unsupported operand 149")
 DOWNLOAD_HINT = "download the released weights (FrancisRing/StableAnimator on the Hugging Face hub)"
 
 
@@ -45,7 +48,13 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         CheckpointError: the file is missing, truncated, a git-lfs pointer, a web page, or holds anything but tensors.
     """
     path = resolve_weights_file(path)
-    head = path.open("rb").read(512)
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror}); check its permissions and the disk"
+        ) from None
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path}: a git-lfs pointer, not the weights; run `git lfs pull` in that repository")
     if head.lstrip().lower().startswith((b"<!doctype html", b"<html", b"<?xml")):
@@ -65,13 +74,13 @@ def _read_torch_file(path: Path, zipped: bool) -> dict[str, torch.Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of TorchScript, which is refused below
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError) as error:
+    except Exception as error:  # a damaged file makes torch raise almost anything, an OSError without a name too
         if "TorchScript" in str(error):
             raise CheckpointError(
                 f"{path}: a TorchScript program, which could run code; where you trust it, save its tensors alone: "
                 "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')"
             ) from None
-        if "GLOBAL" in str(error):  # a global that the safe unpickler does not know
+        if any(sign in str(error) for sign in REFUSALS) or _names_objects(path):
             raise CheckpointError(
                 f"{path}: refused, because it holds Python objects that could run code, not only tensors; get the "
                 "weights from their authors, or as .safetensors"
@@ -83,6 +92,13 @@ def _read_torch_file(path: Path, zipped: bool) -> dict[str, torch.Tensor]:
             f"{path}: not a plain state dict of tensors (it holds: {keys}); extract the weights from it"
         )
     return state
+
+
+def _names_objects(path: Path) -> bool:
+    """Whether a file is a plain pickle that asks for objects by name, whatever its format."""
+    with contextlib.suppress(Exception), path.open("rb") as file:  # pickletools raises anything for another file
+        return any(code.name in ("GLOBAL", "STACK_GLOBAL", "INST") for code, *_ in pickletools.genops(file))
+    return False
 
 
 def _first(names: list[str]) -> str:

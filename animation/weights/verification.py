@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from animation.errors import InputError
+from animation.weights.layout import Checkpoints
 
-OK, WARNING, PROBLEM = "ok", "warning", "problem"
+OK, NOTE, WARNING, PROBLEM = "ok", "note", "warning", "problem"
 
 
 @dataclass
@@ -14,7 +16,7 @@ class Finding:
     """One line of a report.
 
     Attributes:
-        level: `ok`, `warning` or `problem`.
+        level: `ok`, `note` (all is well, and worth knowing), `warning` or `problem`.
         subject: what was looked at.
         text: what was found.
         remedy: what to do about it; empty where all is well.
@@ -40,30 +42,23 @@ def check(subject: str, work: Callable[[], str]) -> Finding:
         return Finding(PROBLEM, subject, f"cannot be read ({error.strerror or error})", "check the file and the disk")
 
 
-def check_animation(folder: str | Path, svd_folder: str | Path) -> list[Finding]:
+def check_animation(checkpoints: Checkpoints) -> list[Finding]:
     """The method's own parts. The UNet's sizes stand in Stable Video Diffusion's folder."""
     from animation.weights import loading
 
-    folder = Path(folder)
-
-    def unet() -> str:
-        """The large one."""
-        return _parameters(loading.load_unet(folder / "unet.pth", loading.resolve_svd_folder(svd_folder)))
-
     return [
-        check("pose_net", lambda: _parameters(loading.load_pose_net(folder / "pose_net.pth"))),
-        check("face_encoder", lambda: _parameters(loading.load_face_encoder(folder / "face_encoder.pth"))),
-        check("unet", unet),
+        check("pose_net", lambda: _parameters(loading.load_pose_net(checkpoints.pose_net))),
+        check("face_encoder", lambda: _parameters(loading.load_face_encoder(checkpoints.face_encoder))),
+        check("unet", lambda: _parameters(loading.load_unet(checkpoints.unet, checkpoints.svd))),
     ]
 
 
-def check_svd(folder: str | Path) -> list[Finding]:
+def check_svd(checkpoints: Checkpoints) -> list[Finding]:
     """What is used of Stable Video Diffusion's folder."""
     from animation.weights import loading
 
     def part(load: Callable, name: str) -> str:
-        """One of the folder's parts."""
-        return _parameters(load(loading.resolve_svd_folder(folder) / name))
+        return _parameters(load(loading.resolve_svd_folder(checkpoints.svd) / name))
 
     return [
         check("vae", lambda: part(loading.load_vae, "vae")),
@@ -72,36 +67,35 @@ def check_svd(folder: str | Path) -> list[Finding]:
     ]
 
 
-def _parameters(found) -> str:
+def _parameters(found: Any) -> str:
     if not hasattr(found, "parameters"):
         return "as it should be"
     return f"{sum(p.numel() for p in found.parameters()) / 1e6:.2f} M parameters, names and shapes as they should be"
 
 
-def check_dwpose(folder: str | Path) -> list[Finding]:
+def check_dwpose(checkpoints: Checkpoints) -> list[Finding]:
     """The two networks of skeletons."""
     from DWPose.detector import PersonDetector
     from DWPose.pose import PoseEstimator
-    from DWPose.wholebody import MODEL_FILES
 
-    def opens(network, name: str) -> Callable[[], str]:
-        def work() -> str:
-            return f"inputs and outputs as they should be, on {network(Path(folder) / name).session.get_providers()[0]}"
-
-        return work
+    def opens(network: type[PersonDetector] | type[PoseEstimator], path: Path) -> str:
+        return f"inputs and outputs as they should be, on {network(path).session.get_providers()[0]}"
 
     return [
-        check("person detector", opens(PersonDetector, MODEL_FILES[0])),
-        check("pose estimator", opens(PoseEstimator, MODEL_FILES[1])),
+        check("person detector", lambda: opens(PersonDetector, checkpoints.detector)),
+        check("pose estimator", lambda: opens(PoseEstimator, checkpoints.pose_estimator)),
     ]
 
 
-def check_face_models(folder: str | Path) -> list[Finding]:
+def check_face_models(checkpoints: Checkpoints) -> list[Finding]:
     """Face detector and recogniser, opened as they will be."""
     from animation.face.detection import FaceFinder, find_face_models
 
     def work() -> str:
-        FaceFinder(folder)
-        return f"detector and recogniser open, in {find_face_models(folder)}"
+        FaceFinder(checkpoints.face_models)
+        return f"detector and recogniser open, in {find_face_models(checkpoints.face_models)}"
 
     return [check("face models", work)]
+
+
+CHECKS = {"animation": check_animation, "svd": check_svd, "dwpose": check_dwpose, "antelopev2": check_face_models}
