@@ -124,6 +124,7 @@ def to_clip(frames_rgb):
     return torch.nn.functional.interpolate(frames, (224, 224), mode="bilinear").transpose(0, 1)[None]
 
 
+@pytest.mark.slow
 def test_everything_is_measured_and_written(monkeypatch, capsys, folders, networks):
     status, table, _ = run(monkeypatch, capsys, {**folders, **networks})
     out = folders["--output_dir"]
@@ -192,6 +193,7 @@ def test_everything_is_measured_and_written(monkeypatch, capsys, folders, networ
     assert "csim_driver" not in rows[0]
 
 
+@pytest.mark.slow
 def test_the_skeleton_error_sees_a_shift(monkeypatch, capsys, folders, networks):
     """The same marks moved by more than the thresholds, and skeletons that say where they were to be."""
     results = folders["--results"]

@@ -316,7 +316,7 @@ def test_status_of_bad_input(flags, tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit) as ended:
         cli.run(skeleton_extraction.main)
     assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith("error: --size 'big' is not a size")
+    assert capsys.readouterr().err.startswith("error: --size big: not understood")
 
 
 def test_dwpose_imports_neither_torch_nor_animation():
