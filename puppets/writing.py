@@ -9,22 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from DWPose.recording import Drawn, Recording
+from DWPose.errors import InputError
+from DWPose.recording import KEYPOINTS_FILE, Drawn, Recording
 from puppets.clips import Clip, encode_png, face_masks, make_clip, people, skeleton
 from puppets.rendering import Truth
 
 FPS = 12.0
 FACTS_FILE = "puppets.json"  # how a folder was made
 TRUTH_FILE = "truth.npz"
-KEYPOINTS_FILE = "keypoints.npz"
 BUCKETS = {"rec": "video_rec_path.txt", "vec": "video_vec_path.txt"}  # the released folders and their lists
 CASE_KINDS = ("same", "cross")
 DRIVERS = 10_000  # added to a case's index: who drives it; the characters that drive are not those that are driven
 PHOTO_MOMENT = 0.35  # of a period before the first frame, about
-
-
-class FolderError(ValueError):
-    """A folder is there already and was made in another way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +46,7 @@ def _whole(folder: Path, facts: dict) -> Iterator[Path | None]:
     if folder.exists():
         path = folder / FACTS_FILE
         if not path.is_file() or path.read_text(encoding="utf-8") != facts_text:
-            raise FolderError(f"{folder}: is there already and was made in another way; remove it, or write elsewhere")
+            raise InputError(f"{folder}: is there already and was made in another way; remove it, or write elsewhere")
         yield None
         return
     partial = folder.with_name(f".{folder.name}.partial")
@@ -105,7 +101,7 @@ def write_clip(folder: Path, split: str, index: int, form: Format, kind: str | N
     """Write a clip as images/, poses/, faces/ and truth.npz; nothing where that was done before.
 
     Raises:
-        FolderError: the folder is there and was made in another way.
+        InputError: the folder is there and was made in another way.
         ValueError: as `make_clip`.
     """
     facts = {"split": split, "index": index, "kind": kind, "people": people, **asdict(form)}
@@ -144,7 +140,7 @@ def write_case(folder: Path, index: int, form: Format, kind: str = "same") -> Pa
     stage, and the ground truth is that character doing what the driver does; skeletons and masks are the truth's.
 
     Raises:
-        FolderError: the folder is there and was made in another way.
+        InputError: the folder is there and was made in another way.
         ValueError: another kind.
     """
     if kind not in CASE_KINDS:

@@ -17,8 +17,12 @@ from animation import cli
 from animation.errors import InputError
 from animation.evaluation import evaluation, measures, metrics
 from animation.evaluation.cases import find_cases
+from animation.evaluation.contact_sheet import case_block, contact_sheet
 from animation.evaluation.settings import EvaluationSettings
+from animation.flags import parse
+from animation.media.panels import THUMB
 from animation.media.writing import AnimationWriter
+from animation.weights import layout
 from DWPose.keypoints import People
 from DWPose.recording import Drawn, Recording
 from tests.face_models import write_face_models
@@ -45,6 +49,13 @@ def write_frames(folder, count, shift=0, noise=0.0):
         image = np.asarray(picture(i, shift)).astype(float)
         image = np.where(image == 255, 255, np.clip(image + rng.normal(0, noise, image.shape), 0, 254))
         Image.fromarray(image.astype(np.uint8)).save(folder / f"frame_{i}.png")
+
+
+@pytest.fixture(autouse=True)
+def no_checkpoints(tmp_path, monkeypatch):
+    """No network is there unless a flag names it."""
+    nowhere = layout.Checkpoints(*[tmp_path / "none"] * 7)
+    monkeypatch.setattr(layout, "find_checkpoints", lambda *_: nowhere)
 
 
 @pytest.fixture
@@ -113,6 +124,7 @@ def to_clip(frames_rgb):
     return torch.nn.functional.interpolate(frames, (224, 224), mode="bilinear").transpose(0, 1)[None]
 
 
+@pytest.mark.slow
 def test_everything_is_measured_and_written(monkeypatch, capsys, folders, networks):
     status, table, _ = run(monkeypatch, capsys, {**folders, **networks})
     out = folders["--output_dir"]
@@ -181,6 +193,7 @@ def test_everything_is_measured_and_written(monkeypatch, capsys, folders, networ
     assert "csim_driver" not in rows[0]
 
 
+@pytest.mark.slow
 def test_the_skeleton_error_sees_a_shift(monkeypatch, capsys, folders, networks):
     """The same marks moved by more than the thresholds, and skeletons that say where they were to be."""
     results = folders["--results"]
@@ -239,9 +252,7 @@ def test_faces(monkeypatch, capsys, folders, networks, tmp_path):
     assert "no face found in 1 of 4 frames of the result" in table
 
 
-def test_without_networks_the_table_says_so(monkeypatch, capsys, folders, tmp_path):
-    monkeypatch.setattr(measures, "FACE_MODELS", str(tmp_path / "none"))
-    monkeypatch.setattr(measures, "POSE_MODELS", str(tmp_path / "none"))
+def test_without_networks_the_table_says_so(monkeypatch, capsys, folders):
     status, table, _ = run(monkeypatch, capsys, folders)
     assert status == 0
     for heading, reason in (
@@ -334,20 +345,34 @@ def test_an_interrupted_evaluation_goes_on(monkeypatch, capsys, folders):
     assert names == ["case-1", "case-2", "case-1", "case-2", "case-10"]
 
 
-def test_the_contact_sheet_shows_what_there_is(folders):
-    from animation.evaluation.contact_sheet import GAP, LABEL, THUMB, case_rows, contact_sheet
+def test_networks_that_no_flag_names_are_found(monkeypatch, capsys, folders, networks):
+    """Those of the checkpoints that are there, of the settings' own names."""
+    found = layout.Checkpoints(
+        *[Path("nowhere")] * 5, dwpose=networks["--pose_models"], face_models=networks["--face_models"]
+    )
+    monkeypatch.setattr(layout, "find_checkpoints", lambda *_: found)
+    run(monkeypatch, capsys, {**folders, "--cases": "case-2"})
+    metrics_json = json.loads((folders["--output_dir"] / "metrics.json").read_text())
+    assert {"csim_photo", "pck_0.1"} <= set(metrics_json["mean"])
+    assert metrics_json["settings"]["pose_models"] == str(networks["--pose_models"])
 
+
+def test_the_contact_sheet_shows_what_there_is(folders):
     cases = find_cases(folders["--results"], folders["--truth"])
-    rows = {case.name: [(name, len(thumbs)) for name, thumbs in case_rows(case)] for case in cases}
+    blocks = {case.name: case_block(case) for case in cases}
+    rows = {name: [(row, len(images)) for row, images in block.rows.items()] for name, block in blocks.items()}
     assert rows["case-1"] == [("driver", 6), ("result", 6), ("truth", 6)]
     assert rows["case-2"] == [("poses", 4), ("result", 4), ("truth", 4)]
     assert rows["case-10"] == [("driver", 3), ("result", 3)]
-    sheet = contact_sheet(cases)
-    width = round(THUMB * SIZE[0] / SIZE[1])
-    assert sheet.size == (2 * GAP + 7 * (width + GAP) - GAP, 3 * LABEL + 8 * (THUMB + GAP))
-    thumb = sheet.crop((2 * GAP + width, LABEL, 2 * GAP + 2 * width, LABEL + THUMB))
-    expected = picture(0).resize((width, THUMB), Image.Resampling.LANCZOS)
-    assert np.abs(np.asarray(thumb).astype(int) - np.asarray(expected)).max() == 0
+    assert list(blocks["case-10"].times) == ["frame 0", "frame 1", "frame 2"]
+    assert 8 * THUMB < contact_sheet(cases).height < 12 * THUMB
+
+
+def test_the_contact_sheet_tells_the_time(folders, tmp_path):
+    with AnimationWriter(tmp_path / "videos" / "case-2", 4, 8, png=True, gif=False) as writer:
+        writer.write(np.stack(images(folders["--truth"] / "case-2" / "truth")))
+    (case,) = find_cases(tmp_path / "videos", folders["--truth"], ["case-2"])
+    assert case_block(case).times == ["0.00 s", "0.12 s", "0.25 s", "0.38 s"]
 
 
 BAD = [
@@ -404,13 +429,20 @@ def test_folders_that_do_not_fit_are_refused(folders, tmp_path):
         find_cases(results, truth, ["case-2"])
 
 
-def test_flags_are_the_settings():
-    parser = evaluate.build_parser()
-    known = {action.dest for action in parser._actions} - {"help"}
-    assert known == set(EvaluationSettings.__dataclass_fields__)
-    given = vars(parser.parse_args(["--results=a", "--truth=b", "--output_dir=c"]))
-    assert EvaluationSettings(**given) == EvaluationSettings(results="a", truth="b", output_dir="c")
-    assert "(default: 16)" in re.sub(r"\s+", " ", parser.format_help())
+def test_cases_are_named_one_after_another():
+    given = parse(EvaluationSettings, None, ["--results=a", "--truth=b", "--output_dir=c", "--cases", "case-1", "x"])
+    assert given == EvaluationSettings(results="a", truth="b", output_dir="c", cases=["case-1", "x"])
+
+
+def test_after_the_quick_start_the_line_says_which_names_must_match(folders, tmp_path):
+    """What command_basic_infer.sh leaves is named as no case."""
+    write_frames(tmp_path / "output" / "basic" / "animated_images", 2)
+    with pytest.raises(InputError) as error:
+        find_cases(tmp_path / "output", folders["--truth"])
+    message = str(error.value)
+    assert "3 of 3 cases are not there (case-1, case-2, case-10); it has basic" in message
+    assert "found by their case's name" in message
+    assert f"into {tmp_path / 'output' / 'case-1'}" in message
 
 
 def test_pck_with_dwpose(reference, folders):

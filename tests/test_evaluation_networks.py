@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from animation.errors import CheckpointError
-from animation.evaluation.i3d import BRANCHES, I3D, INCEPTION_WIDTHS, pad_same
-from animation.evaluation.lpips import LPIPS
-from animation.weights.loading import load_i3d, load_lpips
+from animation.evaluation.i3d import BRANCHES, I3D, INCEPTION_WIDTHS, load_i3d, pad_same
+from animation.evaluation.lpips import LPIPS, load_lpips
 from tests.synthetic import randomise
 
 HEADS = Path(importlib.util.find_spec("torchmetrics").origin).parent / "functional" / "image" / "lpips_models"

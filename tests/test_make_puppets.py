@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import sys
+from pathlib import Path
 
 import av
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 import make_puppets
 from animation import cli
+from animation.errors import InputError
 from animation.evaluation.cases import find_cases
 from animation.evaluation.evaluation import measure_case
 from animation.evaluation.measures import Pixels
@@ -20,7 +22,7 @@ from DWPose.drawing import draw
 from DWPose.recording import load_recording
 from puppets import writing
 from puppets.clips import make_clip
-from puppets.writing import DRIVERS, FolderError, Format, photo_moment, write_case, write_clip
+from puppets.writing import DRIVERS, Format, photo_moment, write_case, write_clip
 
 FORM = Format(width=48, height=64, num_frames=3)
 
@@ -81,7 +83,7 @@ def test_folders_are_whole_or_absent(tmp_path, monkeypatch):
     before = (folder / "images" / "frame_0.png").stat().st_mtime_ns
     write_clip(folder, "training", 0, FORM)
     assert (folder / "images" / "frame_0.png").stat().st_mtime_ns == before  # not made again
-    with pytest.raises(FolderError, match="made in another way"):
+    with pytest.raises(InputError, match="made in another way"):
         write_clip(folder, "training", 1, FORM)
 
 
@@ -114,6 +116,19 @@ def test_cases_are_read_by_inference_and_evaluation(tmp_path):
         assert all((clip.render(i, 48, 64)[0] != photo).any() for i in range(clip.actors[0][1].period))
     with pytest.raises(ValueError, match="kind 'both' is unknown"):
         write_case(tmp_path / "x", 0, FORM, "both")
+
+
+@pytest.mark.parametrize("name", ["case-1", "case-2", "case-3"])
+def test_the_shipped_cases_are_made_anew_to_the_byte(tmp_path, name):
+    """Every picture of inference/ comes from its seed: characters, motions and drawing are as they were."""
+    shipped = Path(__file__).parents[1] / "inference" / name
+    facts = json.loads((shipped / "puppets.json").read_text())
+    index, kind = facts.pop("index"), facts.pop("kind")
+    made = write_case(tmp_path / name, index, Format(**facts), kind)
+    paths = sorted(path.relative_to(shipped) for path in shipped.rglob("*.png"))
+    assert len(paths) == 1 + 4 * 16
+    for path in paths:
+        np.testing.assert_array_equal(pixels(made / path), pixels(shipped / path), err_msg=str(path))
 
 
 def test_the_training_layout(monkeypatch, capsys, tmp_path):
@@ -159,12 +174,13 @@ def test_clips_and_videos(monkeypatch, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["clips", "OUT", "--size", "big"], "size big: not understood"),
+        (["clips", "OUT", "--size", "big"], "--size big: not understood"),
         (["clips", "OUT", "--size", "8x64"], "16 to 4096"),
         (["clips", "OUT", "--size", "33x64"], "even numbers"),
         (["clips", "OUT", "--frames", "0"], "--frames 0 is below 1"),
         (["clips", "OUT", "--count", "-1"], "--count -1 is below 1"),
         (["clips", "OUT", "--canvas", "3"], "--canvas 3 is below 16"),
+        (["clips", "OUT", "--cuont", "3"], "did you mean --count?"),
         (["training", "OUT"], "nothing to make"),
         (["cases", "OUT", "--start", "9999", "--count", "2"], "those from 10000 on are drivers"),
         (["clips", __file__], "cannot be written to"),

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from animation.face.detection import FaceFinder
+from animation.face.embedding import embed_largest
 
 
 def window_borders(windows: Sequence[Sequence[int]]) -> list[int]:
@@ -64,10 +65,6 @@ class Likeness:
         """−1..1 for (H, W, 3) uint8; None where there is no face."""
         if self.reference is None:
             return None
-        faces, _ = self.finder(frame_rgb, self.channel_order)
-        if not faces:
-            return None
-        largest = max(faces, key=lambda face: face.area)
-        embedding = self.finder.embed(frame_rgb, largest, self.channel_order)
-        length = np.linalg.norm(embedding)
+        embedding = embed_largest(self.finder, frame_rgb, self.channel_order)
+        length = 0 if embedding is None else np.linalg.norm(embedding)
         return round(float(embedding @ self.reference / length), 4) if length else None

@@ -12,19 +12,20 @@ from tqdm import tqdm
 
 from animation.clip.colours import matcher
 from animation.clip.figures import Likeness, jump, seams, window_borders
-from animation.clip.settings import PHOTO_FILE, ClipInputs, ClipSettings
+from animation.clip.settings import PHOTO_FILE, SKELETONS_FOLDER, ClipInputs, ClipSettings
 from animation.clip.state import ClipState
 from animation.errors import InputError
-from animation.evaluation.contact_sheet import MOMENTS
 from animation.face.detection import FaceFinder
 from animation.files import write_whole
 from animation.media.images import load_photo
-from animation.media.panels import draw_contact_sheet, plot_csim, write_side_by_side
+from animation.media.panels import SheetBlock, draw_contact_sheet, pick_moments, plot_likeness, write_panels
 from animation.media.sound import Sound
 from animation.media.writing import AnimationWriter
 from animation.report import RunReport
 from animation.settings import Inputs
+from animation.skeletons.preview import skeleton_panels
 from animation.windows import window_indices
+from DWPose.recording import KEYPOINTS_FILE, load_recording
 
 logger = logging.getLogger(__name__)
 
@@ -100,40 +101,45 @@ def _show(
 ) -> list[str]:
     """Write what is there to look at, beside the clip itself, and return the names."""
     output, driver = Path(settings.output), inputs.driver
-    total = len(run_inputs.poses)
-    names = [CONTACT_SHEET]
-    moments = [int(i) for i in np.linspace(0, total - first - 1, min(MOMENTS, total - first)).round()]
-    shown = None
-    if driver.kind in ("video", "frames"):
-        wanted = set(moments)
-        shown = [
-            Image.fromarray(frame)
-            for number, frame in enumerate(_driver_frames(inputs, total - first))
-            if number in wanted
-        ]
-    sheet = draw_contact_sheet(
-        output.resolve().name,
-        inputs.photo,
-        shown,
-        [run_inputs.poses[first + moment] for moment in moments],
-        [Image.fromarray(finish(first + moment)) for moment in moments],
+    names, total = [CONTACT_SHEET], len(run_inputs.poses)
+    count = total - first
+    moments, shows_driver = pick_moments(count), driver.kind in ("video", "frames")
+    if shows_driver:
+        driving = [Image.fromarray(f) for i, f in enumerate(_driver_frames(inputs, count)) if i in moments]
+    else:
+        driving = [run_inputs.poses[first + moment] for moment in moments]
+    block = SheetBlock(
+        title=f"{Path(settings.photo).name} moved like {driver.path.name}",
+        photo=inputs.photo,
+        times=[f"{moment / driver.fps:.2f} s" for moment in moments],
+        rows={
+            "driver" if shows_driver else "skeleton": driving,
+            "result": [Image.fromarray(finish(first + moment)) for moment in moments],
+        },
     )
-    write_whole(output / CONTACT_SHEET, sheet.save)
+    write_whole(output / CONTACT_SHEET, draw_contact_sheet([block]).save)
     if csim:
-        write_whole(output / CSIM_PLOT, plot_csim(csim).save)
+        write_whole(output / CSIM_PLOT, plot_likeness(csim).save)
         names.append(CSIM_PLOT)
     if settings.side_by_side:
-        write_side_by_side(
-            output / SIDE_BY_SIDE,
-            inputs.photo,
-            _driver_frames(inputs, total - first) if shown is not None else None,
-            (run_inputs.poses[number] for number in range(first, total)),
-            (finish(number) for number in tqdm(range(first, total), desc="side by side", unit="frame")),
-            driver.fps,
-            sound,
-        )
+        panels = {
+            "photo": inputs.photo,
+            **({"driver": _driver_frames(inputs, count)} if shows_driver else {}),
+            "skeleton": itertools.islice(_skeletons(settings, run_inputs), first, None),
+            "result": (finish(i) for i in tqdm(range(first, total), desc="side by side", unit="frame")),
+        }
+        write_panels(output / SIDE_BY_SIDE, panels, driver.fps, sound)
         names.append(SIDE_BY_SIDE)
     return names
+
+
+def _skeletons(settings: ClipSettings, run_inputs: Inputs) -> Iterator[np.ndarray | Image.Image]:
+    """The skeletons of all frames: drawn as large as they are shown where their key points are known."""
+    path = settings.intermediate / SKELETONS_FOLDER / KEYPOINTS_FILE
+    drawn = load_recording(path).drawn if path.is_file() else None
+    if drawn is not None and drawn.num_frames == len(run_inputs.poses):
+        return skeleton_panels(drawn, settings.confidence, settings.canvas)
+    return iter(run_inputs.poses)
 
 
 def _driver_frames(inputs: ClipInputs, count: int) -> Iterator[np.ndarray]:

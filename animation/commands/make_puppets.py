@@ -6,13 +6,12 @@
 
 `clips` writes images/, poses/, faces/ and truth.npz; `training` the layout that train.py reads; `cases` held-out cases
 that inference_basic.py animates and evaluate.py measures. What an interrupted run wrote is kept, and the same command
-goes on from there.
+goes on from there. `make_puppets.py clips --help` lists the flags of one of them.
 """
 
-import argparse
-import re
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -22,149 +21,165 @@ from tqdm import tqdm
 
 from animation import cli
 from animation.errors import InputError
+from animation.files import write_whole
+from animation.flags import Parser, Settings, add_flags, flag
+from animation.media.images import read_size
 from animation.media.sound import Sound
 from animation.media.writing import check_writable, write_mp4
 from puppets.motions import KINDS
 from puppets.music import make_tune
 from puppets.seeds import SPLITS
-from puppets.writing import (
-    BUCKETS,
-    CASE_KINDS,
-    DRIVERS,
-    FPS,
-    FolderError,
-    Format,
-    write_case,
-    write_clip,
-    write_clip_list,
-)
+from puppets.writing import BUCKETS, CASE_KINDS, DRIVERS, FPS, Format, write_case, write_clip, write_clip_list
+
+SIZE = {"metavar": "WIDTHxHEIGHT"}  # even numbers of 16 to 4096
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """One sub-command for each thing that can be made."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in (("clips", "plain folders"), ("training", "the training layout"), ("cases", "held-out cases")):
-        command = commands.add_parser(name, help=text, description=text, formatter_class=cli.HelpFormatter)
-        command.add_argument("output_dir", metavar="DIR", help="where the folders go; made where missing")
-        command.add_argument("--frames", type=int, default=32, metavar="N", help="frames of each clip")
-        command.add_argument("--start", type=int, default=0, metavar="N", help="index of the first clip")
-        command.add_argument(
-            "--canvas",
-            type=int,
-            help="short side of what skeletons are drawn on, smaller for thicker strokes; left out, 3 times the "
-            "picture's, at most 2160",
-        )
-        command.add_argument("--workers", type=int, default=1, metavar="N", help="processes")
-        if name == "training":
-            for bucket, size in (("rec", "128x128"), ("vec", "128x192")):
-                command.add_argument(f"--{bucket}", type=int, default=0, metavar="N", help=f"clips in {bucket}/")
-                command.add_argument(f"--{bucket}_size", default=size, metavar="WIDTHxHEIGHT", help="their size")
-            continue
-        command.add_argument("--count", type=int, default=1, metavar="N", help="how many")
-        command.add_argument("--size", default="256x256", metavar="WIDTHxHEIGHT", help="pixels")
-        if name == "cases":
-            command.add_argument(
-                "--kind",
-                choices=CASE_KINDS,
-                default="same",
-                help="same: the photo is another moment of the driving video; cross: of another character",
-            )
-        else:
-            command.add_argument("--split", choices=SPLITS, default="training", help="whose characters and motions")
-            command.add_argument("--motion", choices=KINDS, help="left out, each clip's own")
-            command.add_argument("--people", type=int, choices=(1, 2), default=1, help="in a frame")
-            command.add_argument("--mp4", action="store_true", help="also write video.mp4, with a tune")
-    return parser
+@dataclass(kw_only=True)
+class PuppetSettings(Settings):
+    """What all that can be made has in common; `output_dir` is made where missing."""
+
+    output_dir: str
+    frames: int = flag(32, "frames of each clip", least=1)
+    start: int = flag(0, "index of the first clip", least=0)
+    canvas: int | None = flag(
+        None,
+        "short side of what skeletons are drawn on, smaller for thicker strokes; left out, 3 times the picture's, at "
+        "most 2160",
+        least=16,
+        metavar="PIXELS",
+    )
+    workers: int = flag(1, "processes", least=1)
+
+    def form(self, name: str) -> Format:
+        """How clips of the size in the setting of a name are written. Raises InputError."""
+        width, height = read_size(getattr(self, name), name)
+        if any(not 16 <= side <= 4096 or side % 2 for side in (width, height)):
+            raise InputError(f"--{name} {width}x{height}: give even numbers of 16 to 4096 pixels, such as 128x128")
+        return Format(width=width, height=height, num_frames=self.frames, canvas=self.canvas)
+
+    def jobs(self) -> list[Callable[[], Path]]:
+        """What is to be written, a function a folder. Raises InputError."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Write what comes when all folders are there."""
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """`WIDTHxHEIGHT` as two even numbers of 16 to 4096. Raises InputError."""
-    match = re.fullmatch(r"(\d+)[x×](\d+)", text)
-    sizes = tuple(map(int, match.groups())) if match else ()
-    if not sizes or any(not 16 <= side <= 4096 or side % 2 for side in sizes):
-        raise InputError(f"size {text}: not understood; give WIDTHxHEIGHT, even numbers of 16 to 4096, such as 128x128")
-    return sizes
+@dataclass(kw_only=True)
+class Clips(PuppetSettings):
+    """Plain folders."""
 
+    count: int = flag(1, "how many", least=1)
+    size: str = flag("256x256", "pixels", **SIZE)
+    split: str = flag("training", "whose characters and motions", choices=SPLITS)
+    motion: str | None = flag(None, "left out, each clip's own", choices=KINDS)
+    people: int = flag(1, "in a frame, 1 or 2", least=1, most=2)
+    mp4: bool = flag(False, "also write video.mp4, with a tune")
 
-def plan(arguments: argparse.Namespace) -> list[Callable[[], Path]]:
-    """What is to be written, a function a folder. Raises InputError."""
-    least = {"frames": 1, "start": 0, "workers": 1, "count": 1, "canvas": 16, "rec": 0, "vec": 0}
-    for name, minimum in least.items():
-        value = getattr(arguments, name, None)
-        if value is not None and value < minimum:
-            raise InputError(f"--{name} {value} is below {minimum}; give {minimum} or more")
-    root = Path(arguments.output_dir)
+    def _folders(self) -> dict[int, Path]:
+        return {i: Path(self.output_dir) / f"clip-{i + 1}" for i in range(self.start, self.start + self.count)}
 
-    def form(size: str) -> Format:
-        width, height = parse_size(size)
-        return Format(width=width, height=height, num_frames=arguments.frames, canvas=arguments.canvas)
-
-    if arguments.command == "training":
-        if not arguments.rec + arguments.vec:
-            raise InputError("nothing to make; give the number of clips with --rec or --vec")
-        jobs, index = [], arguments.start
-        for bucket in BUCKETS:
-            bucket_form = form(getattr(arguments, f"{bucket}_size"))
-            for _ in range(getattr(arguments, bucket)):
-                index += 1
-                jobs.append(partial(write_clip, root / bucket / f"{index:05d}", "training", index - 1, bucket_form))
-        return jobs
-    indices = range(arguments.start, arguments.start + arguments.count)
-    if arguments.command == "cases":
-        if indices.stop > DRIVERS:
-            raise InputError(f"cases up to {indices.stop}: those from {DRIVERS} on are drivers; make fewer")
+    def jobs(self) -> list[Callable[[], Path]]:
+        """As `PuppetSettings.jobs`."""
+        form = self.form("size")
         return [
-            partial(write_case, root / f"case-{i + 1}", i, form(arguments.size), kind=arguments.kind) for i in indices
+            partial(write_clip, folder, self.split, i, form, self.motion, self.people)
+            for i, folder in self._folders().items()
         ]
-    return [
-        partial(
-            write_clip,
-            root / f"clip-{i + 1}",
-            arguments.split,
-            i,
-            form(arguments.size),
-            arguments.motion,
-            arguments.people,
-        )
-        for i in indices
-    ]
+
+    def finish(self) -> None:
+        """Write each clip's images as video.mp4 beside them, with its tune, where that is wanted."""
+        for index, folder in self._folders().items() if self.mp4 else ():
+            frames = (np.asarray(Image.open(folder / "images" / f"frame_{i}.png")) for i in range(self.frames))
+            sound = Sound(make_tune(self.split, index, self.frames / FPS))
+            write_whole(folder / "video.mp4", partial(write_mp4, frames_rgb=frames, fps=FPS, sound=sound))
 
 
-def write_video(folder: Path, split: str, index: int) -> None:
-    """Write a clip's images as video.mp4 beside them, with its tune."""
-    count = len(list((folder / "images").iterdir()))
-    frames = (np.asarray(Image.open(folder / "images" / f"frame_{i}.png")) for i in range(count))
-    unfinished = folder / "video.partial.mp4"
-    write_mp4(unfinished, frames, FPS, Sound(make_tune(split, index, count / FPS)))
-    unfinished.replace(folder / "video.mp4")
+@dataclass(kw_only=True)
+class TrainingData(PuppetSettings):
+    """The layout that training reads, with its lists."""
+
+    rec: int = flag(0, "clips in rec/", least=0)
+    rec_size: str = flag("128x128", "their size", **SIZE)
+    vec: int = flag(0, "clips in vec/", least=0)
+    vec_size: str = flag("128x192", "their size", **SIZE)
+
+    def jobs(self) -> list[Callable[[], Path]]:
+        """As `PuppetSettings.jobs`."""
+        if not self.rec + self.vec:
+            raise InputError("nothing to make; give the number of clips with --rec or --vec")
+        jobs: list[Callable[[], Path]] = []
+        for bucket in BUCKETS:
+            form, first = self.form(f"{bucket}_size"), self.start + len(jobs)
+            for i in range(first, first + getattr(self, bucket)):
+                folder = Path(self.output_dir) / bucket / f"{i + 1:05d}"
+                jobs.append(partial(write_clip, folder, "training", i, form))
+        return jobs
+
+    def finish(self) -> None:
+        """Write the lists of the clips."""
+        for bucket in BUCKETS:
+            if getattr(self, bucket):
+                write_clip_list(Path(self.output_dir), bucket)
+
+
+@dataclass(kw_only=True)
+class Cases(PuppetSettings):
+    """Held-out cases."""
+
+    count: int = flag(1, "how many", least=1)
+    size: str = flag("256x256", "pixels", **SIZE)
+    kind: str = flag(
+        "same",
+        "same: the photo is another moment of the driving video; cross: of another character",
+        choices=CASE_KINDS,
+    )
+
+    def jobs(self) -> list[Callable[[], Path]]:
+        """As `PuppetSettings.jobs`."""
+        form, stop = self.form("size"), self.start + self.count
+        if stop > DRIVERS:
+            raise InputError(f"cases up to {stop}: those from {DRIVERS} on are drivers; make fewer")
+        folders = {i: Path(self.output_dir) / f"case-{i + 1}" for i in range(self.start, stop)}
+        return [partial(write_case, folder, i, form, kind=self.kind) for i, folder in folders.items()]
+
+
+COMMANDS: dict[str, type[PuppetSettings]] = {"clips": Clips, "training": TrainingData, "cases": Cases}
+
+
+def read_settings() -> PuppetSettings:
+    """The settings of the command line. Raises InputError."""
+    parser = Parser(__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, prog=parser.prog)
+    for name, cls in COMMANDS.items():
+        command = commands.add_parser(name, help=cls.__doc__, description=cls.__doc__)
+        command.add_argument("output_dir", metavar="DIR", help="where the folders go; made where missing")
+        add_flags(command, cls)
+    arguments, unknown = parser.parse_known_args()
+    values = vars(arguments)
+    name = values.pop("command")
+    if unknown:
+        commands.choices[name].error(f"unrecognized arguments: {' '.join(unknown)}")
+    return COMMANDS[name](**values)
 
 
 def main() -> None:
     """Parse, check, make."""
-    arguments = build_parser().parse_args()
     cli.start_logging()
-    jobs, root = plan(arguments), Path(arguments.output_dir)
-    check_writable(root)
-    try:
-        if arguments.workers > 1:
-            with ProcessPoolExecutor(arguments.workers) as pool:
-                futures = [pool.submit(job) for job in jobs]
-                try:
-                    for future in tqdm(futures, desc="puppets", unit="clip"):
-                        future.result()
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
-        else:
-            for job in tqdm(jobs, desc="puppets", unit="clip"):
-                job()
-    except FolderError as error:
-        raise InputError(str(error)) from None
-    if arguments.command == "training":
-        for bucket in BUCKETS:
-            if getattr(arguments, bucket):
-                write_clip_list(root, bucket)
-    if getattr(arguments, "mp4", False):
-        for job in jobs:
-            write_video(*job.args[:3])
+    settings = read_settings()
+    settings.check()
+    jobs = settings.jobs()
+    check_writable(Path(settings.output_dir))
+    if settings.workers > 1:
+        with ProcessPoolExecutor(settings.workers) as pool:
+            futures = [pool.submit(job) for job in jobs]
+            try:
+                for future in tqdm(futures, desc="puppets", unit="clip"):
+                    future.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    else:
+        for job in tqdm(jobs, desc="puppets", unit="clip"):
+            job()
+    settings.finish()

@@ -22,12 +22,11 @@ from animation.errors import InputError
 from animation.media.images import IMAGE_SUFFIXES, FrameFolder, load_photo
 from animation.media.video import VideoFrames
 from animation.media.writing import FRAMES_FOLDER
-from DWPose.recording import load_recording
+from DWPose.recording import KEYPOINTS_FILE, load_recording
 
 logger = logging.getLogger(__name__)
 
-PHOTO_STEM = "reference"
-KEYPOINTS_FILE = "keypoints.npz"
+PHOTO_STEM, VIDEO_FILE = "reference", "animation.mp4"
 
 
 @dataclass(kw_only=True)
@@ -45,6 +44,7 @@ class Case:
     photo: Image.Image | None = None
     keypoints: np.ndarray | None = None
     scores: np.ndarray | None = None
+    fps: float | None = None  # of the results; None: unknown
 
     def __len__(self) -> int:
         return len(self.result)
@@ -145,9 +145,11 @@ def find_cases(
     wanted = list(names) or list(folders)
     missing = [name for name in wanted if not (results / name).exists()]
     if missing:
+        there = [path.name for path in sorted(results.glob("[!.]*"), key=_natural)]
         raise InputError(
-            f"--results {results}: {len(missing)} of {len(wanted)} cases are not there ({_some(missing)}); make them, "
-            "or name those to compare with --cases"
+            f"--results {results}: the results of {len(missing)} of {len(wanted)} cases are not there "
+            f"({_some(missing)}); it has {_some(there) or 'nothing'}. Results are found by their case's name: animate "
+            f"{truth / missing[0]} into {results / missing[0]}, or name those to compare with --cases"
         )
     return [read_case(name, results / name, folders[name], max_frames) for name in wanted]
 
@@ -164,15 +166,15 @@ def _some(names: Sequence[str]) -> str:
 
 def read_case(name: str, result: Path, truth: Path, max_frames: int | None = None) -> Case:
     """One case from a path of generated frames and a path of what they are compared with. Raises InputError."""
-    found = _frames_at([result / FRAMES_FOLDER, result, result / "animation.mp4"])
+    found = _frames_at([result / FRAMES_FOLDER, result, result / VIDEO_FILE])
     if found is None:
-        raise InputError(f"{result}: no generated frames there; give a folder of numbered frames or animation.mp4")
+        raise InputError(f"{result}: no generated frames there; give a folder of numbered frames or {VIDEO_FILE}")
     parts = {"result": open_frames(found, max_frames)}
     for part in ("truth", "driver", "poses"):
         candidates = [truth / part, truth / f"{part}.mp4"] + [truth] * (part == "truth")
         path = _frames_at(candidates)
         parts[part] = None if path is None else open_frames(path, max_frames)
-    case = Case(name=name, **parts)
+    case = Case(name=name, fps=_rate(result), **parts)
     for part in ("truth", "driver"):
         frames = getattr(case, part)
         if frames is not None and len(frames) != len(case):
@@ -199,6 +201,14 @@ def read_case(name: str, result: Path, truth: Path, max_frames: int | None = Non
     if truth.is_dir() and (truth / "poses" / KEYPOINTS_FILE).is_file():
         case.keypoints, case.scores = read_targets(truth / "poses" / KEYPOINTS_FILE, len(case))
     return case
+
+
+def _rate(result: Path) -> float | None:
+    """Frames a second of results, where a video says so."""
+    try:
+        return VideoFrames(result if result.is_file() else result / VIDEO_FILE).fps
+    except InputError:
+        return None
 
 
 def _sizes(sizes: set[tuple[int, int]]) -> str:

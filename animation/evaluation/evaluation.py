@@ -16,12 +16,13 @@ from animation.evaluation.contact_sheet import LARGEST_SHEET, contact_sheet
 from animation.evaluation.measures import Measure, NotRun, distance_of_clips, make_measures
 from animation.evaluation.records import Record, metrics_json, table, write_csv
 from animation.evaluation.settings import EvaluationSettings
+from animation.files import write_json
 from animation.report import device_name, library_versions
 
 logger = logging.getLogger(__name__)
 
 CHUNK = 16  # frames that are in memory at a time
-LIBRARIES = ("torch", "numpy", "scipy", "scikit-image", "torchmetrics", "pillow", "av", "insightface", "onnxruntime")
+LIBRARIES = ("torch", "numpy", "scikit-image", "torchmetrics", "pillow", "av", "insightface", "onnxruntime")
 PROGRESS_FOLDER = ".partial"  # cases that are done, until all are
 
 
@@ -68,9 +69,7 @@ def evaluate(settings: EvaluationSettings, cases: Sequence[Case]) -> list[Record
                 progress.update(len(case))
                 continue
             records.append(measure_case(case, measures, progress))
-            whole = path.with_suffix(".writing")
-            whole.write_text(json.dumps(asdict(records[-1])), encoding="utf-8")
-            whole.replace(path)
+            write_json(path, asdict(records[-1]))
     fvd = _video_distance(settings, records, not_run)
     print(table(records, fvd and fvd["value"], not_run))
     facts = {"settings": asdict(settings), "device": device_name(device), "versions": library_versions(LIBRARIES)}

@@ -1,10 +1,13 @@
 """I3D, the inflated Inception-v1 (Carreira and Zisserman, arXiv 1705.07750): the features of the video distance FVD."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from animation.weights.state_dicts import load_self_described
 
 # Channels of Inception-v1: of the 1×1 branch, of the two 3×3 branches (reduced, then full), of the pooled branch.
 INCEPTION_WIDTHS = {
@@ -149,3 +152,8 @@ class I3D(nn.Module):
                 features = F.avg_pool3d(features, (2, 7, 7), stride=1)  # (B, C, T/8 − 1, 1, 1)
             features = module(features)
         return features.mean(dim=(2, 3, 4))
+
+
+def load_i3d(path: str | Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Load a state dict of I3D's PyTorch ports. Raises CheckpointError."""
+    return load_self_described(I3D, path, dtype)

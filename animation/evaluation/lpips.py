@@ -1,9 +1,13 @@
 """LPIPS, the learned perceptual distance of two images (Zhang et al., arXiv 1801.03924)."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
+
+from animation.errors import CheckpointError
+from animation.weights.state_dicts import load_self_described, read_state_dict, recognise
 
 # Convolutions of torchvision's backbones up to the last feature that is compared: (channels, kernel, stride, padding);
 # "max" is a pooling of the given kernel at stride 2; a feature is taken after the ReLU of each last one of a group.
@@ -68,3 +72,23 @@ class LPIPS(nn.Module):
                 head = getattr(self, f"lin{self.taps.index(i)}")["model"]
                 distance = distance + head(difference).mean(dim=(1, 2, 3))
         return distance
+
+
+def load_lpips(backbone_path: str | Path, heads_folder: str | Path, dtype: torch.dtype = torch.float32) -> LPIPS:
+    """Load LPIPS from torchvision's AlexNet or VGG-16 file and a folder of the released heads.
+
+    Args:
+        backbone_path: a classifier of ImageNet; its layers after the features are left out.
+        heads_folder: holds `alex.pth` and `vgg.pth`.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or of another network.
+    """
+    state = read_state_dict(backbone_path)
+    features = {name: tensor for name, tensor in state.items() if name.startswith("features.")}
+    try:
+        net = LPIPS.config_from_shapes({name: tensor.shape for name, tensor in features.items()})["net"]
+    except KeyError:
+        raise CheckpointError(f"{backbone_path}: neither AlexNet nor VGG-16; {recognise(set(state))}") from None
+    features.update(read_state_dict(Path(heads_folder) / f"{net}.pth"))
+    return load_self_described(LPIPS, backbone_path, dtype, features)

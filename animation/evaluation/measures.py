@@ -4,7 +4,7 @@ A measure that cannot run here raises `NotRun` when it is made; one that does no
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +14,11 @@ import torch.nn.functional as F
 from animation.errors import InputError
 from animation.evaluation import metrics
 from animation.evaluation.cases import Case, Chunk
-from animation.evaluation.settings import (
-    FACE_MODELS,
-    PCK_THRESHOLDS,
-    POSE_MODELS,
-    EvaluationSettings,
-)
+from animation.evaluation.i3d import load_i3d
+from animation.evaluation.lpips import load_lpips
+from animation.evaluation.settings import PCK_THRESHOLDS, EvaluationSettings
 from animation.face.detection import FaceFinder, find_face_models
-from animation.weights.loading import load_i3d, load_lpips
+from animation.face.embedding import embed_largest
 from DWPose.keypoints import BODY
 from DWPose.wholebody import MODEL_FILES, Wholebody
 
@@ -118,31 +115,26 @@ class Identity(Measure):
     part of the model.
 
     Args:
-        models_folder: antelopev2's; None: where it usually is, else not run.
+        models_folder: antelopev2's.
         device: `cuda…` runs the networks there where onnxruntime can.
 
     Raises:
-        NotRun: there are no models at the usual place.
-        InputError: there are none at the given place, or they are damaged.
+        NotRun: there are no models.
+        InputError: they are damaged.
     """
 
     columns = ("csim_photo", "csim_truth", "csim_driver")
 
-    def __init__(self, models_folder: str | None, device: torch.device):
-        if models_folder is None:
-            models_folder = FACE_MODELS
-            try:
-                find_face_models(models_folder)
-            except InputError:
-                raise NotRun(f"no face models in {models_folder}; name their folder with --face_models") from None
+    def __init__(self, models_folder: str | Path, device: torch.device):
+        try:
+            find_face_models(models_folder)
+        except InputError:
+            raise NotRun(f"no face models in {models_folder}; name their folder with --face_models") from None
         self.finder = FaceFinder(models_folder, device=device.type)
 
     def embed(self, image_rgb: np.ndarray) -> np.ndarray | None:
         """The embedding of the largest face in (H, W, 3) uint8, (512,); None: no face."""
-        faces, _way = self.finder(image_rgb)
-        if not faces:
-            return None
-        return self.finder.embed(image_rgb, max(faces, key=lambda face: face.area), "bgr")
+        return embed_largest(self.finder, image_rgb, "bgr")
 
     def begin(self, case: Case) -> dict[str, str]:
         """Says what there is no photo, ground truth or driver for; embeds the photo."""
@@ -183,18 +175,21 @@ class Skeleton(Measure):
     in the driver.
 
     Args:
-        models_folder: DWPose's; None: where it usually is, else not run.
+        models_folder: DWPose's.
         device: `cuda…` runs the networks there where onnxruntime can.
 
     Raises:
-        NotRun: there are no models at the usual place.
-        InputError: there are none at the given place, or they are damaged.
+        NotRun: there are no models.
+        InputError: they are damaged.
     """
 
     columns = tuple(f"pck_{threshold:g}" for threshold in PCK_THRESHOLDS)
 
-    def __init__(self, models_folder: str | None, device: torch.device):
-        self.find_people = load_pose_estimator(models_folder, device)
+    def __init__(self, models_folder: str | Path, device: torch.device):
+        paths = [Path(models_folder) / name for name in MODEL_FILES]
+        if not all(path.is_file() for path in paths):
+            raise NotRun(f"no pose models in {models_folder}; name their folder with --pose_models")
+        self.find_people = Wholebody(*paths, "cuda" if device.type == "cuda" else "cpu")
 
     def begin(self, case: Case) -> dict[str, str]:
         """Does not apply where no target is there."""
@@ -225,14 +220,6 @@ class Skeleton(Measure):
         sides = people.boxes[:, 2:4] - people.boxes[:, :2]
         index = int(np.argmax(sides.prod(axis=1)))
         return people.keypoints[index] / image_rgb.shape[1::-1], people.scores[index]
-
-
-def load_pose_estimator(models_folder: str | None, device: torch.device) -> Wholebody:
-    """DWPose from its folder. Raises as `Skeleton`."""
-    folder, device_name = Path(models_folder or POSE_MODELS), "cuda" if device.type == "cuda" else "cpu"
-    if models_folder is None and not folder.is_dir():
-        raise NotRun(f"no pose models in {folder}; name their folder with --pose_models")
-    return Wholebody(*(folder / name for name in MODEL_FILES), device_name)
 
 
 class VideoDistance(Measure):
@@ -295,14 +282,15 @@ def _to_tensor(frames: np.ndarray) -> torch.Tensor:
 
 def make_measures(settings: EvaluationSettings, device: torch.device) -> tuple[list[Measure], dict[str, str]]:
     """The measures that can run here, and by column why the others cannot. Raises InputError for given files."""
-    makers = {
+    makers: dict[tuple[str, ...], Callable[[], Measure]] = {
         Pixels.columns: Pixels,
         Perceptual.columns: lambda: Perceptual(settings.lpips_weights, device),
         ("fvd",): lambda: VideoDistance(settings.fvd_weights, settings.fvd_clip_frames, device),
         Identity.columns: lambda: Identity(settings.face_models, device),
         Skeleton.columns: lambda: Skeleton(settings.pose_models, device),
     }
-    measures, not_run = [], {}
+    measures: list[Measure] = []
+    not_run: dict[str, str] = {}
     for columns, make in makers.items():
         try:
             measures.append(make())

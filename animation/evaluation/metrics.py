@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.linalg import eigh
 
 from animation.errors import InputError
 
@@ -101,7 +100,7 @@ def frechet_distance(features: np.ndarray, others: np.ndarray) -> float:
     features, others = np.asarray(features, np.float64), np.asarray(others, np.float64)
     shift = features.mean(axis=0) - others.mean(axis=0)
     covariance, other = (np.atleast_2d(np.cov(values, rowvar=False)) for values in (features, others))
-    values, vectors = eigh(covariance)
+    values, vectors = np.linalg.eigh(covariance)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    cross = np.sqrt(eigh(root @ other @ root, eigvals_only=True).clip(0)).sum()
+    cross = np.sqrt(np.linalg.eigvalsh(root @ other @ root).clip(0)).sum()
     return float(shift @ shift + np.trace(covariance) + np.trace(other) - 2 * cross)

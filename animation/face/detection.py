@@ -144,16 +144,5 @@ class FaceFinder:
         return [Face(box, five_points(points)) for box, points in faces if box is not None]
 
 
-def embed_largest(finder: FaceFinder, image_rgb: np.ndarray, channel_order: str) -> np.ndarray | None:
-    """The raw embedding of a picture's largest face, (512,) float32; None where there is no face.
-
-    Args:
-        image_rgb: (H, W, 3) uint8.
-        channel_order: handed to the networks, `rgb` or `bgr`.
-    """
-    faces, _ = finder(image_rgb, channel_order)
-    return finder.embed(image_rgb, max(faces, key=lambda face: face.area), channel_order) if faces else None
-
-
 def _ordered(image_rgb: np.ndarray, channel_order: str) -> np.ndarray:
     return np.ascontiguousarray(image_rgb[..., :: 1 if channel_order == "rgb" else -1])

@@ -37,6 +37,11 @@ def load_face_embedding(path: str | Path) -> np.ndarray:
     return embedding.reshape(EMBEDDING_DIM).astype(np.float32)
 
 
+def largest_face(faces: list[Face]) -> Face:
+    """The largest of at least one face."""
+    return max(faces, key=lambda face: face.area)
+
+
 def choose_face(faces: list[Face], number: int | None = None) -> Face:
     """The largest of at least one face, or the one of a number, counted from the left and from 0.
 
@@ -44,7 +49,7 @@ def choose_face(faces: list[Face], number: int | None = None) -> Face:
         InputError: there is no face of that number.
     """
     if number is None:
-        face = max(faces, key=lambda face: face.area)
+        face = largest_face(faces)
     elif number < len(faces):
         face = faces[number]
     else:
@@ -61,6 +66,17 @@ def choose_face(faces: list[Face], number: int | None = None) -> Face:
             "" if number is not None else ", the largest",
         )
     return face
+
+
+def embed_largest(finder: FaceFinder, image_rgb: np.ndarray, channel_order: str) -> np.ndarray | None:
+    """The raw embedding of a picture's largest face, (512,) float32; None where there is no face.
+
+    Args:
+        image_rgb: (H, W, 3) uint8.
+        channel_order: handed to the networks, `rgb` or `bgr`.
+    """
+    faces, _ = finder(image_rgb, channel_order)
+    return finder.embed(image_rgb, largest_face(faces), channel_order) if faces else None
 
 
 def embed_face(

@@ -1,152 +1,189 @@
-"""A result to look at: a side-by-side clip, the face's likeness over time as a plot, and a contact sheet."""
+"""Pictures beside each other, to look at: a clip of panels, a contact sheet, and a face's likeness as a plot."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from animation.evaluation.cases import Case
-from animation.evaluation.contact_sheet import contact_sheet
+from animation.files import write_whole
 from animation.media.sound import Sound
 from animation.media.writing import write_mp4
 
-PANEL_HEIGHT = 512  # pixels, of each panel of the side-by-side clip
-STRIP = 24  # pixels, the names above the panels
+Picture = np.ndarray | Image.Image  # (H, W, 3) uint8 RGB, or a Pillow image
+
+PANEL_HEIGHT = 512  # pixels, of each panel of a clip
+STRIP = 28  # pixels, of a line of text above or below the panels
+TEXT = 16  # pixels, of its letters
+MOMENTS = 6  # frames that a contact sheet shows of each video
+THUMB = 144  # pixels, height of a contact sheet's pictures
+GAP, LINE, ROW_NAMES = 6, 20, 64  # pixels of a contact sheet: between pictures, of a line of text, left of the rows
 PLOT_SIZE = 960, 360  # pixels, width and height
-MARGINS = 56, 32, 16, 40  # pixels around the plot: left, top, right, bottom
-INK, GRID, LINE, GONE = (40, 40, 40), (225, 225, 225), (31, 99, 170), (250, 228, 222)
-MOST_TICKS = 10
+CURVE, NO_FACE = "#1f63aa", "#fae4de"
 
 
-def write_side_by_side(
+def panel_size(width: int, height: int) -> tuple[int, int]:
+    """Width and height of the panel for a picture of a size: 512 pixels high, and even as H.264 wants it."""
+    return max(2, 2 * round(PANEL_HEIGHT * width / height / 2)), PANEL_HEIGHT
+
+
+def panel(picture: Picture) -> np.ndarray:
+    """The picture at its panel's size, (512, even width, 3) uint8."""
+    image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture.convert("RGB")
+    return np.asarray(image.resize(panel_size(*image.size), Image.Resampling.BICUBIC))
+
+
+def write_panels(
     path: Path,
-    photo: Image.Image,
-    driver: Iterable[np.ndarray | Image.Image] | None,
-    skeletons: Iterable[np.ndarray | Image.Image] | None,
-    result: Iterable[np.ndarray | Image.Image],
+    panels: Mapping[str, Image.Image | Iterable[Picture]],
     fps: float,
     sound: Sound | None = None,
+    caption: str = "",
 ) -> None:
-    """Write an MP4 with photo, driver, skeleton and result beside each other in every frame, whole or not at all.
+    """Write an MP4 of panels beside each other under their names, atomically.
 
     Args:
         path: ends with .mp4.
-        photo: the same in all frames.
-        driver, skeletons: RGB, of any size, one for each frame of the result; None leaves that panel out.
-        result: RGB frames, of any size.
+        panels: by name, from left to right: one picture for all frames, or one picture a frame, RGB, of any size.
         fps: frames a second.
         sound: of the clip.
+        caption: a line below the panels.
+
+    Raises:
+        ValueError: one panel has fewer pictures than another.
     """
-    named = (("driver", driver), ("skeleton", skeletons), ("result", result))
-    moving = [(name, frames) for name, frames in named if frames is not None]
-    partial = path.with_name(f".{path.stem}.partial.mp4")
-    still = _panel(photo)
+    still = {name: panel(picture) for name, picture in panels.items() if isinstance(picture, Image.Image)}
+    moving = {name: pictures for name, pictures in panels.items() if name not in still}
 
     def frames() -> Iterator[np.ndarray]:
-        """All panels of each frame under their names."""
-        strip = None
-        for pictures in zip(*(frames for _, frames in moving), strict=True):
-            panels = [still, *map(_panel, pictures)]
-            if strip is None:
-                strip = _names(["photo", *(name for name, _ in moving)], [panel.shape[1] for panel in panels])
-            yield np.concatenate([strip, np.concatenate(panels, axis=1)])
+        """All panels of each frame, with their names above and the caption below."""
+        above = below = None
+        for pictures in zip(*moving.values(), strict=True):
+            shown = still | dict(zip(moving, map(panel, pictures), strict=True))
+            row = np.concatenate([shown[name] for name in panels], axis=1)
+            if above is None:
+                above = np.concatenate([text_strip(name, shown[name].shape[1]) for name in panels], axis=1)
+                below = text_strip(caption, row.shape[1])[: STRIP if caption else 0]
+            yield np.concatenate([above, row, below])
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        write_mp4(partial, frames(), fps, sound)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, lambda partial: write_mp4(partial, frames(), fps, sound))
 
 
-def _panel(picture: np.ndarray | Image.Image) -> np.ndarray:
-    """(512, even width, 3) uint8."""
-    image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture.convert("RGB")
-    width = max(2, 2 * round(PANEL_HEIGHT * image.width / image.height / 2))
-    return np.asarray(image.resize((width, PANEL_HEIGHT), Image.Resampling.LANCZOS))
-
-
-def _names(names: Sequence[str], widths: Sequence[int]) -> np.ndarray:
-    """A black strip, (24, sum of the widths, 3), with a name above each panel."""
-    strip = Image.new("RGB", (sum(widths), STRIP))
-    draw, font = ImageDraw.Draw(strip), ImageFont.load_default(size=14)
-    for number, name in enumerate(names):
-        draw.text((sum(widths[:number]) + 6, 3), name, fill="white", font=font)
+def text_strip(text: str, width: int) -> np.ndarray:
+    """White text on black, smaller where it would not fit, (28, width, 3) uint8."""
+    strip = Image.new("RGB", (width, STRIP))
+    fonts = map(ImageFont.load_default, range(TEXT, 0, -1))
+    font = next((font for font in fonts if font.getlength(text) <= width - 16), ImageFont.load_default(1))
+    ImageDraw.Draw(strip).text((8, STRIP / 2), text, fill="white", font=font, anchor="lm")
     return np.asarray(strip)
 
 
-def plot_csim(values: Sequence[float | None], title: str = "CSIM") -> Image.Image:
-    """Draw the likeness of each frame's face to the photo's, RGB, 960×360 pixels.
+@dataclass(kw_only=True)
+class SheetBlock:
+    """What a contact sheet shows of one animation.
+
+    Attributes:
+        title: stands above it.
+        photo: RGB; None leaves it out.
+        times: what stands above each moment, such as 0.50 s.
+        rows: pictures by name, one for each of the moments, RGB; a row's are of one size.
+    """
+
+    title: str
+    photo: Image.Image | None
+    times: Sequence[str]
+    rows: Mapping[str, Sequence[Image.Image]]
+
+
+def pick_moments(num_frames: int) -> list[int]:
+    """The numbers of up to six frames, evenly from the first to the last."""
+    return np.linspace(0, num_frames - 1, min(MOMENTS, num_frames)).round().astype(int).tolist()
+
+
+def draw_contact_sheet(blocks: Sequence[SheetBlock]) -> Image.Image:
+    """Draw the blocks below each other, RGB: in each the photo, and right of it a column a moment."""
+    drawn = [_draw_block(block) for block in blocks]
+    sheet = Image.new("RGB", (max(image.width for image in drawn), sum(image.height for image in drawn)), "white")
+    for i, image in enumerate(drawn):
+        sheet.paste(image, (0, sum(above.height for above in drawn[:i])))
+    return sheet
+
+
+def _draw_block(block: SheetBlock) -> Image.Image:
+    font, bold = ImageFont.load_default(size=13), ImageFont.load_default(size=15)
+    photo = None if block.photo is None else _thumb(block.photo)
+    rows = {name: [_thumb(picture) for picture in pictures] for name, pictures in block.rows.items()}
+    column = max(picture.width for pictures in rows.values() for picture in pictures) + GAP
+    left = GAP + (photo.width + GAP if photo else 0)
+    top = GAP + 2 * LINE
+    size = left + ROW_NAMES + len(block.times) * column, top + len(rows) * (THUMB + GAP) + GAP
+    image = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(image)
+    draw.text((GAP, GAP), block.title, fill="black", font=bold)
+    if photo:
+        draw.text((GAP, top - LINE / 2), "photo", fill="black", font=font, anchor="lm")
+        image.paste(photo, (GAP, top))
+    for k, time in enumerate(block.times):
+        x = left + ROW_NAMES + k * column + (column - GAP) / 2
+        draw.text((x, top - LINE / 2), time, fill="black", font=font, anchor="mm")
+    for j, (name, pictures) in enumerate(rows.items()):
+        y = top + j * (THUMB + GAP)
+        draw.text((left + ROW_NAMES - GAP, y + THUMB / 2), name, fill="black", font=font, anchor="rm")
+        for k, picture in enumerate(pictures):
+            image.paste(picture, (left + ROW_NAMES + k * column + (column - GAP - picture.width) // 2, y))
+    return image
+
+
+def _thumb(image: Image.Image) -> Image.Image:
+    return image.resize((max(1, round(image.width * THUMB / image.height)), THUMB), Image.Resampling.LANCZOS)
+
+
+def plot_likeness(values: Sequence[float | None]) -> Image.Image:
+    """Plot the likeness of each frame's face to the photo's (CSIM), RGB, 960×360 pixels.
 
     Args:
         values: cosine similarities by frame, −1..1; None (or NaN) where no face was found, which is shown as a band.
-        title: stands above the plot, with the mean and the least and in which frame that is.
 
     Raises:
         ValueError: there are no frames.
     """
     if not len(values):
         raise ValueError("no frames to plot")
-    known = {i: float(v) for i, v in enumerate(values) if v is not None and math.isfinite(v)}
-    low = math.floor(min([0.0, *known.values()]) * 5) / 5  # of the axis
-    image = Image.new("RGB", PLOT_SIZE, "white")
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=12)
-    left, top = MARGINS[0], MARGINS[1]
-    right, bottom = PLOT_SIZE[0] - MARGINS[2], PLOT_SIZE[1] - MARGINS[3]
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    def x(frame: float) -> float:
-        """Pixels of a frame's number."""
-        return left + (right - left) * (frame / (len(values) - 1) if len(values) > 1 else 0.5)
-
-    def y(value: float) -> float:
-        """Pixels of a similarity."""
-        return bottom - (bottom - top) * (value - low) / (1 - low)
-
-    half = (x(1) - x(0)) / 2 if len(values) > 1 else (right - left) / 2
-    for frame in sorted(set(range(len(values))) - set(known)):
-        draw.rectangle([max(left, x(frame) - half), top, min(right, x(frame) + half), bottom], fill=GONE)
-    for fifth in range(round(low * 5), 6):
-        draw.line([left, y(fifth / 5), right, y(fifth / 5)], fill=GRID)
-        draw.text((left - 8, y(fifth / 5)), f"{fifth / 5:.1f}", fill=INK, font=font, anchor="rm")
-    step = _tick_step(len(values))
-    for frame in range(0, len(values), step):
-        draw.line([x(frame), bottom, x(frame), bottom + 4], fill=INK)
-        draw.text((x(frame), bottom + 7), str(frame), fill=INK, font=font, anchor="mt")
-    draw.text(((left + right) / 2, PLOT_SIZE[1] - 6), "frame", fill=INK, font=font, anchor="mb")
-    for frame, value in known.items():
-        if frame + 1 in known:
-            draw.line([x(frame), y(value), x(frame + 1), y(known[frame + 1])], fill=LINE, width=2)
-        elif frame - 1 not in known:  # alone between frames without a face
-            draw.ellipse([x(frame) - 2, y(value) - 2, x(frame) + 2, y(value) + 2], fill=LINE)
-    draw.rectangle([left, top, right, bottom], outline=INK)
-    draw.text((left, 8), f"{title}: {_figures(values, known)}", fill=INK, font=font)
-    return image
+    curve = np.array([math.nan if value is None else value for value in values], float)
+    low = math.floor(min(0, np.nan_to_num(curve).min()) * 5) / 5
+    figure = Figure(figsize=(PLOT_SIZE[0] / 100, PLOT_SIZE[1] / 100), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)  # no pyplot: no global state, no display
+    axes = figure.subplots()
+    gaps = [(frame - 0.5, 1) for frame in np.flatnonzero(np.isnan(curve))]
+    axes.broken_barh(gaps, (low, 1 - low), facecolors=NO_FACE, label="no face found")
+    axes.plot(curve, color=CURVE, marker="o", markersize=3 if len(curve) <= 200 else 1, linewidth=1.5)
+    axes.set(
+        xlim=(-0.5, len(curve) - 0.5),
+        ylim=(low, 1),
+        xlabel="frame",
+        ylabel="cosine similarity to the photo's face",
+        title=describe_likeness(values),
+    )
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    axes.grid(alpha=0.3)
+    if gaps:
+        axes.legend(loc="lower right")
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
-def _figures(values: Sequence, known: dict[int, float]) -> str:
+def describe_likeness(values: Sequence[float | None]) -> str:
     """Mean, least and missing in words."""
+    known = {i: value for i, value in enumerate(values) if value is not None and math.isfinite(value)}
     if not known:
-        return f"no face found in any of {len(values)} frames"
-    worst = min(known, key=known.get)
-    text = f"mean {sum(known.values()) / len(known):.3f}, least {known[worst]:.3f} in frame {worst}"
+        return f"likeness of the face: no face found in any of {len(values)} frames"
+    worst = min(known, key=lambda i: known[i])
+    text = f"likeness of the face: mean {np.mean(list(known.values())):.3f}, least {known[worst]:.3f} in frame {worst}"
     missing = len(values) - len(known)
     return text + (f", no face found in {missing} of {len(values)} frames" if missing else "")
-
-
-def _tick_step(count: int) -> int:
-    """The least of 1, 2, 5, 10, 20 … that leaves at most so many ticks."""
-    steps = (digit * 10**power for power in range(12) for digit in (1, 2, 5))
-    return next(step for step in steps if -(-count // step) <= MOST_TICKS)
-
-
-def draw_contact_sheet(
-    name: str,
-    photo: Image.Image,
-    driver: Sequence[Image.Image] | None,
-    skeletons: Sequence[Image.Image] | None,
-    result: Sequence[Image.Image],
-) -> Image.Image:
-    """Photo, and driver (without one, skeletons) and result at a few moments, RGB; see `contact_sheet`."""
-    return contact_sheet([Case(name=name, result=result, driver=driver, poses=skeletons, photo=photo)])

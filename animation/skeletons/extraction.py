@@ -52,6 +52,7 @@ def extract(settings: SkeletonSettings, inputs: SkeletonInputs) -> Arrangement:
             inputs.driver,
             figures(arrangement),
             settings.confidence,
+            settings.canvas,
         )
     logger.info(
         "%d skeletons of %d×%d pixels and %s written to %s",

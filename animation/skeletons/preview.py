@@ -4,19 +4,16 @@ import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from animation.errors import InputError
-from animation.media.writing import write_mp4
+from animation.media.panels import panel, panel_size, write_panels
 from DWPose.arrangement import photo_person
-from DWPose.drawing import draw
+from DWPose.drawing import SHORT_SIDE, draw
 from DWPose.recording import Drawn, Recording
 
-HEIGHT = 512  # pixels of each panel
-CAPTION_HEIGHT = 32
 DIMMED = 0.5  # what is left of a picture under its skeleton
 
 
@@ -28,8 +25,9 @@ def write_preview(
     driver: Iterable[np.ndarray] | None,
     caption: str,
     confidence: float,
+    canvas: int | None = None,
 ) -> None:
-    """Write an MP4 of three panels a frame under a caption, whole or not at all.
+    """Write an MP4 of three panels a frame over a caption, atomically.
 
     Args:
         path: ends with .mp4.
@@ -39,63 +37,51 @@ def write_preview(
         driver: the frames, (H, W, 3) uint8 RGB; None leaves them black.
         caption: one line.
         confidence: points with larger scores are drawn.
+        canvas: the short side of what the skeletons are drawn on, pixels; None: DWPose's own.
     """
-    partial = path.with_name(f".{path.stem}.partial.mp4")
-    still = [panel] if (panel := _photo_panel(recording, photo, confidence)) is not None else []
+    assert recording.drawn is not None
+    count = recording.drawn.num_frames
     pictures = itertools.chain(driver or (), itertools.repeat(None))
-
-    def frames() -> Iterator[np.ndarray]:
-        """All panels of each frame."""
-        progress = tqdm(range(recording.drawn.num_frames), desc="preview", unit="frame")
-        for number, picture in zip(progress, pictures, strict=False):
-            moving = (
-                _panel(driver_drawn, number, picture, confidence),
-                _panel(recording.drawn, number, None, confidence),
-            )
-            yield _captioned(np.concatenate([*still, *moving], axis=1), caption)
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_mp4(partial, frames(), recording.fps)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    moving = zip(pictures, skeleton_panels(driver_drawn, confidence, canvas), strict=False)
+    still = {} if recording.photo is None else _photo_panel(recording, photo, confidence, canvas)
+    panels = still | {
+        "driver": (_overlay(*pair) for pair in tqdm(moving, desc="preview", unit="frame", total=count)),
+        "skeleton": skeleton_panels(recording.drawn, confidence, canvas),
+    }
+    write_panels(path, panels, recording.fps, caption=caption)
 
 
-def _photo_panel(recording: Recording, photo: Image.Image | None, confidence: float) -> np.ndarray | None:
-    if recording.photo is None:
-        return None
-    picture = None if photo is None else np.asarray(photo)
+def skeleton_panels(drawn: Drawn, confidence: float, canvas: int | None) -> Iterator[np.ndarray]:
+    """The skeletons of all frames at their panel's size, (512, width, 3) uint8 RGB each.
+
+    In a smaller panel their strokes are as wide, and so as bright, as in the files; in a larger one, in proportion.
+
+    Args:
+        confidence: points with larger scores are drawn.
+        canvas: as of the files; None: DWPose's own.
+    """
+    size = panel_size(*drawn.size)
+    side = round((canvas or SHORT_SIDE) * min(1, size[1] / drawn.size[1]))
+    for number in range(drawn.num_frames):
+        people = drawn.frames == number
+        yield draw(drawn.keypoints[people], drawn.scores[people], *size, confidence, side)
+
+
+def _photo_panel(
+    recording: Recording, photo: Image.Image | None, confidence: float, canvas: int | None
+) -> dict[str, Image.Image]:
+    """The photo with its skeleton, under its name; nothing where there is neither."""
     try:
         person = photo_person(recording, confidence=confidence)
     except InputError:  # nobody in it, which matters only to an alignment
-        return None if picture is None else _overlay(picture, None, _width(recording.photo_size))
+        return {} if photo is None else {"photo": photo}
     drawn = Drawn(np.zeros(1, int), person.keypoints, person.scores, recording.photo_size, 1)
-    return _panel(drawn, 0, picture, confidence)
+    picture = None if photo is None else np.asarray(photo)
+    return {"photo": Image.fromarray(_overlay(picture, next(skeleton_panels(drawn, confidence, canvas))))}
 
 
-def _panel(drawn: Drawn, number: int, picture: np.ndarray | None, confidence: float) -> np.ndarray:
-    """A frame's people over its picture, or over black: (512, width, 3)."""
-    people = drawn.frames == number
-    width = _width(drawn.size)
-    return _overlay(picture, draw(drawn.keypoints[people], drawn.scores[people], width, HEIGHT, confidence), width)
-
-
-def _overlay(picture: np.ndarray | None, skeleton: np.ndarray | None, width: int) -> np.ndarray:
+def _overlay(picture: np.ndarray | None, skeleton: np.ndarray) -> np.ndarray:
+    """A skeleton in its own colours, (512, width, 3) uint8, over its dimmed picture, if there is one."""
     if picture is None:
         return skeleton
-    picture = cv2.resize(picture, (width, HEIGHT), interpolation=cv2.INTER_AREA)
-    return picture if skeleton is None else cv2.add((picture * DIMMED).astype(np.uint8), skeleton)
-
-
-def _width(size: tuple[int, int]) -> int:
-    """Of a panel, even as H.264 wants it."""
-    return max(2, round(HEIGHT * size[0] / size[1] / 2) * 2)
-
-
-def _captioned(panels: np.ndarray, caption: str) -> np.ndarray:
-    strip = np.zeros((CAPTION_HEIGHT, panels.shape[1], 3), np.uint8)
-    (width, _), _ = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, 1, 1)
-    scale = min(0.6, (panels.shape[1] - 16) / width)
-    cv2.putText(strip, caption, (8, 21), cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1, cv2.LINE_AA)
-    return np.concatenate([panels, strip])
+    return np.where(skeleton.any(axis=-1, keepdims=True), skeleton, (panel(picture) * DIMMED).astype(np.uint8))

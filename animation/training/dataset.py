@@ -11,8 +11,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from animation.errors import InputError
-from animation.face.detection import FaceFinder, embed_largest
-from animation.face.embedding import EMBEDDING_DIM
+from animation.face.detection import FaceFinder
+from animation.face.embedding import EMBEDDING_DIM, embed_largest
 from animation.media.images import UNREADABLE, load_photo
 from animation.training.cache import FrameCache
 from animation.training.clips import Bucket, Clip, ClipError, choose_frames, read_clip

@@ -20,8 +20,6 @@ from torch import nn
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from animation.errors import CheckpointError
-from animation.evaluation.i3d import I3D
-from animation.evaluation.lpips import LPIPS
 from animation.modules.arcface import ArcFace
 from animation.modules.face_encoder import FaceEncoder
 from animation.modules.pose_net import PoseNet
@@ -32,7 +30,6 @@ from animation.weights.state_dicts import (
     assign_state_dict,
     load_self_described,
     read_state_dict,
-    recognise,
     resolve_weights_file,
 )
 
@@ -53,31 +50,6 @@ def load_face_encoder(path: str | Path, dtype: torch.dtype = torch.float32, devi
 def load_arcface(path: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> ArcFace:
     """Load `glintr100_torch.pth` (or its `.safetensors` twin), or `glintr100.onnx`. Raises CheckpointError."""
     return load_self_described(ArcFace, path, dtype, device=device)
-
-
-def load_i3d(path: str | Path, dtype: torch.dtype = torch.float32) -> I3D:
-    """Load a state dict of I3D's PyTorch ports. Raises CheckpointError."""
-    return load_self_described(I3D, path, dtype)
-
-
-def load_lpips(backbone_path: str | Path, heads_folder: str | Path, dtype: torch.dtype = torch.float32) -> LPIPS:
-    """Load LPIPS from torchvision's AlexNet or VGG-16 file and a folder of the released heads.
-
-    Args:
-        backbone_path: a classifier of ImageNet; its layers after the features are left out.
-        heads_folder: holds `alex.pth` and `vgg.pth`.
-
-    Raises:
-        CheckpointError: a file is missing, damaged or of another network.
-    """
-    state = read_state_dict(backbone_path)
-    features = {name: tensor for name, tensor in state.items() if name.startswith("features.")}
-    try:
-        net = LPIPS.config_from_shapes({name: tensor.shape for name, tensor in features.items()})["net"]
-    except KeyError:
-        raise CheckpointError(f"{backbone_path}: neither AlexNet nor VGG-16; {recognise(set(state))}") from None
-    features.update(read_state_dict(Path(heads_folder) / f"{net}.pth"))
-    return load_self_described(LPIPS, backbone_path, dtype, features)
 
 
 def read_face_channel_order(face_encoder_path: str | Path) -> str | None:
