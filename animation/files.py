@@ -15,7 +15,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         write: writes the file that it is given, whose name has the same ending.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")  # several processes may write the same file
     try:
         write(partial)
         with partial.open("rb+") as file:

@@ -93,7 +93,9 @@ class Settings:
         known = _flags(cls)
         for name in values:
             if name not in known:
-                raise InputError(f"{name!r} is no setting{_nearest(name, known)}; --help lists them")
+                near = difflib.get_close_matches(str(name), known, n=1)
+                meant = f"; did you mean {near[0]!r}?" if near else "; --help lists them"
+                raise InputError(f"{_shown(name)} is no setting{meant}")
         values = {name: _checked_type(name, value, known[name][0]) for name, value in values.items()}
         return cls(**values)
 
@@ -126,9 +128,15 @@ def _checked_type(name: str, value: Any, hint: Any) -> Any:
     if float in kinds and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53:
         return float(value)
     wanted = " or ".join("nothing" if kind is types.NoneType else kind.__name__ for kind in kinds)
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 else f"{shown[:60]}…"
-    raise InputError(f"--{name} is {shown}, of type {type(value).__name__}; it must be {wanted}")
+    raise InputError(f"--{name} is {_shown(value)}, of type {type(value).__name__}; it must be {wanted}")
+
+
+def _shown(value: Any) -> str:
+    """A value for a message, however long it is."""
+    if isinstance(value, int) and abs(value) >= 10**30:
+        return "a number of more than 30 digits"
+    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def _check_value(name: str, value: Any, hint: Any, facts: Flag) -> None:
@@ -138,21 +146,32 @@ def _check_value(name: str, value: Any, hint: Any, facts: Flag) -> None:
     for text in value if isinstance(value, list) else [value]:
         if text == "":
             raise InputError(f"--{name} is empty; give a value or leave it out")
-        if isinstance(text, str) and "\0" in text:
-            raise InputError(f"--{name} {text!r} has a null character in it; give another name")
+        if isinstance(text, str) and not _is_plain(text):
+            raise InputError(f"--{name} {_shown(text)} has a character in it that no name has; give another")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"--{name} {value} is not a finite number")
-    shown = f"{value:g}" if abs(value) < 1e15 else f"{value:.3g}"
-    for beyond, bound, words in (
-        (facts.least is not None and value < facts.least, facts.least, "is below {0}; give {0} or more"),
-        (facts.above is not None and value <= facts.above, facts.above, "is not above {0}; give more"),
-        (facts.most is not None and value > facts.most, facts.most, "is above {0}; give {0} or less"),
-        (facts.below is not None and value >= facts.below, facts.below, "is not below {0}; give less"),
-    ):
-        if beyond:
-            raise InputError(f"--{name} {shown} " + words.format(f"{bound:.12g}"))
+    least, most, above, below = facts.least, facts.most, facts.above, facts.below
+    problem = None
+    if least is not None and value < least:
+        problem = f"is below {least}; give {least} or more"
+    elif most is not None and value > most:
+        problem = f"is above {most}; give {most} or less"
+    elif above is not None and value <= above:
+        problem = f"is not above {above}; give more"
+    elif below is not None and value >= below:
+        problem = f"is not below {below}; give less"
+    if problem:
+        raise InputError(f"--{name} {_shown(value)} {problem}")
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text can be a file's name: no null character, and no half of a surrogate pair."""
+    try:
+        return "\0" not in text and bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 T = TypeVar("T", bound=Settings)
@@ -163,11 +182,6 @@ def boolean(text: str) -> bool:
     if text.strip().lower() not in BOOLEANS:
         raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
     return BOOLEANS[text.strip().lower()]
-
-
-def _nearest(name: str, known: Sequence[str] | dict) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f", did you mean {near[0]!r}" if near else ""
 
 
 class Parser(argparse.ArgumentParser):
@@ -225,7 +239,7 @@ def _add_flag(group, name: str, hint: Any, facts: Flag, declared: dataclasses.Fi
     names = [f"--{name}", *(f"--{alias}" for alias in facts.aliases)]
     required = declared.default is MISSING and declared.default_factory is MISSING
     shown = facts.help.replace("%", "%%")
-    if not required and declared.default not in (MISSING, None, False):
+    if not any(declared.default is nothing for nothing in (MISSING, None, False)):
         shown += f" (default: {str(declared.default).replace('%', '%%')})"
     options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": shown, "dest": name, "required": required}
     (kind,) = kinds if len(kinds) == 1 else (str,)

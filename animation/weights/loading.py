@@ -211,26 +211,6 @@ def load_vae(
     return vae
 
 
-def new_vae(folder: str | Path, seed: int) -> tuple[nn.Module, bool]:
-    """A VAE in float32 to train: with the folder's weights, or where it has only a config, with random ones.
-
-    Returns:
-        The VAE, and whether its weights are random.
-
-    Raises:
-        CheckpointError: the folder is incomplete or damaged, or its class is unknown.
-    """
-    config_path = Path(folder) / "config.json"
-    class_name = _read_json(config_path).get("_class_name")
-    if class_name not in VAE_CLASSES:
-        raise CheckpointError(f"{folder}: its class is {class_name}; use one of {', '.join(VAE_CLASSES)}")
-    if any(Path(folder).glob("diffusion_pytorch_model*")):
-        return load_vae(folder), False
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return _build(getattr(diffusers, class_name).from_config, config_path, empty=False), True
-
-
 def load_image_encoder(
     folder: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> CLIPVisionModelWithProjection:
