@@ -82,7 +82,7 @@ class Trainer:
             logging.getLogger("animation").setLevel(logging.WARNING)
         set_seed(settings.seed)  # nothing below draws from global generators; libraries might
         sizes = [len(bucket.clips) for bucket in buckets]
-        self.plan = SamplePlan(sizes, self.batch_size, settings.seed, settings.overfit)
+        self.plan = SamplePlan(sizes, self.batch_size, settings.seed, repeat=settings.overfit)
         self.max_steps = settings.max_train_steps or settings.num_train_epochs * self.plan.steps_per_epoch
         self.bad_clips = BadClips(self.accelerator, sum(sizes), settings.max_bad_clips)
         self.journal = Journal(self.accelerator, self.output_dir)
