@@ -16,15 +16,16 @@ from animation.errors import InputError
 LOCK_FILE, OWNER_FILE = ".lock", ".lock.json"
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object], shared: bool = False) -> None:
     """Write a file atomically: under another name, then renamed. Killed at any moment, the old or the new one is there.
 
     Args:
         path: its folder is made where missing.
         write: writes the file that it is given, whose name has the same ending.
+        shared: whether other processes may write the same file at the same time.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
+    partial = path.with_name(f".partial-{os.getpid() if shared else ''}{path.name}")
     partial.unlink(missing_ok=True)  # if it were a link, the file would be written to where that points
     try:
         write(partial)

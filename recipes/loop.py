@@ -16,6 +16,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from animation.files import write_whole
+
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_SAVES = 60
@@ -144,9 +146,8 @@ def _keep(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: 
     tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
-    partial = path.with_suffix(".partial")
-    save_file({key: value.contiguous() for key, value in tensors.items()}, partial, {"step": str(step)})
-    partial.replace(path)
+    tensors = {key: value.contiguous() for key, value in tensors.items()}
+    write_whole(path, lambda partial: save_file(tensors, partial, {"step": str(step)}))
 
 
 def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:

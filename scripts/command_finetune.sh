@@ -1,26 +1,21 @@
 #!/usr/bin/env bash
-# Finetune the released weights on your own clips. Set the paths, then: bash scripts/command_finetune.sh, with any flag of
-# train.py after it, such as --lora_rank=16 for one card of 24 GB.
+# Finetune the released weights on your own clips.
+#   DATA=animation_data bash scripts/command_finetune.sh, with any flag of train.py after it, such as --lora_rank=16.
+# VALIDATION is a folder with reference.png and poses/, of which a video is made every 500 steps.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-SVD=checkpoints/SVD/stable-video-diffusion-img2vid-xt
-ANIMATION=checkpoints/Animation
-DATA=animation_data
-VALIDATION=inference/case-1
-OUTPUT=output/finetune
+DATA=${DATA:-animation_data}
+VALIDATION=${VALIDATION:-}
+OUTPUT=${OUTPUT:-output/finetune}
 
 CASE=()
-if [ -f "$VALIDATION/reference.png" ]; then
+if [ -n "$VALIDATION" ]; then
   CASE=(--validation_image="$VALIDATION/reference.png" --validation_control_folder="$VALIDATION/poses")
 fi
 
-accelerate launch --quiet train.py \
+python -m animation.training.launch train.py \
   --finetune_mode=True \
-  --pretrained_model_name_or_path="$SVD" \
-  --posenet_model_finetune_path="$ANIMATION/pose_net.pth" \
-  --face_encoder_finetune_path="$ANIMATION/face_encoder.pth" \
-  --unet_model_finetune_path="$ANIMATION/unet.pth" \
   --output_dir="$OUTPUT" \
   --data_root_path="$DATA" \
   --rec_data_path="$DATA/video_rec_path.txt" \

@@ -1,22 +1,21 @@
 #!/usr/bin/env bash
-# Train from Stable Video Diffusion at 512×512 and 576×1024, as the released weights were. Set the paths, then:
-# bash scripts/command_train.sh, with any flag of train.py after it.
+# Train from Stable Video Diffusion at 512×512 and 576×1024, as the released weights were.
+#   DATA=animation_data bash scripts/command_train.sh, with any flag of train.py after it.
+# VALIDATION is a folder with reference.png and poses/, of which a video is made every 500 steps.
 # On several GPUs or machines, run `accelerate config` once: it is asked which.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-SVD=checkpoints/SVD/stable-video-diffusion-img2vid-xt
-DATA=animation_data
-VALIDATION=inference/case-1
-OUTPUT=output/train
+DATA=${DATA:-animation_data}
+VALIDATION=${VALIDATION:-}
+OUTPUT=${OUTPUT:-output/train}
 
 CASE=()
-if [ -f "$VALIDATION/reference.png" ]; then
+if [ -n "$VALIDATION" ]; then
   CASE=(--validation_image="$VALIDATION/reference.png" --validation_control_folder="$VALIDATION/poses")
 fi
 
-accelerate launch --quiet train.py \
-  --pretrained_model_name_or_path="$SVD" \
+python -m animation.training.launch train.py \
   --output_dir="$OUTPUT" \
   --data_root_path="$DATA" \
   --rec_data_path="$DATA/video_rec_path.txt" \

@@ -1,15 +1,13 @@
 #!/usr/bin/env bash
-# Train at one resolution, from Stable Video Diffusion. Set the paths, then: bash scripts/command_train_single.sh, with any flag
-# of train.py after it.
+# Train at one size, from Stable Video Diffusion.
+#   CLIPS=animation_data/video_path.txt bash scripts/command_train_single.sh, with any flag of train.py after it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-SVD=checkpoints/SVD/stable-video-diffusion-img2vid-xt
-CLIPS=animation_data/video_path.txt
-OUTPUT=output/train_single
+CLIPS=${CLIPS:-animation_data/video_path.txt}
+OUTPUT=${OUTPUT:-output/train_single}
 
-accelerate launch --quiet train.py \
-  --pretrained_model_name_or_path="$SVD" \
+python -m animation.training.launch train.py \
   --output_dir="$OUTPUT" \
   --data_path="$CLIPS" \
   --dataset_width=512 \

@@ -81,6 +81,7 @@ def test_videos_become_a_data_set(monkeypatch, networks, videos, tmp_path, caplo
     assert "1 of 1 clips can be trained on" in check_data(read_buckets(lists), 3, 0, 1)
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_stopped(monkeypatch, networks, videos, tmp_path):
     root = tmp_path / "data"
     flags = {**networks, "--videos": videos, "--root_path": root, "--least_frames": 3, "--end": 2}

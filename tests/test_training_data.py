@@ -39,6 +39,7 @@ def dataset(clips, face_models, tmp_path, **changes):
         "latent_scale": 8,
         "face_models": face_models,
         "face_channel_order": "bgr",
+        "resample": Image.Resampling.BICUBIC,
         "embeddings": FrameCache(tmp_path / "embeddings"),
         **changes,
     }
@@ -163,12 +164,47 @@ def test_a_sample(clips, face_models, tmp_path):
     assert all(torch.equal(sample.tensors[name], again.tensors[name]) for name in shapes)
     other = data[SampleKey(step=3, slot=0, stratum=0, bucket=0, clip=1)]
     assert not torch.equal(sample.tensors["noise"], other.tensors["noise"])
-    first = np.asarray(Image.open(sample.images[0]).resize((64, 128), Image.Resampling.LANCZOS)).transpose(2, 0, 1)
+    first = np.asarray(Image.open(sample.images[0]).resize((64, 128))).transpose(2, 0, 1)  # Pillow's default, bicubic
     assert np.array_equal(sample.tensors["pixels"][0], first)
+    mask = Image.open(str(sample.images[0]).replace("images", "faces")).resize((64, 128))
+    assert np.array_equal(sample.tensors["face_masks"][0, 0], np.asarray(mask))
+    lanczos = dataset(clips, face_models, tmp_path, resample=Image.Resampling.LANCZOS)[key]
+    assert not np.array_equal(lanczos.tensors["pixels"][0], first)
     batch = make_batch([sample, other], torch.device("cpu"))
     assert batch.pixels.shape == (2, 3, 3, 128, 64)
     assert (batch.pixels.min(), batch.pixels.max()) >= (-1, 0)
     assert (batch.face_masks.min(), batch.face_masks.max()) == (0, 1)
+
+
+def test_rotated_images_are_read_upright(clips, face_models, tmp_path):
+    """A photo that lies on its side, with a note how to turn it, is the same sample as the upright one."""
+    data, key = (
+        dataset(clips, face_models, tmp_path, embeddings=FrameCache(tmp_path / "upright")),
+        SampleKey(0, 0, 0, 0, 0),
+    )
+    upright = data[key].tensors
+    for folder in ("images", "poses", "faces"):
+        for path in (clips[0] / folder).iterdir():
+            exif = Image.Exif()
+            exif[0x0112] = 6  # turn it clockwise to show it
+            image = Image.open(path)
+            image.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    turned = data[key].tensors
+    assert all(torch.equal(turned[name], upright[name]) for name in upright if name != "face_embedding")
+    for path in (clips[0] / "images").iterdir():
+        Image.open(path).save(path)  # a control: without the note
+    assert not torch.equal(data[key].tensors["pixels"], upright["pixels"])
+
+
+def test_check_data_measures_upright_images(clips):
+    for path in (clips[0] / "images").iterdir():
+        exif = Image.Exif()
+        exif[0x0112] = 8
+        Image.new("RGB", (32, 64)).save(path, exif=exif)
+        Image.new("RGB", (64, 32)).save(clips[0] / "poses" / path.name)
+    text = check_data([Bucket(128, 64, clips[:1])], 4, 0, 1)
+    assert "sizes: 64×32 (8 frames)" in text
+    assert "skeletons of another aspect ratio" not in text
 
 
 def test_embeddings_are_computed_once(clips, face_models, tmp_path, monkeypatch):
@@ -203,6 +239,7 @@ def test_the_cache_forgets_a_changed_image(clips, tmp_path):
     cache.write(image, np.arange(3.0))
     cache.path(image).write_bytes(b"cut")
     assert cache.read(image) is None
+    assert [path.name for path in cache.path(image).parent.iterdir()] == [cache.path(image).name]
 
 
 def test_an_unreadable_clip_is_replaced_and_told(clips, face_models, tmp_path):

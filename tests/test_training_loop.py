@@ -1,6 +1,8 @@
 """Training as a user runs it: curves, checkpoints, a kill and a resume, several processes, adapters, overfitting."""
 
+import argparse
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,18 +15,23 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from diffusers import UNetSpatioTemporalConditionModel
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import inference_basic
 import train
+import train_single
 from animation import cli
 from animation.errors import InputError
 from animation.evaluation.metrics import psnr
+from animation.flags import LATENTS, add_flags, parse
 from animation.media.images import FrameFolder
 from animation.training import checkpoint as checkpoints
 from animation.training import settings as settings_module
 from animation.training.loop import Trainer
-from animation.training.model import idle_parameters
+from animation.training.model import idle_parameters, load_models
+from animation.training.settings import TrainingSettings
+from animation.weights.layout import fill_in
 from animation.weights.loading import load_unet, load_vae, new_unet
 from tests import synthetic
 from tests.face_models import write_face_models
@@ -118,6 +125,7 @@ def relative_difference(found, expected):
     return float(np.max(np.abs(np.divide(found, expected) - 1)))
 
 
+@pytest.mark.slow
 def test_a_run_writes_checkpoints_that_inference_reads(flags, case, data, monkeypatch, tmp_path):
     validation = {
         "--validation_steps": 3,
@@ -165,6 +173,7 @@ def test_a_run_writes_checkpoints_that_inference_reads(flags, case, data, monkey
     assert json.loads((tmp_path / "video" / "run.json").read_text())["face_channel_order"] == "bgr"
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_weights(flags, monkeypatch, tmp_path):
     flags |= {
         "--max_train_steps": 8,
@@ -197,6 +206,7 @@ def test_a_killed_run_resumes_to_the_same_weights(flags, monkeypatch, tmp_path):
     assert not equal(before, weights(ends[0]))  # a control
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_curve_of_one(flags, monkeypatch, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -218,6 +228,7 @@ def test_two_processes_give_the_curve_of_one(flags, monkeypatch, tmp_path):
     assert relative_difference(log(other), curve) > 1e-2  # a control
 
 
+@pytest.mark.slow
 def test_cached_latents_change_nothing(flags, monkeypatch, tmp_path):
     cached = flags | {"--output_dir": tmp_path / "cached", "--cache_latents": None, "--cache_dir": tmp_path / "cache"}
     again = cached | {"--output_dir": tmp_path / "again"}
@@ -228,6 +239,7 @@ def test_cached_latents_change_nothing(flags, monkeypatch, tmp_path):
     assert log(again) == log(cached)
 
 
+@pytest.mark.slow
 def test_mixed_precision_with_every_lever_follows_float32(flags, case, monkeypatch, tmp_path):
     validation = {
         "--validation_steps": 2,
@@ -248,15 +260,40 @@ def test_mixed_precision_with_every_lever_follows_float32(flags, case, monkeypat
 
 def test_the_commands_parse():
     for name in ("train", "finetune", "train_single"):
-        lines = (ROOT / f"command_{name}.sh").read_text().replace('"', "").splitlines()
+        lines = (ROOT / "scripts" / f"command_{name}.sh").read_text().replace('"', "").splitlines()
         flags = [line.strip().removesuffix(" \\") for line in lines if line.startswith("  --")]
-        settings = train.read_settings(flags)
-        settings.check_ranges()
+        settings = parse(TrainingSettings, None, flags)
+        settings.check()
         assert settings.finetune_mode is (name == "finetune")
 
 
+def launch(*parts):
+    """The status and the last line of a training that is launched as the command scripts do."""
+    command = [sys.executable, "-m", "animation.training.launch", *map(str, parts)]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return process.returncode, [line for line in process.stderr.splitlines() if line.startswith("error: ")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_launching_ends_with_the_scripts_status(flags, processes):
+    flags |= {"--learning_rate": -1}
+    several = ["--multi_gpu", "--num_processes=2"] if processes > 1 else []
+    status, errors = launch(*several, "train.py", *arguments(flags))
+    assert status == 2
+    assert set(errors) == {"error: --learning_rate -1.0 is below 0; give 0 or more"}
+
+
+@pytest.mark.slow
+def test_launching_a_failure_ends_with_1(tmp_path):
+    (tmp_path / "fails.py").write_text("raise SystemExit(1)")
+    (tmp_path / "killed.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    assert launch(tmp_path / "fails.py", "-")[0] == 1
+    assert launch(tmp_path / "killed.py", "-")[0] == 128 + signal.SIGKILL
+
+
 def trainer(flags, **changes):
-    settings = train.read_settings(arguments(flags))
+    settings = parse(TrainingSettings, None, arguments(flags))
     for name, value in changes.items():
         setattr(settings, name, value)
     return Trainer(settings, settings.read_inputs())
@@ -276,14 +313,20 @@ def test_what_is_trained(flags, trainable):
     assert frozen == (idle if trainable == "all" else idle | rest)
 
 
-def test_a_new_adapter_starts_as_a_copy(checkpoint, tmp_path):
+@pytest.fixture
+def plain_svd(checkpoint, tmp_path):
+    """An SVD folder with the UNet that SVD has, and that UNet."""
     svd = tmp_path / synthetic.SVD_FOLDER
-    (svd / "unet").mkdir(parents=True)
-    (svd / "model_index.json").write_text("{}")
-    config = checkpoint / "SVD" / synthetic.SVD_FOLDER / "unet" / "config.json"
-    (svd / "unet" / "config.json").write_text(config.read_text())
-    plain = UNetSpatioTemporalConditionModel.from_config(UNetSpatioTemporalConditionModel.load_config(config))
+    shutil.copytree(checkpoint / "SVD" / synthetic.SVD_FOLDER, svd)
+    config = UNetSpatioTemporalConditionModel.load_config(svd / "unet" / "config.json")
+    plain = UNetSpatioTemporalConditionModel.from_config(config)
+    synthetic.randomise(plain, seed=3)
     save_file(plain.state_dict(), svd / "unet" / "diffusion_pytorch_model.safetensors")
+    return svd, plain
+
+
+def test_a_new_adapter_starts_as_a_copy(plain_svd):
+    svd, plain = plain_svd
     state, copies = new_unet(svd).state_dict(), 0
     for name, tensor in state.items():
         source = name.replace(".processor.id_to_", ".to_")
@@ -292,6 +335,39 @@ def test_a_new_adapter_starts_as_a_copy(checkpoint, tmp_path):
     assert copies > 0
 
 
+@torch.no_grad()
+def test_training_from_svd_starts_from_its_unet(flags, plain_svd):
+    """New face tokens are zero. All that they do is what alignment does with nothing: it adds the features' mean."""
+    svd, plain = plain_svd
+    settings = parse(TrainingSettings, None, arguments(flags | {"--pretrained_model_name_or_path": svd}))
+    parts, _ = load_models(settings)
+    torch.manual_seed(0)
+    latents, image_latents = torch.randn(1, 2, 4, 8, 8), torch.randn(1, 4, 8, 8)
+    sigma, token = torch.tensor([1.3]), torch.randn(1, 1, synthetic.WIDTH)
+    embedding, poses = torch.randn(1, 512), torch.randn(1, 2, 3, 64, 64)
+    assert not parts.face_encoder(embedding, token).any()
+    assert not parts.pose_net(poses[0]).any()
+
+    def predict():
+        return parts(latents, image_latents, sigma, token, token, embedding, poses)
+
+    def predict_plainly():
+        sample = torch.cat([latents / (sigma**2 + 1) ** 0.5, image_latents[:, None].expand(-1, 2, -1, -1, -1)], dim=2)
+        return plain(sample, 0.25 * sigma.log(), token, torch.tensor([[6, 127, 0.02]]), return_dict=False)[0]
+
+    def distance(found, expected):
+        return ((found - expected).norm() / expected.norm()).item()
+
+    unchanged = distance(predict(), predict_plainly())
+    for name, module in plain.named_modules():
+        if name.endswith("attn2.to_v") and "temporal" not in name:
+            module.register_forward_hook(lambda _module, _inputs, value: value + value.mean((1, 2), keepdim=True))
+    assert distance(predict(), predict_plainly()) < 1e-5
+    synthetic.randomise(parts.face_encoder, seed=5)  # a control
+    assert distance(predict(), predict_plainly()) > 5 * unchanged
+
+
+@pytest.mark.slow
 def test_averaged_weights(flags, monkeypatch):
     flags |= {"--use_ema": None, "--max_train_steps": 2, "--checkpointing_steps": 1}
     assert run(flags, monkeypatch) == 0
@@ -329,6 +405,7 @@ def test_adapters_are_merged_into_the_released_layout(flags, checkpoint):
     assert not torch.allclose(found, untrained, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_bad_clips_are_named_and_too_many_stop_the_run(flags, data, monkeypatch, tmp_path, caplog):
     clips = synthetic.write_clips(tmp_path / "bad", 2, (128, 128), 6)
     for path in (clips[0] / "images").iterdir():
@@ -356,31 +433,92 @@ RELEASED_FLAGS = """
 
 
 def test_flags():
-    known = {flag for action in train.build_parser()._actions for flag in action.option_strings}
-    assert {f"--{name}" for name in RELEASED_FLAGS.split()} <= known
+    parser = argparse.ArgumentParser()
+    add_flags(parser, TrainingSettings)
+    assert {f"--{name}" for name in RELEASED_FLAGS.split()} <= set(parser._option_string_actions)
     for text, value in (("--finetune_mode", True), ("--finetune_mode=True", True), ("--finetune_mode=false", False)):
-        assert train.read_settings(["--output_dir", "o", text]).finetune_mode is value
-    assert train.read_settings(["--output_dir", "o"]).finetune_mode is False
-    with pytest.raises(SystemExit):
-        train.read_settings(["--output_dir", "o", "--finetune_mode=perhaps"])
+        assert parse(TrainingSettings, None, ["--output_dir", "o", text]).finetune_mode is value
+    assert parse(TrainingSettings, None, ["--output_dir", "o"]).finetune_mode is False
+    with pytest.raises(InputError, match="perhaps"):
+        parse(TrainingSettings, None, ["--output_dir", "o", "--finetune_mode=perhaps"])
+
+
+def test_flags_of_other_scripts_are_met_with_one_line():
+    for name, reason in TrainingSettings.REFUSED.items():
+        with pytest.raises(InputError) as refused:
+            parse(TrainingSettings, None, ["--output_dir", "o", f"--{name}", "1"])
+        assert str(refused.value) == f"--{name} is not accepted here: {reason}"
+    with pytest.raises(InputError, match="train.py --data_path LIST"):
+        train_single.main()
+
+
+def test_networks_that_are_not_named_are_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoints" / "Animation").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "Animation" / "unet.pth").touch()
+    settings = fill_in(
+        parse(TrainingSettings, None, ["--output_dir", "o", "--posenet_model_finetune_path", "mine.pth"])
+    )
+    assert settings.unet_model_finetune_path == "checkpoints/Animation/unet.pth"
+    assert settings.posenet_model_finetune_path == "mine.pth"
+    assert settings.face_models == "models/antelopev2"
+
+
+def test_what_a_resumed_run_must_have_in_common():
+    """Settings that the weights depend on: all that are not declared otherwise, so that a new one is not forgotten."""
+    names = TrainingSettings(output_dir="o").affecting(LATENTS).keys()
+    assert {"seed", "learning_rate", "max_grad_norm", "resample", "overfit", "lr_scheduler", "use_ema"} <= names
+    assert not {"output_dir", "max_train_steps", "num_workers", "validation_image", "cpu", "cache_dir"} & names
+
+
+def test_gradients_are_not_clipped_by_default():
+    assert TrainingSettings(output_dir="o").max_grad_norm == 0
+
+
+def test_the_validation_case(case, tmp_path):
+    """The frames' folder is enough: its first frame is the photo, and poses/ beside it are the skeletons."""
+    (clip,) = synthetic.write_clips(tmp_path, 1, (64, 64), 3, first=7)
+
+    def read(**given):
+        return TrainingSettings(
+            output_dir="o", **{f"validation_{k}": str(v) for k, v in given.items()}
+        ).read_validation()
+
+    alone = read(image_folder=clip / "images")
+    assert alone.photo.tobytes() == Image.open(clip / "images" / "frame_0.png").tobytes()
+    assert [path.parent for path in alone.poses.paths] == [clip / "poses"] * 3
+    assert [path.parent for path in alone.truth.paths] == [clip / "images"] * 3
+    other = read(image_folder=clip / "images", control_folder=case / "poses", image=case / "reference.png")
+    assert other.photo.tobytes() == Image.open(case / "reference.png").tobytes()
+    assert other.poses.paths[0].parent == case / "poses"
+    assert read(image=case / "reference.png", control_folder=case / "poses").truth is None
+    assert read() is None
+    shutil.rmtree(clip / "poses")
+    with pytest.raises(InputError, match="give --validation_control_folder too"):
+        read(image_folder=clip / "images")
+    with pytest.raises(InputError, match="give --validation_image too"):
+        read(control_folder=case / "poses")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"--learning_rate": -1}, "--learning_rate -1.0 is not a number of 0 or more"),
+        ({"--learning_rate": -1}, "--learning_rate -1.0 is below 0"),
         ({"--conditioning_dropout_prob": 0.5}, "--conditioning_dropout_prob 0.5 is above 0.333333"),
         ({"--seed": 2**32}, "--seed 4294967296 is above"),
         ({"--lora_alpha": -1}, "--lora_alpha -1.0"),
         ({"--validation_guidance_scale": "nan"}, "--validation_guidance_scale nan"),
-        ({"--validation_image_folder": "x"}, "give that too"),
+        ({"--validation_image_folder": "x"}, "x: no such folder"),
+        ({"--max_grad_norm": "inf"}, "--max_grad_norm inf is not a finite number"),
+        ({"--resample": "sharp"}, "--resample: invalid choice: 'sharp'"),
+        ({"--num_frames": 16}, "--num_frames is not accepted here: give --sample_n_frames"),
         ({"--cache_dir": "/proc/x"}, "/proc/x: cannot be written"),
         ({"--logging_dir": "/proc/x"}, "/proc/x: cannot be written"),
         ({"--lora_rank": 4}, "add --finetune_mode"),
         ({"--dataset_width": 100}, "width 100 is not a multiple of 64"),
         ({"--data_path": "none.txt"}, "none.txt: cannot be read"),
         ({"--face_models": "none"}, "none: the face models"),
-        ({"--validation_image": "a.png"}, "go together"),
+        ({"--validation_image": "a.png"}, "give --validation_control_folder too"),
         ({"--use_8bit_adam": None}, "bitsandbytes is not installed"),
         ({"--report_to": "wandb"}, "the package wandb is not installed"),
         ({"--bucket": "64:x"}, "--bucket 64:x"),
@@ -406,6 +544,7 @@ def test_a_used_output_folder_is_refused(flags, monkeypatch, capsys):
     assert sorted(path.name for path in flags["--output_dir"].iterdir()) == before
 
 
+@pytest.mark.slow
 def test_resuming_another_training_is_refused(flags, monkeypatch, capsys):
     assert run(flags | {"--max_train_steps": 1}, monkeypatch) == 0
     assert run(flags | {"--trainable": "all", "--resume_from_checkpoint": "latest"}, monkeypatch) == 2
@@ -422,7 +561,7 @@ def test_nan_is_an_error(flags, checkpoint, monkeypatch, capsys, tmp_path):
 
 
 def test_settings_are_checked_from_python(flags):
-    settings = train.read_settings(arguments(flags))
+    settings = parse(TrainingSettings, None, arguments(flags))
     settings.sample_n_frames = 0
     with pytest.raises(InputError, match="sample_n_frames"):
         settings.read_inputs()
@@ -449,6 +588,7 @@ def shallow_checkpoint(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.slow
 def test_overfitting_one_clip(flags, shallow_checkpoint, data, monkeypatch, tmp_path):
     """Fixed noise and σ (162, by this seed): the loss falls, and inference comes nearer to the clip."""
     (clip,) = synthetic.write_clips(tmp_path / "clip", 1, (64, 64), 4)

@@ -41,6 +41,8 @@ class PerceiverResampler(nn.Module):
         super().__init__()
         self.proj_in = nn.Linear(image_dim, dim)
         self.proj_out = nn.Linear(dim, dim)
+        nn.init.zeros_(self.proj_out.weight)  # training starts from identity tokens of zero
+        nn.init.zeros_(self.proj_out.bias)
         self.norm_out = nn.LayerNorm(dim)
         self.layers = nn.ModuleList(
             nn.ModuleList(

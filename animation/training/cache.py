@@ -1,10 +1,11 @@
 """Arrays computed once from an image file, kept on disk: face embeddings and VAE latents."""
 
 import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
+
+from animation.files import write_whole
 
 
 class FrameCache:
@@ -35,9 +36,4 @@ class FrameCache:
 
     def write(self, image: Path, array: np.ndarray) -> None:
         """Keep the array of an image."""
-        path = self.path(image)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        with partial.open("wb") as file:
-            np.save(file, array)
-        partial.replace(path)
+        write_whole(self.path(image), lambda partial: np.save(partial, array), shared=True)

@@ -7,17 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 
+from animation import cli
 from animation.errors import InputError
-from animation.media.images import UNREADABLE
-from animation.training.clips import Bucket, ClipError, read_clip
+from animation.training.clips import Bucket, ClipError, read_clip, read_image
 
 logger = logging.getLogger(__name__)
 
 ASPECT_TOLERANCE = 0.02
-NAMED = 5  # clips named of each kind of finding; all of them with `verbose`
+NAMED = 5  # clips named of each kind of finding
 
 
 @dataclass
@@ -43,25 +42,6 @@ class ClipFindings:
     pose_sizes_differ: int = 0
 
 
-def _image_size(path: Path) -> tuple[int, int]:
-    """(width, height) of an image whose data is whole. Raises ClipError."""
-    try:
-        with Image.open(path) as image:
-            size = image.size
-            image.verify()
-    except UNREADABLE as error:
-        raise ClipError(f"{path.parent.name}/{path.name} cannot be read ({error})") from None
-    return size
-
-
-def _is_white(path: Path) -> bool:
-    try:
-        with Image.open(path) as image:
-            return image.convert("L").getextrema() == (255, 255)
-    except UNREADABLE as error:
-        raise ClipError(f"{path.parent.name}/{path.name} cannot be read ({error})") from None
-
-
 def _same_aspect(size: tuple[int, int], other: tuple[int, int]) -> bool:
     return abs(size[0] / size[1] * other[1] / other[0] - 1) <= ASPECT_TOLERANCE
 
@@ -74,16 +54,16 @@ def check_clip(folder: Path, least_frames: int) -> ClipFindings:
         findings.frames = len(clip)
         findings.missing_poses, findings.missing_masks = clip.missing_poses, clip.missing_masks
         for image, pose, mask in zip(clip.images, clip.poses, clip.masks, strict=True):
-            size = _image_size(image)
+            size = read_image(image).size
             findings.sizes[size] += 1
-            findings.pose_sizes_differ += not _same_aspect(size, _image_size(pose))
-            findings.white_masks += mask is not None and _is_white(mask)
+            findings.pose_sizes_differ += not _same_aspect(size, read_image(pose).size)
+            findings.white_masks += mask is not None and read_image(mask).convert("L").getextrema() == (255, 255)
     except ClipError as error:
         findings.error = str(error)
     return findings
 
 
-def describe_bucket(bucket: Bucket, findings: Sequence[ClipFindings], verbose: bool = False) -> list[str]:
+def describe_bucket(bucket: Bucket, findings: Sequence[ClipFindings]) -> list[str]:
     """The findings of a bucket's clips as lines of text."""
     good = [clip for clip in findings if clip.error is None]
     lengths = sorted(clip.frames for clip in good)
@@ -100,10 +80,8 @@ def describe_bucket(bucket: Bucket, findings: Sequence[ClipFindings], verbose: b
         """Add a line with a kind of finding and the clips that have it."""
         clips = list(clips)
         if clips:
-            shown = clips if verbose else clips[:NAMED]
-            more = f", … {len(clips) - len(shown)} more" if len(clips) > len(shown) else ""
-            named = ", ".join(f"{clip.folder} ({fact})" for clip, fact in shown)
-            lines.append(f"  {what}: {len(clips)} clips: {named}{more}")
+            named = cli.listed([f"{clip.folder} ({fact})" for clip, fact in clips], NAMED)
+            lines.append(f"  {what}: {len(clips)} clips: {named}")
 
     size = (bucket.width, bucket.height)
     others = [(clip, [f"{w}×{h}" for w, h in clip.sizes if not _same_aspect((w, h), size)]) for clip in good]

@@ -20,6 +20,7 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import save_file
 
 from animation.errors import CheckpointError
+from animation.files import write_json
 from animation.training.model import PART_NAMES
 from animation.weights.loading import PROPERTIES_FILE, read_state_dict
 
@@ -105,7 +106,7 @@ def write_parts(folder: Path, parts: Mapping[str, dict[str, torch.Tensor]], prop
     for name in PART_NAMES:
         torch.save(parts[name], folder / f"{name}.pth")
         save_file(parts[name], folder / f"{name}.safetensors")
-    (folder / PROPERTIES_FILE).write_text(json.dumps(dict(properties), indent=1) + "\n", encoding="utf-8")
+    write_json(folder / PROPERTIES_FILE, dict(properties))
 
 
 def read_tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
@@ -154,8 +155,7 @@ class TrainingState:
             "scaler": self.scaler.state_dict() if self.scaler is not None else None,
             "ema_steps": self.ema.optimization_step if self.ema is not None else None,
         }
-        path = folder / STATE_FOLDER / "state.json"
-        path.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+        write_json(folder / STATE_FOLDER / "state.json", state)
 
     @staticmethod
     def _save(folder: Path, name: str, tensors: Mapping[str, torch.Tensor]) -> None:

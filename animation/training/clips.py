@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from animation.errors import InputError
-from animation.media.images import IMAGE_SUFFIXES, check_size
+from animation.media.images import IMAGE_SUFFIXES, check_size, load_photo
 
 RELEASED_BUCKETS = {"rec": (512, 512), "vec": (576, 1024)}  # (width, height)
 
@@ -85,6 +86,14 @@ def read_clip(folder: Path, least_frames: int = 1) -> Clip:
         masks=[masks.get(n) for n in numbers],
         missing_poses=len(images) - len(numbers),
     )
+
+
+def read_image(path: Path) -> Image.Image:
+    """One image, skeleton or mask of a clip as upright RGB. Raises ClipError."""
+    try:
+        return load_photo(path)
+    except InputError as error:
+        raise ClipError(f"{path.parent.name}/{path.name} cannot be read ({error})") from None
 
 
 def choose_frames(

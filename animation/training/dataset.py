@@ -10,12 +10,10 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from animation.errors import InputError
 from animation.face.detection import FaceFinder
 from animation.face.embedding import EMBEDDING_DIM, embed_largest
-from animation.media.images import UNREADABLE, load_photo
 from animation.training.cache import FrameCache
-from animation.training.clips import Bucket, Clip, ClipError, choose_frames, read_clip
+from animation.training.clips import Bucket, ClipError, choose_frames, read_clip, read_image
 from animation.training.losses import NOISE_DIMS, cosine_interpolated_sigma
 from animation.training.plan import Purpose, SampleKey, random_stream
 from animation.training.step import Batch
@@ -38,17 +36,14 @@ class Sample:
     bad_clips: dict[str, str] = field(default_factory=dict)
 
 
-def load_image(path: Path, size: tuple[int, int], mode: str, resample: Image.Resampling) -> np.ndarray:
+def load_pixels(path: Path, size: tuple[int, int], mode: str, resample: Image.Resampling) -> np.ndarray:
     """Read an image at a size (width, height), as (C, H, W) uint8, C = 3 for mode RGB and 1 for mode L.
 
     Raises:
         ClipError: it cannot be read.
     """
-    try:
-        image = load_photo(path) if mode == "RGB" else Image.open(path).convert(mode)
-        pixels = np.asarray(image if image.size == size else image.resize(size, resample))
-    except (InputError, *UNREADABLE) as error:
-        raise ClipError(f"{path.parent.name}/{path.name} cannot be read ({error})") from None
+    image = read_image(path).convert(mode)
+    pixels = np.asarray(image if image.size == size else image.resize(size, resample))
     return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1))
 
 
@@ -107,6 +102,7 @@ class ClipDataset(Dataset):
         latent_channels, latent_scale: of the VAE: its channels, and pixels a side of one latent.
         face_models: antelopev2's folder.
         face_channel_order: handed to it, `rgb` or `bgr`.
+        resample: how images are resized.
         embeddings: keeps face embeddings.
         moments: keeps VAE latents by (width, height); None: frames are encoded each time.
         noise_dims: see `cosine_interpolated_sigma`.
@@ -123,6 +119,7 @@ class ClipDataset(Dataset):
         latent_scale: int,
         face_models: str | Path,
         face_channel_order: str,
+        resample: Image.Resampling,
         embeddings: FrameCache,
         moments: dict[tuple[int, int], FrameCache] | None = None,
         noise_dims: Sequence[int] = NOISE_DIMS,
@@ -131,6 +128,7 @@ class ClipDataset(Dataset):
         self.sample_n_frames, self.stride = sample_n_frames, stride
         self.latent_channels, self.latent_scale = latent_channels, latent_scale
         self.face_models, self.face_channel_order = face_models, face_channel_order
+        self.resample = resample
         self.embeddings, self.moments, self.noise_dims = embeddings, moments, noise_dims
         self._finder: FaceFinder | None = None  # loaded in the worker that needs it
 
@@ -155,40 +153,38 @@ class ClipDataset(Dataset):
         size = (bucket.width, bucket.height)
         images = [clip.images[i] for i in frames]
         tensors = {
-            "reference": torch.from_numpy(load_image(clip.images[reference], size, "RGB", Image.Resampling.LANCZOS)),
-            "poses": stack_images(load_image(clip.poses[i], size, "RGB", Image.Resampling.BICUBIC) for i in frames),
-            "face_masks": stack_images(self._mask(clip, i, size) for i in frames),
+            "reference": torch.from_numpy(load_pixels(clip.images[reference], size, "RGB", self.resample)),
+            "poses": stack_images(load_pixels(clip.poses[i], size, "RGB", self.resample) for i in frames),
+            "face_masks": stack_images(self._mask(clip.masks[i], size) for i in frames),
             "face_embedding": torch.from_numpy(self._embedding(clip.images[reference])),
         }
         moments = self._cached_moments(images, size)
         if moments is None:
-            tensors["pixels"] = stack_images(load_image(path, size, "RGB", Image.Resampling.LANCZOS) for path in images)
+            tensors["pixels"] = stack_images(load_pixels(path, size, "RGB", self.resample) for path in images)
         else:
             tensors["moments"] = moments
         latent_shape = (self.latent_channels, bucket.height // self.latent_scale, bucket.width // self.latent_scale)
         tensors |= draw_random_numbers(
             self.seed,
             key,
-            self.batch_size,
-            len(frames),
-            latent_shape,
-            (3, bucket.height, bucket.width),
-            self.noise_dims,
+            batch_size=self.batch_size,
+            frames=len(frames),
+            latent_shape=latent_shape,
+            image_shape=(3, bucket.height, bucket.width),
+            noise_dims=self.noise_dims,
         )
         return Sample(tensors, images)
 
-    @staticmethod
-    def _mask(clip: Clip, frame: int, size: tuple[int, int]) -> np.ndarray:
-        path = clip.masks[frame]
+    def _mask(self, path: Path | None, size: tuple[int, int]) -> np.ndarray:
         if path is None:
             return np.zeros((1, size[1], size[0]), np.uint8)
-        return load_image(path, size, "L", Image.Resampling.BILINEAR)
+        return load_pixels(path, size, "L", self.resample)
 
     def _embedding(self, image: Path) -> np.ndarray:
         embedding = self.embeddings.read(image)
         if embedding is None:
             self._finder = self._finder or FaceFinder(self.face_models, threads=1)
-            embedding = embed_largest(self._finder, np.asarray(load_photo(image)), self.face_channel_order)
+            embedding = embed_largest(self._finder, np.asarray(read_image(image)), self.face_channel_order)
             embedding = np.zeros(EMBEDDING_DIM, np.float32) if embedding is None else embedding
             self.embeddings.write(image, embedding)
         return embedding

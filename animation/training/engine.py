@@ -8,10 +8,9 @@ from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
 
 from animation.errors import InputError
 from animation.training.settings import TrainingSettings
-from animation.training.vae_settings import VaeSettings
 
 
-def make_accelerator(settings: TrainingSettings | VaeSettings) -> Accelerator:
+def make_accelerator(settings: TrainingSettings) -> Accelerator:
     """The engine: processes, devices, number format, gradient accumulation and trackers.
 
     Raises:
@@ -38,9 +37,7 @@ def make_accelerator(settings: TrainingSettings | VaeSettings) -> Accelerator:
     return accelerator
 
 
-def make_optimizer(
-    settings: TrainingSettings | VaeSettings, parameters: list, learning_rate: float
-) -> torch.optim.Optimizer:
+def make_optimizer(settings: TrainingSettings, parameters: list, learning_rate: float) -> torch.optim.Optimizer:
     """AdamW, in 8 bits where asked for. Raises InputError where bitsandbytes does not work here."""
     optimizer_class = torch.optim.AdamW
     if settings.use_8bit_adam:

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from accelerate import Accelerator
 
+from animation.files import write_text
+
 LOG_FILE = "training_log.jsonl"
 
 
@@ -30,9 +32,7 @@ class Journal:
         """
         if self.accelerator.is_main_process and self.path.is_file():
             kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-            partial = self.path.with_name(f"{LOG_FILE}.partial")
-            partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-            partial.replace(self.path)
+            write_text(self.path, "".join(f"{line}\n" for line in kept))
         if self.accelerator.log_with:
             plain = (int, float, str, bool)
             values = {name: value if isinstance(value, plain) else str(value) for name, value in config.items()}

@@ -9,22 +9,24 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from accelerate.utils import DistributedType, gather_object, set_seed
+from accelerate.utils import DistributedType, set_seed
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from animation import cli
 from animation.errors import InputError, NonFiniteError, RunError
+from animation.flags import LATENTS
 from animation.runtime import DTYPES, is_out_of_memory
 from animation.training import checkpoint as checkpoints
 from animation.training import model as models
-from animation.training.check import check_share
+from animation.training.bad_clips import BadClips
 from animation.training.clips import Bucket
-from animation.training.dataset import Sample, ignore_interrupts, make_batch, to_unit_range
+from animation.training.dataset import Sample, ignore_interrupts, make_batch
 from animation.training.engine import make_accelerator, make_optimizer
 from animation.training.journal import Journal
-from animation.training.loading import make_dataset
+from animation.training.loading import encode_missing, make_dataset
 from animation.training.plan import MicroBatches, SamplePlan
 from animation.training.settings import TrainingSettings
 from animation.training.step import FrozenEncoders, training_step
@@ -33,25 +35,6 @@ from animation.weights.loading import read_face_channel_order
 
 logger = logging.getLogger(__name__)
 
-# Settings that must stay equal for a resumed run to be as one that was never stopped; the batch and the data as well.
-RUN_IDENTITY = (
-    "seed",
-    "sample_n_frames",
-    "sample_stride",
-    "learning_rate",
-    "scale_lr",
-    "lr_scheduler",
-    "lr_warmup_steps",
-    "conditioning_dropout_prob",
-    "noise_d_low",
-    "noise_d_high",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_weight_decay",
-    "adam_epsilon",
-    "max_grad_norm",
-    "overfit",
-)
 MEMORY_LEVERS = (
     "--gradient_checkpointing, --mixed_precision bf16, --use_8bit_adam, --cache_latents, fewer --sample_n_frames, "
     "smaller buckets, --lora_rank 16 with --finetune_mode"
@@ -99,21 +82,25 @@ class Trainer:
             logging.getLogger("animation").setLevel(logging.WARNING)
         set_seed(settings.seed)  # nothing below draws from global generators; libraries might
         sizes = [len(bucket.clips) for bucket in buckets]
-        self.plan = SamplePlan(sizes, self.batch_size, settings.seed, settings.overfit)
+        self.plan = SamplePlan(sizes, self.batch_size, settings.seed, repeat=settings.overfit)
         self.max_steps = settings.max_train_steps or settings.num_train_epochs * self.plan.steps_per_epoch
-        self.bad_clips: dict[str, str] = {}
-        self.total_clips = sum(sizes)
+        self.bad_clips = BadClips(self.accelerator, sum(sizes), settings.max_bad_clips)
         self.journal = Journal(self.accelerator, self.output_dir)
         self.step = 0
         self._load_models()
         self.dataset = make_dataset(
-            settings, buckets, self.batch_size, self.channel_order, self.encoders, self.accelerator.device
+            settings,
+            buckets,
+            batch_size=self.batch_size,
+            channel_order=self.channel_order,
+            encoders=self.encoders,
+            device=self.accelerator.device,
         )
-        self.moments = self.dataset.moments
         self._prepare()
         self.validation = None
-        if settings.validation_image is not None and self.is_main:
-            self.validation = Validation(settings, buckets, self.svd, self.channel_order, metrics)
+        case = settings.read_validation() if self.is_main else None
+        if case is not None:
+            self.validation = Validation(settings, case, buckets, self.svd, self.channel_order, metrics)
 
     @property
     def batch_size(self) -> int:
@@ -131,23 +118,12 @@ class Trainer:
         stored = read_face_channel_order(settings.face_encoder_finetune_path) if settings.finetune_mode else None
         self.channel_order = models.default_channel_order(settings, stored)
         parts, self.svd = models.load_models(settings)
-        self.adapter_scale = None
-        if settings.lora_rank:
-            alpha = settings.lora_alpha or settings.lora_rank
-            models.add_adapters(parts.unet, settings.lora_rank, alpha, settings.seed)
-            self.adapter_scale = alpha / settings.lora_rank
-        else:
-            models.choose_trainable(parts, settings.trainable)
-        if settings.gradient_checkpointing:
-            parts.unet.enable_gradient_checkpointing()
+        self.adapter_scale = models.start_training(parts, settings)
         dtype = DTYPES.get(self.accelerator.mixed_precision, torch.float32)
         self.exact: dict[str, torch.Tensor] = {}  # frozen weights as they were read, for the checkpoints
         if dtype != torch.float32 and not self.sharded:  # sharded ones are cast and gathered by their engines
-            for name, parameter in parts.named_parameters():
-                if not parameter.requires_grad:
-                    if self.is_main:
-                        self.exact[name] = parameter.data
-                    parameter.data = parameter.data.to(dtype)
+            exact = models.convert_frozen(parts, dtype)
+            self.exact = exact if self.is_main else {}
         vae = self.svd["vae"]
         self.svd["vae"] = vae.to(device, torch.float32 if vae.config.get("force_upcast", True) else dtype)
         self.svd["image_encoder"] = self.svd["image_encoder"].to(device, dtype)
@@ -191,12 +167,8 @@ class Trainer:
 
     def _identity(self) -> dict:
         """What must be equal for a resumed run to be as one that was never stopped."""
-        settings = self.settings
-        return {
-            "batch_size": self.batch_size,
-            "clips": [len(bucket.clips) for bucket in self.buckets],
-            **{name: getattr(settings, name) for name in RUN_IDENTITY},
-        }
+        clips = [len(bucket.clips) for bucket in self.buckets]
+        return {"batch_size": self.batch_size, "clips": clips, **self.settings.affecting(LATENTS)}
 
     def save(self) -> None:
         """Write the checkpoint of the current step; all processes call it."""
@@ -209,7 +181,7 @@ class Trainer:
         if self.sharded:
             accelerator.save_state(str(partial / checkpoints.SHARDS_FOLDER))
         if self.is_main:
-            position = {"step": self.step, "run": self._identity(), "bad_clips": self.bad_clips}
+            position = {"step": self.step, "run": self._identity(), "bad_clips": self.bad_clips.reasons}
             properties = {
                 "face_channel_order": self.channel_order,
                 "step": self.step,
@@ -227,14 +199,14 @@ class Trainer:
         if self.sharded:
             self.accelerator.load_state(str(folder / checkpoints.SHARDS_FOLDER))
         position = self.state.read(folder)
-        changed = [name for name, value in self._identity().items() if position["run"].get(name) != value]
+        changed = [name for name, value in self._identity().items() if position["run"].get(name, value) != value]
         if changed:
             logger.warning(
                 "%s was made with other settings (%s): the run goes on, but not as if it had never stopped",
                 folder,
                 ", ".join(changed),
             )
-        self.step, self.bad_clips = position["step"], position["bad_clips"]
+        self.step, self.bad_clips.reasons = position["step"], position["bad_clips"]
         logger.info("resumed from %s", folder)
 
     # --- steps -------------------------------------------------------------------------------------------------
@@ -287,11 +259,11 @@ class Trainer:
             self.dataset,
             batch_sampler=MicroBatches(
                 self.plan,
-                self.step,
-                self.max_steps,
-                settings.per_gpu_batch_size,
-                accelerator.process_index,
-                accelerator.num_processes,
+                first_step=self.step,
+                last_step=self.max_steps,
+                per_process=settings.per_gpu_batch_size,
+                rank=accelerator.process_index,
+                processes=accelerator.num_processes,
             ),
             num_workers=settings.num_workers,
             collate_fn=list,
@@ -311,8 +283,10 @@ class Trainer:
             for sample in samples:
                 bad |= sample.bad_clips
                 if not sample.tensors:
-                    raise RunError(f"no usable clip in {len(sample.bad_clips)} tries; run --check_data: {_few(bad)}")
-            self._encode_missing(samples)
+                    tries = f"no usable clip in {len(bad)} tries; run --check_data"
+                    raise RunError(f"{tries}: {cli.listed([f'{clip}: {reason}' for clip, reason in bad.items()], 3)}")
+            if self.dataset.moments is not None:
+                encode_missing(samples, self.dataset.moments, self.encoders, accelerator.device)
             batch = make_batch(samples, accelerator.device)
             with accelerator.accumulate(self.model):
                 result = training_step(self.model, self.encoders, batch, settings.conditioning_dropout_prob)
@@ -326,7 +300,7 @@ class Trainer:
                 self.optimizer.zero_grad()
         if self.ema is not None:
             self.ema.step(self.trainable.values())
-        self._share_bad_clips(bad)
+        self.bad_clips.add(bad)
         loss = float(accelerator.reduce(total, "mean"))
         if not math.isfinite(loss):
             raise NonFiniteError(
@@ -335,46 +309,13 @@ class Trainer:
             )
         return loss, float(grad_norm) if grad_norm is not None else math.nan, rate
 
-    def _encode_missing(self, samples: list[Sample]) -> None:
-        """Replace pixels by moments of the VAE's posterior, and keep those, where latents are cached."""
-        if self.moments is None:
-            return
-        for sample in samples:
-            pixels = sample.tensors.pop("pixels", None)
-            if pixels is None:
-                continue
-            moments = self.encoders.moments(to_unit_range(pixels.to(self.accelerator.device))).cpu()
-            cache = self.moments[pixels.shape[-1], pixels.shape[-2]]
-            for image, array in zip(sample.images, moments.numpy(), strict=True):
-                cache.write(image, array)
-            sample.tensors["moments"] = moments
-
-    def _share_bad_clips(self, bad: dict[str, str]) -> None:
-        """Tell every process of clips that one could not use. Raises InputError where they are too many."""
-        accelerator = self.accelerator
-        bad = {clip: reason for clip, reason in bad.items() if clip not in self.bad_clips}
-        if accelerator.num_processes > 1:
-            count = torch.tensor(len(bad), device=accelerator.device)
-            if int(accelerator.reduce(count, "sum")) == 0:
-                return
-            bad = dict(gather_object(list(bad.items())))
-        for clip, reason in bad.items():
-            logger.info(
-                "skipped: %s: %s (%d of %d clips so far)", clip, reason, len(self.bad_clips) + 1, self.total_clips
-            )
-            self.bad_clips[clip] = reason
-        check_share(self.bad_clips, self.total_clips, self.settings.max_bad_clips)
-
     # --- what is told ------------------------------------------------------------------------------------------
 
     def _validate(self) -> None:
         """Make the validation video on the first process, with averaged weights where they are kept."""
-        if self.settings.validation_image is None:
-            return
-        if self.sharded:
+        if self.validation is not None and self.sharded:
             logger.warning("no validation video: the weights are spread over the processes")
-            return
-        if self.is_main:
+        elif self.validation is not None:
             with self._averaged(), self.accelerator.autocast(), torch.no_grad():
                 folder = self.output_dir / "validation" / f"step-{self.step}"
                 frames, values = self.validation.run(self.parts, folder)
@@ -396,7 +337,3 @@ class Trainer:
             yield
         finally:
             self.ema.restore(self.trainable.values())
-
-
-def _few(bad: dict[str, str]) -> str:
-    return "; ".join(f"{clip}: {reason}" for clip, reason in list(bad.items())[:3])

@@ -62,6 +62,28 @@ def new_face_encoder(dim: int, image_dim: int) -> FaceEncoder:
     return FaceEncoder(dim=dim, image_dim=image_dim, heads=max(1, dim // HEAD_DIM), feed_forward_dim=4 * dim)
 
 
+def start_training(parts: TrainableParts, settings: TrainingSettings) -> float | None:
+    """Choose what is trained, or add adapters; returns the scale of the adapters' output, None without them."""
+    if settings.gradient_checkpointing:
+        parts.unet.enable_gradient_checkpointing()
+    if not settings.lora_rank:
+        choose_trainable(parts, settings.trainable)
+        return None
+    alpha = settings.lora_alpha or settings.lora_rank
+    add_adapters(parts.unet, settings.lora_rank, alpha, settings.seed)
+    return alpha / settings.lora_rank
+
+
+def convert_frozen(parts: TrainableParts, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Convert parameters that are not trained; returns them by name as they were, for the checkpoints."""
+    exact = {}
+    for name, parameter in parts.named_parameters():
+        if not parameter.requires_grad:
+            exact[name] = parameter.data
+            parameter.data = parameter.data.to(dtype)
+    return exact
+
+
 def idle_parameters(unet: PoseGuidedUNet) -> set[str]:
     """The names of parameters that the output does not depend on, and which get no gradient.
 

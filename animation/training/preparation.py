@@ -5,7 +5,6 @@ Each clip is a job of its own for one of several processes; a job that was done 
 
 import contextlib
 import itertools
-import json
 import logging
 import math
 import multiprocessing
@@ -24,13 +23,14 @@ from tqdm import tqdm
 from animation.errors import InputError
 from animation.face.detection import find_face_models
 from animation.face.masks import NO_FACE, SHAPES, FaceMaskSettings, extract_masks
+from animation.files import read_json, write_json, write_text
+from animation.flags import Settings, flag
 from animation.media.images import list_frames
-from animation.media.video import VideoFrames, check_part
+from animation.media.video import LARGEST_FPS, VideoFrames
 from animation.media.writing import check_writable, write_png
-from animation.skeletons.settings import SkeletonSettings
+from animation.skeletons.settings import SkeletonChoices, SkeletonSettings
 from animation.training.clips import RELEASED_BUCKETS
 from DWPose.sessions import DEVICES, find_model
-from DWPose.tracking import CHOICES
 
 logger = logging.getLogger(__name__)
 
@@ -39,24 +39,40 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".gif")
 
 
 @dataclass(kw_only=True)
-class PreparationSettings:
+class PreparationSettings(Settings):
     """A preparation's settings, named as the flags of `prepare_data.py`, whose help explains them."""
 
-    root_path: str
-    videos: str | None = None
-    name: str | None = None
-    start: int = 1
-    end: int | None = None
-    fps: float | None = None
-    least_frames: int = 16
-    processes: int = 1
-    detector_path: str = "checkpoints/DWPose/yolox_l.onnx"
-    pose_path: str = "checkpoints/DWPose/dw-ll_ucoco_384.onnx"
-    face_models: str = "models/antelopev2"
-    device: str = "auto"
-    person: str = "track"
-    shape: str = "box"
-    no_face: str = "black"
+    root_path: str = flag(help="the data set; made where missing", metavar="DIR")
+    videos: str | None = flag(
+        None, "videos, in the order of their names; left out, the root's clips with images/", metavar="DIR"
+    )
+    name: str | None = flag(None, "the group; left out, rec or vec by each video's aspect ratio", metavar="{rec,vec}")
+    start: int = flag(1, "number of the first clip", least=0)
+    end: int | None = flag(None, "number of the last clip; left out, all")
+    fps: float | None = flag(None, "take frames at this rate; left out, all of them", above=0, most=LARGEST_FPS)
+    least_frames: int = flag(16, "shorter clips are left out", least=1)
+    processes: int = flag(1, "clips at once; each loads the networks", least=1)
+    detector_path: str | None = flag(
+        None, "the person detector, YOLOX; left out, the released one where it is, else the small one", metavar="FILE"
+    )
+    pose_path: str | None = flag(None, "the pose estimator, DWPose; left out, likewise", metavar="FILE")
+    face_models: str | None = flag(None, "insightface's antelopev2; left out, likewise", metavar="DIR")
+    device: str = flag("auto", "auto: CUDA where onnxruntime can", choices=DEVICES)
+    person: str = flag("track", "whose skeleton, as in skeleton_extraction.py", metavar="{track,largest,N,all}")
+    canvas: int | None = flag(
+        None, "short side of what skeletons are drawn on, as in skeleton_extraction.py", metavar="PIXELS"
+    )
+    shape: str = flag("box", "of the face masks", choices=SHAPES)
+    no_face: str = flag("black", "the mask of a frame without a face", choices=tuple(NO_FACE))
+
+    def check(self) -> None:
+        """Raise InputError for a setting that makes no sense."""
+        super().check()
+        if self.end is not None and self.end < self.start:
+            raise InputError(f"--end {self.end} is below --start {self.start}; give the last clip's number")
+        if self.name is not None and not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise InputError(f"--name {self.name!r} is not the name of a folder in {self.root_path}; give rec or vec")
+        SkeletonChoices(person=self.person, canvas=self.canvas).check()
 
     def read_inputs(self) -> "list[ClipJob]":
         """Check everything that can be checked without a network; return a job for each clip.
@@ -65,21 +81,7 @@ class PreparationSettings:
             InputError: a setting is out of range, there are no clips, a network is missing, or the output
                 is not writable.
         """
-        check_part(None, None, 1, self.fps)
-        for name, minimum in (("start", 0), ("processes", 1), ("least_frames", 1)):
-            if getattr(self, name) < minimum:
-                raise InputError(f"--{name} {getattr(self, name)} is below {minimum}")
-        if self.end is not None and self.end < self.start:
-            raise InputError(f"--end {self.end} is below --start {self.start}; give the last clip's number")
-        for name, known in (("shape", SHAPES), ("no_face", NO_FACE), ("device", DEVICES)):
-            if getattr(self, name) not in known:
-                raise InputError(f"--{name} {getattr(self, name)!r} is unknown; give one of {', '.join(known)}")
-        if self.person not in CHOICES and not self.person.isdecimal():
-            raise InputError(
-                f"--person {self.person!r} is unknown; give one of {', '.join(CHOICES)}, or a number from 0"
-            )
-        if self.name is not None and not re.fullmatch(r"\w[\w.-]*", self.name):
-            raise InputError(f"--name {self.name!r} is not the name of a folder in {self.root_path}; give rec or vec")
+        self.check()
         find_model(self.detector_path)
         find_model(self.pose_path)
         find_face_models(self.face_models)
@@ -102,10 +104,7 @@ class PreparationSettings:
         if not source.is_dir():
             raise InputError(f"{source}: no such folder; give a folder of videos")
         paths = sorted(path for path in source.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
-        made = {
-            json.loads(record.read_text(encoding="utf-8"))["video"]: record.parent
-            for record in root.glob(f"*/*/{SOURCE_FILE}")
-        }
+        made = {read_json(record).get("video"): record.parent for record in root.glob(f"*/*/{SOURCE_FILE}")}
         taken = {int(folder.name) for folder in root.glob("*/*/") if folder.name.isdecimal()}
         later = itertools.count(max([len(paths), *taken]) + 1)
         for number, path in enumerate(paths, start=1):
@@ -150,7 +149,7 @@ class ClipJob:
     def check_source(self) -> None:
         """Raise InputError where the folder holds another video's frames, or frames of another rate."""
         record = self.folder / SOURCE_FILE
-        if record.is_file() and json.loads(record.read_text(encoding="utf-8")) != self.source:
+        if record.is_file() and read_json(record) != self.source:
             raise InputError(
                 f"{self.folder}: made of another {self.video.name}, or with another --fps; delete that "
                 "folder to make it again, or give another --root_path"
@@ -205,7 +204,7 @@ class ClipJob:
         partial = images.with_name(".images.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        (self.folder / SOURCE_FILE).write_text(json.dumps(self.source) + "\n", encoding="utf-8")
+        write_json(self.folder / SOURCE_FILE, self.source)
         try:
             for i, frame in enumerate(VideoFrames(self.video, fps=self.settings.fps)):
                 write_png(partial / f"frame_{i}.png", frame)
@@ -227,6 +226,7 @@ class ClipJob:
             device=settings.device,
             alignment="none",
             person=settings.person,
+            canvas=settings.canvas,
         )
         extract(skeletons, skeletons.read_inputs())
 
@@ -285,8 +285,6 @@ def write_list(group: Path, failed: dict[str, str]) -> Path:
         if str(folder) not in failed and ClipJob(None, None, folder).complete
     ]
     path = group.parent / f"video_{group.name}_path.txt"
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text("".join(f"{clip.resolve()}\n" for clip in clips), encoding="utf-8")
-    partial.replace(path)
+    write_text(path, "".join(f"{clip.resolve()}\n" for clip in clips))
     logger.info("%s: %d clips", path, len(clips))
     return path

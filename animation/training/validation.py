@@ -9,12 +9,11 @@ from PIL import Image
 
 from animation.evaluation import metrics
 from animation.face.embedding import embed_face
-from animation.media.images import FrameFolder, load_photo
 from animation.media.writing import AnimationWriter
 from animation.pipeline import AnimationPipeline
 from animation.settings import CONDITIONED_FPS
 from animation.training.clips import Bucket
-from animation.training.settings import TrainingSettings
+from animation.training.settings import TrainingSettings, ValidationCase
 
 # Generated and true frames, (F, H, W, 3) uint8 RGB each, to numbers by name.
 Metrics = Callable[[np.ndarray, np.ndarray], Mapping[str, float]]
@@ -45,7 +44,8 @@ class Validation:
     """Animates the validation photo with the parts being trained.
 
     Args:
-        settings: name the photo, its poses and, for the metrics, the true frames.
+        settings: of the run.
+        case: what is animated.
         buckets: the sizes; the one whose aspect ratio is nearest to the poses' is used.
         svd: SVD's parts by name.
         channel_order: of the face crops.
@@ -55,23 +55,23 @@ class Validation:
     def __init__(
         self,
         settings: TrainingSettings,
+        case: ValidationCase,
         buckets: Sequence[Bucket],
         svd: dict,
         channel_order: str,
         compare: Metrics = default_metrics,
     ):
         self.settings, self.svd, self.compare = settings, svd, compare
-        self.photo = load_photo(settings.validation_image)
-        self.poses = FrameFolder(settings.validation_control_folder)
+        self.photo, self.poses = case.photo, case.poses
         aspect = np.divide(*self.poses[0].size)
         sizes = [(bucket.width, bucket.height) for bucket in buckets]
         self.size = min(sizes, key=lambda size: abs(np.log(size[0] / size[1] / aspect)))
+        self.poses.warn_if_stretched(self.size[1], self.size[0])
         self.embedding = embed_face(self.photo, settings.face_models, channel_order)
         self.truth = None
-        if settings.validation_image_folder is not None:
-            frames = FrameFolder(settings.validation_image_folder)[: len(self.poses)]
-            resized = [frame.resize(self.size, Image.Resampling.LANCZOS) for frame in frames]
-            self.truth = np.stack([np.asarray(frame) for frame in resized])
+        if case.truth is not None:
+            frames = [frame.resize(self.size, Image.Resampling.LANCZOS) for frame in case.truth[: len(self.poses)]]
+            self.truth = np.stack([np.asarray(frame) for frame in frames])
 
     def run(self, parts: torch.nn.Module, folder: Path) -> tuple[np.ndarray, dict[str, float]]:
         """Write the video of the current parts to `folder`.
@@ -92,8 +92,8 @@ class Validation:
         conditions = pipeline.encode(self.photo, self.poses, self.embedding, height, width, generator=generator)
         latents = pipeline.denoise(
             conditions,
-            settings.validation_inference_steps,
-            settings.validation_guidance_scale,
+            num_inference_steps=settings.validation_inference_steps,
+            guidance_scale=settings.validation_guidance_scale,
             tile_size=max(2, settings.sample_n_frames),
             overlap=min(4, max(1, settings.sample_n_frames - 1)),
             generator=generator,
