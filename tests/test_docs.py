@@ -20,7 +20,15 @@ PAGES = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("checkpoints/**/*.md"), *ROOT.glob("models/*.md")]
 )
 SCRIPTS = sorted(path.stem for path in (ROOT / "animation" / "commands").glob("[a-z]*.py"))
-OTHERS_FLAGS = {"--no-deps", "--pdb", "--num_processes", "--nproc_per_node", "--help"}  # pip, pytest, launchers, all
+# Of pip, TensorBoard, pytest, launchers, and every script.
+OTHERS_FLAGS = {
+    "--no-deps",
+    "--logdir",
+    "--pdb",
+    "--num_processes",
+    "--nproc_per_node",
+    "--help",
+}
 EXAMPLE = {"--no_mp4"}  # of CONTRIBUTING.md: a flag that is not there
 PARTS = {"make_puppets": ("clips", "training", "cases")}  # commands that have parts with flags of their own
 FRONT_DOOR = "pip install -r requirements.txt && bash command_basic_infer.sh"
@@ -159,7 +167,7 @@ def test_adding_a_flag_takes_one_line_and_its_use():
     namespace = {"flag": flag, "FILES": FILES, "InferenceSettings": InferenceSettings, "dataclass": dataclass}
     exec(f"@dataclass(kw_only=True)\nclass Changed(InferenceSettings):\n    {line}", namespace)
     Changed = namespace["Changed"]
-    given = ["--validation_image=a", "--validation_control_folder=b", "--output_dir=c"]
+    given = ["--validation_image=a", "--validation_control_folder=b", "--output_dir=c", "--width=64", "--height=64"]
     assert not hasattr(parse(InferenceSettings, "", given), "no_mp4")
     assert parse(Changed, "", given).no_mp4 is False
     settings = parse(Changed, "", [*given, "--no_mp4"])
