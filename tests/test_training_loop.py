@@ -448,7 +448,7 @@ def test_flags_of_other_scripts_are_met_with_one_line():
         with pytest.raises(InputError) as refused:
             parse(TrainingSettings, None, ["--output_dir", "o", f"--{name}", "1"])
         assert str(refused.value) == f"--{name} is not accepted here: {reason}"
-    with pytest.raises(InputError, match="train.py --data_path LIST"):
+    with pytest.raises(InputError, match=r"train\.py --data_path LIST"):
         train_single.main()
 
 

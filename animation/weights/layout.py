@@ -97,6 +97,8 @@ class Checkpoints:
 def fill_in(settings: T, checkpoints: Checkpoints | None = None) -> T:
     """Settings in which every network that was left out (None) is found, and what suits it is set; the log says so.
 
+    Sets are not mixed: beside a UNet that was given and is not the small one, released networks are looked for.
+
     Args:
         settings: a dataclass with fields of the names in `PLACES` and `RELEASED`; its other fields stay.
         checkpoints: that are taken; None: those that `find_checkpoints` finds.
@@ -106,11 +108,17 @@ def fill_in(settings: T, checkpoints: Checkpoints | None = None) -> T:
     """
     checkpoints = checkpoints or find_checkpoints()
     missing = {name for name, value in vars(settings).items() if value is None}
+    unet = getattr(settings, "unet_model_name_or_path", None)
+    if (
+        checkpoints.tiny
+        and unet is not None
+        and Path(unet).with_suffix("").resolve() != checkpoints.unet.with_suffix("").resolve()
+    ):
+        checkpoints = released(home())
     networks = {name: str(getattr(checkpoints, part)) for name, part in PLACES.items() if name in missing}
     if networks:
         checkpoints.announce()
-    small = checkpoints.tiny and getattr(settings, "unet_model_name_or_path", None) is None
-    suits = {name: value for name, value in (checkpoints.suits if small else RELEASED).items() if name in missing}
+    suits = {name: value for name, value in checkpoints.suits.items() if name in missing}
     return replace(settings, **networks, **suits)
 
 
