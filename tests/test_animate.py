@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -309,9 +309,9 @@ def test_flags_are_the_settings():
     parser = Parser(None)
     add_flags(parser, animate.AnimateSettings)
     known = {action.dest for action in parser._actions} - {"help", "cases", "dry_run"}
-    assert known == set(ClipSettings.__dataclass_fields__) | set(ClipSettings.RETIRED)
+    assert known == {field.name for field in fields(ClipSettings)} | set(ClipSettings.RETIRED)
     assert parse(animate.AnimateSettings, None, []).shared(ClipSettings) == vars(ClipSettings())
-    assert "(default: standard)" in parser.format_help()
+    assert "(default: standard)" in " ".join(parser.format_help().split())
 
 
 def run(monkeypatch, capsys, *flags):

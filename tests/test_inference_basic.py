@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import av
@@ -86,7 +87,7 @@ def test_a_run_writes_everything(monkeypatch, capsys, flags):
     facts = json.loads((out / "run.json").read_text())
     assert facts["settings"]["seed"] == 23123134
     assert facts["settings"]["guidance_scale"] == 3.0
-    assert set(facts["settings"]) == set(InferenceSettings.__dataclass_fields__)
+    assert set(facts["settings"]) == {field.name for field in fields(InferenceSettings)}
     assert facts["versions"]["torch"] == torch.__version__.split("+")[0] or torch.__version__
     assert set(facts["seconds"]) == {"load", "face_embedding", "encode", "denoise", "decode_and_write"}
     assert facts["peak_memory_bytes"]["host"] > 10**8
@@ -159,7 +160,7 @@ def test_every_released_flag_is_known_and_defaults_are_real():
     add_flags(parser, InferenceSettings)
     known = {action.dest for action in parser._actions}
     assert set(RELEASED_FLAGS.split()) <= known
-    assert known - {"help"} == set(InferenceSettings.__dataclass_fields__) | set(InferenceSettings.RETIRED)
+    assert known - {"help"} == {field.name for field in fields(InferenceSettings)} | set(InferenceSettings.RETIRED)
     text = re.sub(r"\s+", " ", parser.format_help())
     for default in ("(default: 23123134)", "left out, 25", "left out, 3,", "trained for, 1024", "(default: 0.02)"):
         assert default in text

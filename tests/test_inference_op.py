@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +124,7 @@ def test_a_run_refines_the_faces_and_says_how_much(monkeypatch, capsys, flags, t
     (step,) = found["face_optimization"]
     assert step["step"] == 1
     assert -1 <= step["cosine_before"] < step["cosine_after"] <= 1
-    assert set(found["settings"]) == set(FaceOptimizationSettings.__dataclass_fields__)
+    assert set(found["settings"]) == {field.name for field in fields(FaceOptimizationSettings)}
     used = {Path(name).name for name in found["files"]}
     assert {"glintr100_torch.pth", "reference_mask.png", "frame_4.png"} <= used
     assert any("faces" in name for name in found["files"])
@@ -142,7 +143,7 @@ def test_a_run_refines_the_faces_and_says_how_much(monkeypatch, capsys, flags, t
 
 
 def _known(settings):
-    return set(settings.__dataclass_fields__)
+    return {field.name for field in fields(settings)}
 
 
 def test_cropped_decoding_and_masks_that_are_not_there(monkeypatch, capsys, flags, case, tmp_path, caplog):

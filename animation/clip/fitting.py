@@ -30,11 +30,7 @@ def fit(settings: ClipSettings, inputs: ClipInputs, asked: ClipSettings) -> tupl
     dtype = runtime.choose_dtype(settings.dtype, device)
     run = settings.inference_settings(inputs.framing, inputs.driver.fps)
     components = load_components(**component_paths(run, dtype), device="meta")
-    arcface = (
-        load_arcface(settings.find_extractor(settings.face_models), device="meta")
-        if settings.face_optimization
-        else None
-    )
+    arcface = load_arcface(settings.find_extractor(), device="meta") if settings.face_optimization else None
     total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
     rehearsal = Rehearsal(components, device.type, arcface, total)
     plan = make_plan(

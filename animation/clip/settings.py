@@ -16,9 +16,9 @@ from animation.flags import FILES, FRAMES, NOTHING, flag
 from animation.media.framing import AUTO, FITS, Framing, frame_photo
 from animation.media.images import load_photo
 from animation.media.writing import FRAMES_FOLDER, PARTIAL_FOLDER, check_writable
-from animation.settings import InferenceSettings, Levers, Sampling, Weights
+from animation.settings import InferenceSettings, Levers, Sampling
 from animation.skeletons.settings import SkeletonChoices, SkeletonSettings
-from animation.weights.layout import Checkpoints, fill_in, find_checkpoints
+from animation.weights.layout import Checkpoints, fill_in, set_of
 from DWPose.wholebody import MODEL_FILES
 
 logger = logging.getLogger(__name__)
@@ -40,8 +40,14 @@ PRESETS = {
     "best": {"num_inference_steps": 30, "frames_overlap": 8, "decode_chunk_size": 8, "face_optimization": True},
 }
 TWINS = (".pth", ".safetensors")  # endings that the same weights may have
+PURPOSES = {
+    "draft": "a first look, in a third of standard's sampling",
+    "standard": "the released defaults",
+    "best": "the final clip, in 1.8 times standard's sampling, and face optimisation, which may take longer than that",
+}
 PRESETS_HELP = "; ".join(
-    f"{preset}: {', '.join(f'{name} {value}' for name, value in sets.items())}" for preset, sets in PRESETS.items()
+    f"{preset}: {purpose} ({', '.join(f'{name} {value}' for name, value in PRESETS[preset].items())})"
+    for preset, purpose in PURPOSES.items()
 )
 
 
@@ -63,7 +69,7 @@ class ClipInputs:
 
 
 @dataclass(kw_only=True)
-class ClipSettings(Weights, Sampling, Levers, SkeletonChoices, FaceOptimization):
+class ClipSettings(Sampling, Levers, SkeletonChoices, FaceOptimization):
     """A clip's settings, named as the flags of `animate.py`, whose help explains them.
 
     What is None of the weights is found by `fill_in`, and of the rest set by the preset: see `resolve`.
@@ -135,7 +141,6 @@ class ClipSettings(Weights, Sampling, Levers, SkeletonChoices, FaceOptimization)
         Raises:
             InputError: an unknown preset.
         """
-        checkpoints = checkpoints or find_checkpoints()
         if self.preset not in PRESETS:
             raise InputError(f"--preset {self.preset!r} is unknown; give one of {', '.join(PRESETS)}")
         sets = dict(PRESETS[self.preset])
@@ -145,8 +150,8 @@ class ClipSettings(Weights, Sampling, Levers, SkeletonChoices, FaceOptimization)
             for name, value in sets.items()
         )
         logger.info("preset %s: %s", self.preset, ", ".join(told))
-        small = checkpoints.tiny and self.unet_model_name_or_path is None
-        sets["size"] = f"{checkpoints.suits['width']}x{checkpoints.suits['height']}" if small else AUTO
+        found = set_of(self.unet_model_name_or_path, checkpoints)
+        sets["size"] = f"{found.suits['width']}x{found.suits['height']}" if found.tiny else AUTO
         return fill_in(
             replace(self, **{name: value for name, value in sets.items() if getattr(self, name) is None}), checkpoints
         )
@@ -187,7 +192,7 @@ class ClipSettings(Weights, Sampling, Levers, SkeletonChoices, FaceOptimization)
                     f"{path}: no such file; download_weights.py fetches the released one, or name another with --{flag}"
                 )
         if self.face_optimization:
-            self.find_extractor(self.face_models)
+            self.find_extractor()
         if driver.kind in ("video", "frames") or self.anchor == "photo":
             for path in (Path(self.dwpose_models) / name for name in MODEL_FILES):
                 if not path.is_file():

@@ -23,11 +23,11 @@ from animation.face.boxes import (
 from animation.face.detection import RECOGNISER, FaceFinder, find_face_models
 from animation.face.embedding import choose_face
 from animation.files import describe_file
-from animation.flags import NOTHING, Settings, flag
+from animation.flags import NOTHING, flag
 from animation.media.images import FrameFolder, frame_number, load_photo
-from animation.settings import InferenceSettings, Inputs
+from animation.settings import InferenceSettings, Inputs, Weights
 from animation.skeletons.estimation import KEYPOINTS_FILE
-from animation.weights.layout import find_checkpoints
+from animation.weights.layout import set_of
 from DWPose.keypoints import FACE
 from DWPose.recording import Recording, load_recording
 
@@ -56,7 +56,7 @@ class FaceInputs(Inputs):
 
 
 @dataclass(kw_only=True)
-class FaceOptimization(Settings):
+class FaceOptimization(Weights):
     """How faces are optimised."""
 
     TITLE: ClassVar = "face optimisation"
@@ -93,14 +93,14 @@ class FaceOptimization(Settings):
                 f"counted from 0; give at most {num_inference_steps - 1}"
             )
 
-    def find_extractor(self, face_models: str) -> Path:
+    def find_extractor(self) -> Path:
         """ArcFace's weights: the file that is named, or of the checkpoint, or the ONNX file among the face models.
 
         Raises:
             InputError: there are none.
         """
         named = self.face_embedding_extractor_weight_path
-        path = Path(named or find_checkpoints().arcface)
+        path = Path(named or set_of(self.unet_model_name_or_path).arcface)
         twins = [path, path.with_suffix(".safetensors"), path.with_suffix(".pth")]
         found = next((twin for twin in twins if twin.is_file()), None)
         if found is not None:
@@ -108,10 +108,10 @@ class FaceOptimization(Settings):
         if named is not None:
             raise InputError(f"{path}: no such file; give ArcFace's weights, glintr100_torch.pth or glintr100.onnx")
         try:
-            onnx = find_face_models(face_models, (RECOGNISER,)) / RECOGNISER
+            onnx = find_face_models(self.face_models, (RECOGNISER,)) / RECOGNISER
         except InputError:
             raise InputError(
-                f"{path}: no such file, and {RECOGNISER} is not in {face_models} either; download one of them "
+                f"{path}: no such file, and {RECOGNISER} is not in {self.face_models} either; download one of them "
                 "(FrancisRing/StableAnimator on the Hugging Face hub), or give --face_embedding_extractor_weight_path"
             ) from None
         logger.info("%s is not there: ArcFace's weights come from %s", path, onnx)
@@ -119,7 +119,7 @@ class FaceOptimization(Settings):
 
 
 @dataclass(kw_only=True)
-class FaceOptimizationSettings(FaceOptimization, InferenceSettings):
+class FaceOptimizationSettings(InferenceSettings, FaceOptimization):
     """A run's settings, named as the flags of `inference_op.py`, whose help explains them."""
 
     TITLE: ClassVar = "face optimisation"
@@ -157,7 +157,7 @@ class FaceOptimizationSettings(FaceOptimization, InferenceSettings):
                 photo, or there are no weights of the extractor.
         """
         inputs = super().read_inputs()
-        extractor_path = self.find_extractor(self.face_models)
+        extractor_path = self.find_extractor()
         recording, recording_path = self._open_recording()
         boxes, files = self._find_frame_boxes(inputs.poses, recording, recording_path)
         photo_face, photo_files = self._find_photo_face(inputs.photo, recording, recording_path)

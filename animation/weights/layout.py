@@ -97,8 +97,6 @@ class Checkpoints:
 def fill_in(settings: T, checkpoints: Checkpoints | None = None) -> T:
     """Settings in which every network that was left out (None) is found, and what suits it is set; the log says so.
 
-    Sets are not mixed: beside a UNet that was given and is not the small one, released networks are looked for.
-
     Args:
         settings: a dataclass with fields of the names in `PLACES` and `RELEASED`; its other fields stay.
         checkpoints: that are taken; None: those that `find_checkpoints` finds.
@@ -106,20 +104,25 @@ def fill_in(settings: T, checkpoints: Checkpoints | None = None) -> T:
     Raises:
         CheckpointError: the small set's `model.json` makes no sense.
     """
-    checkpoints = checkpoints or find_checkpoints()
+    checkpoints = set_of(getattr(settings, "unet_model_name_or_path", None), checkpoints)
     missing = {name for name, value in vars(settings).items() if value is None}
-    unet = getattr(settings, "unet_model_name_or_path", None)
-    if (
-        checkpoints.tiny
-        and unet is not None
-        and Path(unet).with_suffix("").resolve() != checkpoints.unet.with_suffix("").resolve()
-    ):
-        checkpoints = released(home())
     networks = {name: str(getattr(checkpoints, part)) for name, part in PLACES.items() if name in missing}
     if networks:
         checkpoints.announce()
     suits = {name: value for name, value in checkpoints.suits.items() if name in missing}
     return replace(settings, **networks, **suits)
+
+
+def set_of(unet: str | None, found: Checkpoints | None = None) -> Checkpoints:
+    """The set that a UNet is of: sets are not mixed, so that beside another UNet than the small one it is the released.
+
+    Args:
+        unet: the UNet's weights; None: those that are found.
+        found: what is found; None: what `find_checkpoints` finds.
+    """
+    found = found or find_checkpoints()
+    other = unet is not None and Path(unet).with_suffix("").resolve() != found.unet.with_suffix("").resolve()
+    return released(home()) if found.tiny and other else found
 
 
 def home() -> Path:
