@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from animation import files, pipeline
 from animation.clip.flow import Models, make_clip
 from animation.clip.state import STATE_FOLDER, ClipState, DenoisingState, differences
+from animation.errors import InputError
+from animation.files import locked
 from animation.sampling import WindowedDenoiser
 from tests.clips import FRAMES, clip_settings, flags_of, frames_of
 from tests.face_models import write_face_models
@@ -196,11 +199,25 @@ def test_changed_decoding_keeps_the_latents(tmp_path, checkpoint, case, models, 
     assert np.array_equal(frames_of(settings.output), frames_of(whole.output))
 
 
-def test_a_damaged_state_is_no_state(tmp_path, checkpoint, case, models, monkeypatch, expected):
+def broken_off(path):
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def facts_missing(path):
+    save_file(load_file(path), path, {"facts": json.dumps({"step": 1})})
+
+
+def random_state_of_another_kind(path):
+    with safe_open(path, "pt") as file:
+        facts = file.metadata()
+    save_file(load_file(path) | {"random_state": torch.zeros(3, dtype=torch.uint8)}, path, facts)
+
+
+@pytest.mark.parametrize("damage", [broken_off, facts_missing, random_state_of_another_kind])
+def test_a_damaged_state_is_no_state(tmp_path, checkpoint, case, models, monkeypatch, expected, damage):
     settings = clip_settings(tmp_path, checkpoint, case)
     interrupt_after_first_step(settings, models, monkeypatch)
-    path = Path(settings.output, STATE_FOLDER, "latents.safetensors")
-    path.write_bytes(path.read_bytes()[:100])
+    damage(Path(settings.output, STATE_FOLDER, "latents.safetensors"))
     assert make(settings, models)["resumed_from"] == {"step": 0, "frames": 0}
     assert np.array_equal(frames_of(settings.output), expected)
 
@@ -269,3 +286,14 @@ def test_killed_for_good(tmp_path, checkpoint, case, models, expected):
     assert facts["resumed_from"]["frames"] > 0
     assert np.array_equal(frames_of(settings.output), expected)
     assert facts["num_frames"] == FRAMES
+
+
+def test_two_runs_into_one_folder(tmp_path, checkpoint, case, models, monkeypatch):
+    """The second one is refused, and the first one's state stays."""
+    settings = clip_settings(tmp_path, checkpoint, case)
+    interrupt_after_first_step(settings, models, monkeypatch)
+    before = sorted(path.name for path in Path(settings.output).rglob("*"))
+    with locked(Path(settings.output)), pytest.raises(InputError, match="is at work there"):
+        make(settings, models)
+    assert sorted(path.name for path in Path(settings.output).rglob("*")) == before
+    assert make(settings, models)["resumed_from"]["step"] == 1
