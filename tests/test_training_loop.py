@@ -327,10 +327,10 @@ def plain_svd(checkpoint, tmp_path):
 
 def test_a_new_adapter_starts_as_a_copy(plain_svd):
     svd, plain = plain_svd
-    state, copies = new_unet(svd).state_dict(), 0
+    state, expected, copies = new_unet(svd).state_dict(), plain.state_dict(), 0
     for name, tensor in state.items():
         source = name.replace(".processor.id_to_", ".to_")
-        assert torch.equal(tensor, plain.state_dict()[source])
+        assert torch.equal(tensor, expected[source])
         copies += source != name
     assert copies > 0
 
@@ -364,7 +364,7 @@ def test_training_from_svd_starts_from_its_unet(flags, plain_svd):
             module.register_forward_hook(lambda _module, _inputs, value: value + value.mean((1, 2), keepdim=True))
     assert distance(predict(), predict_plainly()) < 1e-5
     synthetic.randomise(parts.face_encoder, seed=5)  # a control
-    assert distance(predict(), predict_plainly()) > 5 * unchanged
+    assert distance(predict(), predict_plainly()) > 3 * unchanged
 
 
 @pytest.mark.slow
@@ -380,6 +380,7 @@ def test_averaged_weights(flags, monkeypatch):
     assert not torch.allclose(exported[name], second[name], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_adapters_are_merged_into_the_released_layout(flags, checkpoint):
     run_ = trainer(flags | finetune(checkpoint) | {"--lora_rank": 3, "--lora_alpha": 6})
     assert all(".lora_" in name for name in run_.trainable)
@@ -448,7 +449,7 @@ def test_flags_of_other_scripts_are_met_with_one_line():
         with pytest.raises(InputError) as refused:
             parse(TrainingSettings, None, ["--output_dir", "o", f"--{name}", "1"])
         assert str(refused.value) == f"--{name} is not accepted here: {reason}"
-    with pytest.raises(InputError, match="train.py --data_path LIST"):
+    with pytest.raises(InputError, match="--data_path LIST --dataset_width W"):
         train_single.main()
 
 
@@ -456,9 +457,7 @@ def test_networks_that_are_not_named_are_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "checkpoints" / "Animation").mkdir(parents=True)
     (tmp_path / "checkpoints" / "Animation" / "unet.pth").touch()
-    settings = fill_in(
-        parse(TrainingSettings, None, ["--output_dir", "o", "--posenet_model_finetune_path", "mine.pth"])
-    )
+    settings = fill_in(TrainingSettings(output_dir="o", posenet_model_finetune_path="mine.pth"))
     assert settings.unet_model_finetune_path == "checkpoints/Animation/unet.pth"
     assert settings.posenet_model_finetune_path == "mine.pth"
     assert settings.face_models == "models/antelopev2"
@@ -480,9 +479,8 @@ def test_the_validation_case(case, tmp_path):
     (clip,) = synthetic.write_clips(tmp_path, 1, (64, 64), 3, first=7)
 
     def read(**given):
-        return TrainingSettings(
-            output_dir="o", **{f"validation_{k}": str(v) for k, v in given.items()}
-        ).read_validation()
+        given = {f"validation_{name}": str(path) for name, path in given.items()}
+        return TrainingSettings(output_dir="o", **given).read_validation()
 
     alone = read(image_folder=clip / "images")
     assert alone.photo.tobytes() == Image.open(clip / "images" / "frame_0.png").tobytes()

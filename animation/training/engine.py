@@ -1,5 +1,6 @@
 """What training runs on: processes, devices and number format by accelerate; the optimizer."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -39,16 +40,13 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
 
 def make_optimizer(settings: TrainingSettings, parameters: list, learning_rate: float) -> torch.optim.Optimizer:
     """AdamW, in 8 bits where asked for. Raises InputError where bitsandbytes does not work here."""
-    optimizer_class = torch.optim.AdamW
+    optimizer_class: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW
     if settings.use_8bit_adam:
         try:
-            from bitsandbytes.optim import AdamW8bit as optimizer_class
+            from bitsandbytes.optim import AdamW8bit
         except (ImportError, RuntimeError) as error:
             raise InputError(f"--use_8bit_adam: bitsandbytes fails here ({error}); leave the flag out") from None
-    return optimizer_class(
-        parameters,
-        lr=learning_rate,
-        betas=(settings.adam_beta1, settings.adam_beta2),
-        weight_decay=settings.adam_weight_decay,
-        eps=settings.adam_epsilon,
-    )
+        optimizer_class = AdamW8bit
+    betas = settings.adam_beta1, settings.adam_beta2
+    decay, epsilon = settings.adam_weight_decay, settings.adam_epsilon
+    return optimizer_class(parameters, lr=learning_rate, betas=betas, weight_decay=decay, eps=epsilon)
