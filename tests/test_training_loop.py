@@ -28,9 +28,11 @@ from animation.flags import LATENTS, add_flags, parse
 from animation.media.images import FrameFolder
 from animation.training import checkpoint as checkpoints
 from animation.training import settings as settings_module
+from animation.training.clips import Bucket
 from animation.training.loop import Trainer
 from animation.training.model import idle_parameters, load_models
 from animation.training.settings import TrainingSettings
+from animation.training.validation import Validation
 from animation.weights.layout import fill_in
 from animation.weights.loading import load_unet, load_vae, new_unet
 from tests import synthetic
@@ -420,6 +422,20 @@ def test_bad_clips_are_named_and_too_many_stop_the_run(flags, data, monkeypatch,
     assert "(1 of 5 clips so far)" in caplog.text
     assert run(flags | {"--output_dir": tmp_path / "stopped"}, monkeypatch) == 2
     assert not checkpoints.checkpoint_folders(tmp_path / "stopped")
+
+
+def test_a_stretched_validation_is_told(data, case, caplog):
+    settings = TrainingSettings(
+        output_dir="o",
+        validation_image=str(case / "reference.png"),
+        validation_control_folder=str(case / "poses"),
+        face_models=str(data / "faces"),
+    )
+    for size, told in (((64, 128), False), ((128, 128), True)):
+        caplog.clear()
+        Validation(settings, settings.read_validation(), [Bucket(*size, [])], {}, "bgr")
+        assert ("the validation photo of 64×128 pixels is stretched to 128×128" in caplog.text) is told
+        assert ("poses of 64×128 (width × height) are stretched" in caplog.text) is told
 
 
 RELEASED_FLAGS = """
