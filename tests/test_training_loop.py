@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import GradScalerKwargs
 from diffusers import UNetSpatioTemporalConditionModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -27,6 +29,7 @@ from animation.evaluation.metrics import psnr
 from animation.flags import LATENTS, add_flags, parse
 from animation.media.images import FrameFolder
 from animation.training import checkpoint as checkpoints
+from animation.training import engine
 from animation.training import settings as settings_module
 from animation.training.clips import Bucket
 from animation.training.loop import Trainer
@@ -488,6 +491,15 @@ def test_what_a_resumed_run_must_have_in_common():
 
 def test_gradients_are_not_clipped_by_default():
     assert TrainingSettings(output_dir="o").max_grad_norm == 0
+
+
+def test_the_scale_of_the_loss_recovers_soon(monkeypatch):
+    """The first steps in fp16 from zero face tokens lower it to below 1; torch doubles it every 2000 steps."""
+    made = []
+    monkeypatch.setattr(engine, "Accelerator", lambda **options: made.append(options) or Accelerator(cpu=True))
+    engine.make_accelerator(TrainingSettings(output_dir="o", report_to="none"))
+    (scaling,) = (h for h in made[0]["kwargs_handlers"] if isinstance(h, GradScalerKwargs))
+    assert scaling.growth_interval <= 100
 
 
 def test_the_validation_case(case, tmp_path):

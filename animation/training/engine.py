@@ -5,10 +5,14 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
+from accelerate.utils import GradientAccumulationPlugin, GradScalerKwargs, ProjectConfiguration
 
 from animation.errors import InputError
 from animation.training.settings import TrainingSettings
+
+# In fp16 the first steps from Stable Video Diffusion, whose face tokens are zero, overflow at any but a small scale of
+# the loss, at which later gradients vanish: it grows again in some hundred steps, not in torch's ten thousands.
+SCALE_GROWTH_STEPS = 100
 
 
 def make_accelerator(settings: TrainingSettings) -> Accelerator:
@@ -26,7 +30,10 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
         ),
         log_with=log_with,
         project_config=ProjectConfiguration(settings.output_dir, str(Path(settings.output_dir) / settings.logging_dir)),
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+            GradScalerKwargs(growth_interval=SCALE_GROWTH_STEPS),
+        ],
     )
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise InputError("--mixed_precision fp16 on a CPU: it has no fast half-precision arithmetic; use bf16 or no")
