@@ -14,7 +14,7 @@ from animation.media.images import list_frames
 from animation.media.writing import write_mp4
 from animation.training.check import check_data
 from animation.training.clips import read_buckets, read_clip
-from animation.training.preparation import ClipJob, PreparationSettings
+from animation.training.preparation import is_complete
 from tests import synthetic
 from tests.face_models import write_face_models
 from tests.pose_models import write_models
@@ -101,11 +101,10 @@ def test_frames_that_are_there_already(monkeypatch, networks, tmp_path):
     (clip,) = synthetic.write_clips(tmp_path / "data" / "rec", 1, (64, 64), 3)
     for folder in ("poses", "faces"):
         shutil.rmtree(clip / folder)
-    settings = PreparationSettings(root_path=str(tmp_path / "data"))
-    assert not ClipJob(settings, None, clip).complete
+    assert not is_complete(clip)
     flags = {**networks, "--root_path": tmp_path / "data", "--name": "rec", "--least_frames": 3}
     assert run(monkeypatch, flags) == 0
-    assert ClipJob(settings, None, clip).complete
+    assert is_complete(clip)
 
 
 @pytest.mark.parametrize(

@@ -178,10 +178,7 @@ def test_a_sample(clips, face_models, tmp_path):
 
 def test_rotated_images_are_read_upright(clips, face_models, tmp_path):
     """A photo that lies on its side, with a note how to turn it, is the same sample as the upright one."""
-    data, key = (
-        dataset(clips, face_models, tmp_path, embeddings=FrameCache(tmp_path / "upright")),
-        SampleKey(0, 0, 0, 0, 0),
-    )
+    data, key = dataset(clips, face_models, tmp_path), SampleKey(0, 0, 0, 0, 0)
     upright = data[key].tensors
     for folder in ("images", "poses", "faces"):
         for path in (clips[0] / folder).iterdir():
@@ -239,6 +236,22 @@ def test_the_cache_forgets_a_changed_image(clips, tmp_path):
     cache.write(image, np.arange(3.0))
     cache.path(image).write_bytes(b"cut")
     assert cache.read(image) is None
+    assert [path.name for path in cache.path(image).parent.iterdir()] == [cache.path(image).name]
+
+
+def test_two_processes_may_keep_the_same_image(clips, tmp_path, monkeypatch):
+    cache, image, save = FrameCache(tmp_path / "cache"), clips[0] / "images" / "frame_0.png", np.save
+
+    def save_while_another_does(path, array):
+        save(path, array)
+        with monkeypatch.context() as other:
+            other.setattr("os.getpid", lambda: 1)
+            other.setattr(np, "save", save)
+            cache.write(image, array)
+
+    monkeypatch.setattr(np, "save", save_while_another_does)
+    cache.write(image, np.arange(3.0))
+    assert cache.read(image).tolist() == [0, 1, 2]
     assert [path.name for path in cache.path(image).parent.iterdir()] == [cache.path(image).name]
 
 

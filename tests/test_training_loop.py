@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import GradScalerKwargs
 from diffusers import UNetSpatioTemporalConditionModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -27,10 +29,13 @@ from animation.evaluation.metrics import psnr
 from animation.flags import LATENTS, add_flags, parse
 from animation.media.images import FrameFolder
 from animation.training import checkpoint as checkpoints
+from animation.training import engine
 from animation.training import settings as settings_module
+from animation.training.clips import Bucket
 from animation.training.loop import Trainer
 from animation.training.model import idle_parameters, load_models
 from animation.training.settings import TrainingSettings
+from animation.training.validation import Validation
 from animation.weights.layout import fill_in
 from animation.weights.loading import load_unet, load_vae, new_unet
 from tests import synthetic
@@ -327,10 +332,10 @@ def plain_svd(checkpoint, tmp_path):
 
 def test_a_new_adapter_starts_as_a_copy(plain_svd):
     svd, plain = plain_svd
-    state, copies = new_unet(svd).state_dict(), 0
+    state, expected, copies = new_unet(svd).state_dict(), plain.state_dict(), 0
     for name, tensor in state.items():
         source = name.replace(".processor.id_to_", ".to_")
-        assert torch.equal(tensor, plain.state_dict()[source])
+        assert torch.equal(tensor, expected[source])
         copies += source != name
     assert copies > 0
 
@@ -364,7 +369,7 @@ def test_training_from_svd_starts_from_its_unet(flags, plain_svd):
             module.register_forward_hook(lambda _module, _inputs, value: value + value.mean((1, 2), keepdim=True))
     assert distance(predict(), predict_plainly()) < 1e-5
     synthetic.randomise(parts.face_encoder, seed=5)  # a control
-    assert distance(predict(), predict_plainly()) > 5 * unchanged
+    assert distance(predict(), predict_plainly()) > 3 * unchanged
 
 
 @pytest.mark.slow
@@ -380,6 +385,7 @@ def test_averaged_weights(flags, monkeypatch):
     assert not torch.allclose(exported[name], second[name], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_adapters_are_merged_into_the_released_layout(flags, checkpoint):
     run_ = trainer(flags | finetune(checkpoint) | {"--lora_rank": 3, "--lora_alpha": 6})
     assert all(".lora_" in name for name in run_.trainable)
@@ -421,6 +427,20 @@ def test_bad_clips_are_named_and_too_many_stop_the_run(flags, data, monkeypatch,
     assert not checkpoints.checkpoint_folders(tmp_path / "stopped")
 
 
+def test_a_stretched_validation_is_told(data, case, caplog):
+    settings = TrainingSettings(
+        output_dir="o",
+        validation_image=str(case / "reference.png"),
+        validation_control_folder=str(case / "poses"),
+        face_models=str(data / "faces"),
+    )
+    for size, told in (((64, 128), False), ((128, 128), True)):
+        caplog.clear()
+        Validation(settings, settings.read_validation(), [Bucket(*size, [])], {}, "bgr")
+        assert ("the validation photo of 64×128 pixels is stretched to 128×128" in caplog.text) is told
+        assert ("poses of 64×128 (width × height) are stretched" in caplog.text) is told
+
+
 RELEASED_FLAGS = """
     pretrained_model_name_or_path output_dir data_root_path rec_data_path vec_data_path data_path dataset_width
     dataset_height finetune_mode posenet_model_finetune_path face_encoder_finetune_path unet_model_finetune_path
@@ -448,7 +468,7 @@ def test_flags_of_other_scripts_are_met_with_one_line():
         with pytest.raises(InputError) as refused:
             parse(TrainingSettings, None, ["--output_dir", "o", f"--{name}", "1"])
         assert str(refused.value) == f"--{name} is not accepted here: {reason}"
-    with pytest.raises(InputError, match=r"train\.py --data_path LIST"):
+    with pytest.raises(InputError, match="--data_path LIST --dataset_width W"):
         train_single.main()
 
 
@@ -456,9 +476,7 @@ def test_networks_that_are_not_named_are_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "checkpoints" / "Animation").mkdir(parents=True)
     (tmp_path / "checkpoints" / "Animation" / "unet.pth").touch()
-    settings = fill_in(
-        parse(TrainingSettings, None, ["--output_dir", "o", "--posenet_model_finetune_path", "mine.pth"])
-    )
+    settings = fill_in(TrainingSettings(output_dir="o", posenet_model_finetune_path="mine.pth"))
     assert settings.unet_model_finetune_path == "checkpoints/Animation/unet.pth"
     assert settings.posenet_model_finetune_path == "mine.pth"
     assert settings.face_models == "models/antelopev2"
@@ -475,14 +493,22 @@ def test_gradients_are_not_clipped_by_default():
     assert TrainingSettings(output_dir="o").max_grad_norm == 0
 
 
+def test_the_scale_of_the_loss_recovers_soon(monkeypatch):
+    """The first steps in fp16 from zero face tokens lower it to below 1; torch doubles it every 2000 steps."""
+    made = []
+    monkeypatch.setattr(engine, "Accelerator", lambda **options: made.append(options) or Accelerator(cpu=True))
+    engine.make_accelerator(TrainingSettings(output_dir="o", report_to="none"))
+    (scaling,) = (h for h in made[0]["kwargs_handlers"] if isinstance(h, GradScalerKwargs))
+    assert scaling.growth_interval <= 100
+
+
 def test_the_validation_case(case, tmp_path):
     """The frames' folder is enough: its first frame is the photo, and poses/ beside it are the skeletons."""
     (clip,) = synthetic.write_clips(tmp_path, 1, (64, 64), 3, first=7)
 
     def read(**given):
-        return TrainingSettings(
-            output_dir="o", **{f"validation_{k}": str(v) for k, v in given.items()}
-        ).read_validation()
+        given = {f"validation_{name}": str(path) for name, path in given.items()}
+        return TrainingSettings(output_dir="o", **given).read_validation()
 
     alone = read(image_folder=clip / "images")
     assert alone.photo.tobytes() == Image.open(clip / "images" / "frame_0.png").tobytes()

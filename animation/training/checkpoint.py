@@ -175,7 +175,8 @@ class TrainingState:
             raise CheckpointError(f"{path}: cannot be read ({error}); resume from another checkpoint") from None
         if self.optimizer is not None:
             self._copy(folder, "parameters", list(self.parameters.values()))
-            self._restore_optimizer({**read_tensors(folder, "optimizer"), **position["optimizer_numbers"]})
+            values = {**read_tensors(folder, "optimizer"), **position["optimizer_numbers"]}
+            self._restore_optimizer(self.optimizer, values)
         if self.ema is not None and position["ema_steps"] is None:
             logger.warning("%s holds no averaged weights: averaging starts anew", folder)
         elif self.ema is not None:
@@ -197,11 +198,11 @@ class TrainingState:
         for key, target in zip(self.parameters, targets, strict=True):
             target.data.copy_(state[key])
 
-    def _restore_optimizer(self, values: Mapping[str, Any]) -> None:
-        ordered = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
+    def _restore_optimizer(self, optimizer: torch.optim.Optimizer, values: Mapping[str, Any]) -> None:
+        ordered = (parameter for group in optimizer.param_groups for parameter in group["params"])
         numbered = {id(parameter): number for number, parameter in enumerate(ordered)}
         state: dict[int, dict[str, Any]] = {}
         for full_name, value in values.items():
             name, _, key = full_name.partition("::")
             state.setdefault(numbered[id(self.parameters[name])], {})[key] = value
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -133,7 +133,8 @@ class ClipDataset(Dataset):
         self._finder: FaceFinder | None = None  # loaded in the worker that needs it
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        bucket, bad, clip = self.buckets[key.bucket], {}, key.clip
+        bucket, clip = self.buckets[key.bucket], key.clip
+        bad: dict[str, str] = {}
         replacements = random_stream(self.seed, Purpose.REPLACEMENT, key.step, key.slot)
         for _ in range(REPLACEMENTS + 1):
             folder = bucket.clips[clip]
@@ -192,8 +193,9 @@ class ClipDataset(Dataset):
     def _cached_moments(self, images: Sequence[Path], size: tuple[int, int]) -> torch.Tensor | None:
         if self.moments is None:
             return None
-        arrays = [self.moments[size].read(image) for image in images]
-        return None if any(array is None for array in arrays) else torch.from_numpy(np.stack(arrays))
+        cached = [self.moments[size].read(image) for image in images]
+        arrays = [array for array in cached if array is not None]
+        return stack_images(arrays) if len(arrays) == len(images) else None
 
 
 def stack_images(images: Iterable[np.ndarray]) -> torch.Tensor:

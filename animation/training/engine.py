@@ -1,13 +1,18 @@
 """What training runs on: processes, devices and number format by accelerate; the optimizer."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
+from accelerate.utils import GradientAccumulationPlugin, GradScalerKwargs, ProjectConfiguration
 
 from animation.errors import InputError
 from animation.training.settings import TrainingSettings
+
+# In fp16 the first steps from Stable Video Diffusion, whose face tokens are zero, overflow at any but a small scale of
+# the loss, at which later gradients vanish: it grows again in some hundred steps, not in torch's ten thousands.
+SCALE_GROWTH_STEPS = 100
 
 
 def make_accelerator(settings: TrainingSettings) -> Accelerator:
@@ -25,7 +30,10 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
         ),
         log_with=log_with,
         project_config=ProjectConfiguration(settings.output_dir, str(Path(settings.output_dir) / settings.logging_dir)),
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+            GradScalerKwargs(growth_interval=SCALE_GROWTH_STEPS),
+        ],
     )
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise InputError("--mixed_precision fp16 on a CPU: it has no fast half-precision arithmetic; use bf16 or no")
@@ -39,16 +47,13 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
 
 def make_optimizer(settings: TrainingSettings, parameters: list, learning_rate: float) -> torch.optim.Optimizer:
     """AdamW, in 8 bits where asked for. Raises InputError where bitsandbytes does not work here."""
-    optimizer_class = torch.optim.AdamW
+    optimizer_class: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW
     if settings.use_8bit_adam:
         try:
-            from bitsandbytes.optim import AdamW8bit as optimizer_class
+            from bitsandbytes.optim import AdamW8bit
         except (ImportError, RuntimeError) as error:
             raise InputError(f"--use_8bit_adam: bitsandbytes fails here ({error}); leave the flag out") from None
-    return optimizer_class(
-        parameters,
-        lr=learning_rate,
-        betas=(settings.adam_beta1, settings.adam_beta2),
-        weight_decay=settings.adam_weight_decay,
-        eps=settings.adam_epsilon,
-    )
+        optimizer_class = AdamW8bit
+    betas = settings.adam_beta1, settings.adam_beta2
+    decay, epsilon = settings.adam_weight_decay, settings.adam_epsilon
+    return optimizer_class(parameters, lr=learning_rate, betas=betas, weight_decay=decay, eps=epsilon)

@@ -276,8 +276,8 @@ class Trainer:
         rate = self.learning_rate * self.lr_factor(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        total, bad = torch.zeros((), device=accelerator.device), {}
-        grad_norm = None
+        total, grad_norm = torch.zeros((), device=accelerator.device), math.nan
+        bad: dict[str, str] = {}
         for _ in range(settings.gradient_accumulation_steps):
             samples = next(batches)
             for sample in samples:
@@ -290,12 +290,13 @@ class Trainer:
             batch = make_batch(samples, accelerator.device)
             with accelerator.accumulate(self.model):
                 result = training_step(self.model, self.encoders, batch, settings.conditioning_dropout_prob)
-                loss = result.losses.mean()
-                total += loss.detach() / settings.gradient_accumulation_steps
-                accelerator.backward(loss)
+                mean = result.losses.mean()
+                total += mean.detach() / settings.gradient_accumulation_steps
+                accelerator.backward(mean)
                 if accelerator.sync_gradients:
                     limit = settings.max_grad_norm or math.inf
-                    grad_norm = accelerator.clip_grad_norm_(self.model.parameters(), limit)
+                    norm = accelerator.clip_grad_norm_(self.model.parameters(), limit)
+                    grad_norm = math.nan if norm is None else float(norm)  # an engine that clips by itself says nothing
                 self.optimizer.step()
                 self.optimizer.zero_grad()
         if self.ema is not None:
@@ -307,7 +308,7 @@ class Trainer:
                 f"the loss is {loss} at step {self.step + 1}; try --mixed_precision bf16 or no, a smaller "
                 "--learning_rate, and resume from the last checkpoint"
             )
-        return loss, float(grad_norm) if grad_norm is not None else math.nan, rate
+        return loss, grad_norm, rate
 
     # --- what is told ------------------------------------------------------------------------------------------
 

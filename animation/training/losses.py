@@ -31,7 +31,7 @@ def cosine_interpolated_sigma(u: torch.Tensor, noise_dims: Sequence[int] = NOISE
         theta_first, theta_last = (math.atan(math.exp((shift - end) / 2)) for end in (logsnr_first, logsnr_last))
         return shift - 2 * torch.log(torch.tan(theta_first + u * (theta_last - theta_first)))
 
-    logsnr = torch.lerp(*map(shifted, noise_dims), u)
+    logsnr = torch.lerp(shifted(noise_dims[0]), shifted(noise_dims[1]), u)
     return SIGMA_DATA * torch.exp(-logsnr / 2)
 
 

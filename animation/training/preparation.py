@@ -108,14 +108,26 @@ class PreparationSettings(Settings):
         taken = {int(folder.name) for folder in root.glob("*/*/") if folder.name.isdecimal()}
         later = itertools.count(max([len(paths), *taken]) + 1)
         for number, path in enumerate(paths, start=1):
-            folder = made.get(path.name)
-            if folder is None:  # a video that came later must not take the place of another
+            if path.name in made:
+                folder = made[path.name]
+            else:  # a video that came later must not take the place of another
                 place = f"{number if number not in taken else next(later):05d}"
                 folder = root / (self.name or _group(path)) / place
             if self._wanted(folder.name):
-                job = ClipJob(self, path, folder)
-                job.check_source()
-                yield job
+                self._check_source(path, folder)
+                yield ClipJob(self, path, folder)
+
+    def source(self, video: Path) -> dict:
+        """What the frames of a video's clip are made of, JSON values."""
+        return {"video": video.name, "bytes": video.stat().st_size, "fps": self.fps}
+
+    def _check_source(self, video: Path, folder: Path) -> None:
+        record = folder / SOURCE_FILE
+        if record.is_file() and read_json(record) != self.source(video):
+            raise InputError(
+                f"{folder}: made of another {video.name}, or with another --fps; delete that folder to make it again, "
+                "or give another --root_path"
+            )
 
     def _wanted(self, name: str) -> bool:
         if not name.isdecimal():
@@ -133,50 +145,36 @@ def _group(video: Path) -> str:
     return min(aspects, key=lambda group: abs(math.log(width / height / aspects[group])))
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether a clip has a skeleton and a mask for every frame."""
+    try:
+        counts = {len(list_frames(folder / name)) for name in ("images", "poses", "faces")}
+    except InputError:
+        return False
+    return len(counts) == 1
+
+
 @dataclass
 class ClipJob:
     """One clip to prepare: a video, or None where its frames are there, and its folder."""
 
-    settings: PreparationSettings | None
+    settings: PreparationSettings
     video: Path | None
     folder: Path
-
-    @property
-    def source(self) -> dict:
-        """What its frames are made of, JSON values."""
-        return {"video": self.video.name, "bytes": self.video.stat().st_size, "fps": self.settings.fps}
-
-    def check_source(self) -> None:
-        """Raise InputError where the folder holds another video's frames, or frames of another rate."""
-        record = self.folder / SOURCE_FILE
-        if record.is_file() and read_json(record) != self.source:
-            raise InputError(
-                f"{self.folder}: made of another {self.video.name}, or with another --fps; delete that "
-                "folder to make it again, or give another --root_path"
-            )
-
-    @property
-    def complete(self) -> bool:
-        """Whether there is a skeleton and a mask for every frame."""
-        try:
-            counts = {len(list_frames(self.folder / name)) for name in ("images", "poses", "faces")}
-        except InputError:
-            return False
-        return len(counts) == 1
 
     def run(self) -> str | None:
         """Write what is missing of images/, poses/ and faces/; why the clip is of no use, or None.
 
         Each folder of frames and of skeletons appears whole; masks are written one by one.
         """
-        if self.complete:
+        if is_complete(self.folder):
             return None
         settings, images = self.settings, self.folder / "images"
         try:
             if not images.is_dir():
                 if self.video is None:
                     return "no images/ folder in it"
-                self._write_frames(images)
+                self._write_frames(self.video, images)
             count = len(list_frames(images))
             if count < settings.least_frames:
                 return f"{count} frames, fewer than --least_frames {settings.least_frames}"
@@ -199,14 +197,14 @@ class ClipJob:
             return str(error)
         return None
 
-    def _write_frames(self, images: Path) -> None:
+    def _write_frames(self, video: Path, images: Path) -> None:
         """Write a video's frames, upright, as images/frame_0.png …, all or nothing."""
         partial = images.with_name(".images.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        write_json(self.folder / SOURCE_FILE, self.source)
+        write_json(self.folder / SOURCE_FILE, self.settings.source(video))
         try:
-            for i, frame in enumerate(VideoFrames(self.video, fps=self.settings.fps)):
+            for i, frame in enumerate(VideoFrames(video, fps=self.settings.fps)):
                 write_png(partial / f"frame_{i}.png", frame)
             partial.replace(images)
         finally:
@@ -279,11 +277,7 @@ def _quiet() -> None:
 
 def write_list(group: Path, failed: dict[str, str]) -> Path:
     """List a group's complete clips, rec/ in video_rec_path.txt beside it, whole or not at all."""
-    clips = [
-        folder
-        for folder in sorted(group.glob("*/"))
-        if str(folder) not in failed and ClipJob(None, None, folder).complete
-    ]
+    clips = [folder for folder in sorted(group.glob("*/")) if str(folder) not in failed and is_complete(folder)]
     path = group.parent / f"video_{group.name}_path.txt"
     write_text(path, "".join(f"{clip.resolve()}\n" for clip in clips))
     logger.info("%s: %d clips", path, len(clips))

@@ -166,9 +166,12 @@ def training_step(
         The losses, the predicted v and the clean latents.
     """
     with torch.no_grad():
-        moments = batch.moments
-        if moments is None:
+        if batch.moments is not None:
+            moments = batch.moments
+        elif batch.pixels is not None:
             moments = encoders.moments(batch.pixels.flatten(0, 1)).unflatten(0, batch.pixels.shape[:2])
+        else:
+            raise ValueError("a batch has neither pixels nor moments")
         latents = sample_posterior(moments, batch.posterior_noise) * encoders.vae.config.scaling_factor
         photo = batch.reference + NOISE_AUG_STRENGTH * batch.reference_noise
         image_latents = sample_posterior(encoders.moments(photo), batch.reference_posterior_noise)  # not scaled

@@ -1,5 +1,6 @@
 """A validation video during training, and its metrics."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,8 +13,11 @@ from animation.face.embedding import embed_face
 from animation.media.writing import AnimationWriter
 from animation.pipeline import AnimationPipeline
 from animation.settings import CONDITIONED_FPS
+from animation.training.check import ASPECT_TOLERANCE
 from animation.training.clips import Bucket
 from animation.training.settings import TrainingSettings, ValidationCase
+
+logger = logging.getLogger(__name__)
 
 # Generated and true frames, (F, H, W, 3) uint8 RGB each, to numbers by name.
 Metrics = Callable[[np.ndarray, np.ndarray], Mapping[str, float]]
@@ -66,7 +70,12 @@ class Validation:
         aspect = np.divide(*self.poses[0].size)
         sizes = [(bucket.width, bucket.height) for bucket in buckets]
         self.size = min(sizes, key=lambda size: abs(np.log(size[0] / size[1] / aspect)))
-        self.poses.warn_if_stretched(self.size[1], self.size[0])
+        width, height = self.size
+        self.poses.warn_if_stretched(height, width)
+        if abs(self.photo.width / self.photo.height * height / width - 1) > ASPECT_TOLERANCE:
+            logger.warning(
+                "the validation photo of %d×%d pixels is stretched to %d×%d", *self.photo.size, width, height
+            )
         self.embedding = embed_face(self.photo, settings.face_models, channel_order)
         self.truth = None
         if case.truth is not None:
