@@ -29,7 +29,7 @@ def test_requirements_are_plain_where_the_package_reads_them():
         assert not [line for line in (ROOT / name).read_text().splitlines() if line.startswith("-")]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def installed(tmp_path_factory):
     """The `bin` of a new environment with the package, built from a copy; its dependencies are this environment's."""
     folder = tmp_path_factory.mktemp("install")
@@ -73,11 +73,11 @@ def test_the_installed_command_animates_from_an_empty_folder(installed, tmp_path
     done = run(tmp_path, command, "doctor")
     assert done.returncode == 0, done.stdout
     assert "ok       libraries: all " in done.stdout
+    check_contents(installed)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="an environment laid out otherwise")
-def test_only_the_small_weights_are_packed(installed):
+def check_contents(installed):
+    """The small weights are in the package, whole, and nothing else is beside it."""
     (package,) = installed.parent.glob("lib/python*/site-packages/animation")
     files = [path for path in (package / "shipped").rglob("*") if path.is_file()]
     shipped = {path.relative_to(package / "shipped").as_posix(): path.stat().st_size for path in files}

@@ -145,8 +145,8 @@ def check_onnxruntime(wants_cuda: bool) -> Finding:
     import onnxruntime
     from onnx import TensorProto, helper
 
-    sides = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, [1])] for name in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", *sides)
+    given, found = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y"))
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", [given], [found])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)
     available = onnxruntime.get_available_providers()
@@ -205,7 +205,9 @@ def check_poses(photo_path: str | None, driver_path: str | None, checkpoints: Ch
             findings.append(check_border([people.boxes, *map(wholebody.detector, frames[1:])], recording.video_size))
         if recording.photo is not None and recording.video:
             findings.append(check_views(recording.photo, recording.video[0]))
-            findings.append(check_distance(float(arrange(recording).distances[0])))
+            distances = arrange(recording).distances
+            if distances is not None:
+                findings.append(check_distance(float(distances[0])))
         return ""
 
     outcome = check("poses", look)

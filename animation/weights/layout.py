@@ -14,12 +14,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from animation.errors import CheckpointError
+from animation.flags import Settings
 from DWPose.wholebody import MODEL_FILES
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Settings)
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ def fill_in(settings: T, checkpoints: Checkpoints | None = None) -> T:
     """Settings in which every network that was left out (None) is found, and what suits it is set; the log says so.
 
     Args:
-        settings: a dataclass with fields of the names in `PLACES` and `RELEASED`; its other fields stay.
+        settings: with fields of the names in `PLACES` and `RELEASED`; its other fields stay.
         checkpoints: that are taken; None: those that `find_checkpoints` finds.
 
     Raises:
@@ -171,7 +172,8 @@ def find_parts(**paths: str | Path | None) -> Checkpoints:
     checkpoints = find_checkpoints()
     if None in paths.values():
         checkpoints.announce()
-    return replace(checkpoints, **{name: Path(path) for name, path in paths.items() if path is not None})
+    given: dict[str, Any] = {name: Path(path) for name, path in paths.items() if path is not None}
+    return replace(checkpoints, **given)
 
 
 def released(root: Path) -> Checkpoints:

@@ -5,6 +5,7 @@ import pickletools
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import init_empty_weights
@@ -14,6 +15,8 @@ from torch import nn
 
 from animation.errors import CheckpointError
 from animation.weights.onnx import read_arcface_onnx
+
+Model = TypeVar("Model", bound=nn.Module)
 
 # A tensor that only one of our models has, to recognise a file given in another's place.
 SIGNATURES = {
@@ -152,12 +155,12 @@ def assign_state_dict(
 
 
 def load_self_described(
-    model_class,
+    model_class: type[Model],
     path: str | Path,
     dtype: torch.dtype,
     state: Mapping[str, torch.Tensor] | None = None,
     device: str = "cpu",
-) -> nn.Module:
+) -> Model:
     """Load a model whose sizes its own tensors tell; they are read from the file unless given.
 
     Raises:
@@ -165,7 +168,7 @@ def load_self_described(
     """
     state = read_state_dict(path) if state is None else state
     try:
-        config = model_class.config_from_shapes({name: tensor.shape for name, tensor in state.items()})
+        config = cast(Any, model_class).config_from_shapes({name: tensor.shape for name, tensor in state.items()})
     except KeyError as error:
         raise CheckpointError(
             f"{path}: not the weights of {model_class.__name__}: {error.args[0]} is missing; {recognise(set(state))}"
