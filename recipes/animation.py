@@ -108,6 +108,7 @@ def training_command(args: argparse.Namespace, stage: str, start_from: Path | No
         "validation_steps": 10**9,
         "report_to": "none",
         "mixed_precision": args.mixed_precision,
+        "max_grad_norm": 1,
         "seed": 0,
     }
     switches = ["--cache_latents", "--use_ema"]

@@ -6,145 +6,158 @@ Animates 20 cases whose photo is another moment of the driving video (`same`) an
 another (`cross`), and measures them with the project's own evaluation. What is done already is not done again.
 """
 
-import argparse
-import contextlib
-import json
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
 from PIL import Image
+from torch import nn
 from tqdm import tqdm
 
+from animation import cli
 from animation.evaluation.evaluation import evaluate
 from animation.evaluation.records import overall
 from animation.evaluation.settings import EvaluationSettings
-from animation.face.embedding import embed_face
 from animation.face.settings import FaceOptimizationSettings
-from animation.face_optimization import build_face_optimizer
+from animation.files import read_json, write_json
+from animation.flags import flag, parse
 from animation.media.writing import AnimationWriter
-from animation.modules import attention_processor
+from animation.modules.attention_processor import IDAdapterAttnProcessor, ImageTokenAttnProcessor
+from animation.modules.unet import PoseGuidedUNet
 from animation.pipeline import AnimationPipeline
 from animation.report import RunReport
-from animation.settings import CONDITIONED_FPS
-from animation.training.step import MOTION_BUCKET_ID
+from animation.run import choose_channel_order, embed_photo, render
+from animation.settings import InferenceSettings, Sampling, Weights
+from animation.weights.layout import fill_in
 from puppets.writing import FPS, Format, write_case
 
 SIDE, FRAMES = 128, 16
-RUNS = (
-    *(("same", variant) for variant in ("whole", "copy")),
-    *(("cross", variant) for variant in ("whole", "copy", "no_poses", "no_face_tokens", "no_alignment", "hjb")),
-)
+RUNS = [
+    *(f"same/{variant}" for variant in ("whole", "copy")),
+    *(f"cross/{variant}" for variant in ("whole", "copy", "no_poses", "no_face_tokens", "no_alignment", "hjb")),
+]
 COLUMNS = ("psnr", "ssim", "l1", "csim_photo", "csim_truth", "csim_driver", "pck_0.05", "pck_0.1")
 
 
-@contextlib.contextmanager
-def ablation(variant: str) -> Iterator[None]:
-    """The ID-Adapter without its face tokens, or without the alignment of distributions."""
-    with contextlib.ExitStack() as stack:
-        if variant in ("no_face_tokens", "no_alignment"):
-            stack.enter_context(mock.patch.object(attention_processor, "folding_pays", lambda *_: False))
-            replaced = (lambda features, _target: 0 * features) if variant == "no_face_tokens" else lambda y, _target: y
-            stack.enter_context(mock.patch.object(attention_processor, "align_distribution", replaced))
+@dataclass(kw_only=True)
+class FigureSettings(Weights, Sampling):
+    """What is measured, and how it is animated."""
+
+    work: str = flag("output/puppet_figures", "cases, results, evaluations", metavar="DIR")
+    figures: str = flag("recipes/state/figures.json", "where the figures go", metavar="FILE")
+    cases: int = flag(20, "of each kind", least=1)
+    runs: list[str] = flag(RUNS, "KIND/VARIANT; left out, all", metavar="RUN")
+    seed: int = flag(0, "of each animation", least=0)
+
+
+class Unaligned:
+    """The ID-Adapter without the alignment of distributions: the two attentions' outputs are added as they are."""
+
+    def __init__(self, adapter: IDAdapterAttnProcessor):
+        self.adapter = adapter
+
+    def __call__(
+        self, attn: Attention, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor, attention_mask=None
+    ) -> torch.Tensor:
+        """(B·F, S, C) → (B·F, S, C), for tokens (B·F, 1 + n, D), the image token first."""
+        tokens = encoder_hidden_states[:, 1:]
+        query, key, value = (
+            states.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            for states in (attn.to_q(hidden_states), self.adapter.id_to_k(tokens), self.adapter.id_to_v(tokens))
+        )
+        features = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(-2)
+        return attn.to_out[0](attn.to_v(encoder_hidden_states[:, :1]) + features)
+
+
+@contextmanager
+def ablation(unet: PoseGuidedUNet, variant: str) -> Iterator[None]:
+    """The UNet with its ID-Adapters without face tokens, or without the alignment, or as they are."""
+    before = dict(unet.attn_processors)
+    others = {"no_face_tokens": lambda _: ImageTokenAttnProcessor(unet.layout), "no_alignment": Unaligned}
+    other = others.get(variant, lambda adapter: adapter)
+    processors: dict[str, nn.Module] = {
+        name: other(processor) if isinstance(processor, IDAdapterAttnProcessor) else processor
+        for name, processor in before.items()
+    }
+    try:
+        unet.set_attn_processor(processors)
         yield
+    finally:
+        unet.set_attn_processor(before)
 
 
-def animate_case(pipeline: AnimationPipeline, case: Path, output: Path, variant: str, args: argparse.Namespace) -> None:
+def animate_case(pipeline: AnimationPipeline, case: Path, output: Path, variant: str, settings: FigureSettings) -> None:
     """Animate a case as `inference_basic.py` would, but for what the variant leaves out."""
-    settings = FaceOptimizationSettings(
+    optimized = {"end_refine_step": settings.num_inference_steps} if variant == "hjb" else {}
+    cls = FaceOptimizationSettings if variant == "hjb" else InferenceSettings
+    run = cls(
+        **settings.shared(Weights) | settings.shared(Sampling),
+        **optimized,
         validation_image=str(case / "reference.png"),
         validation_control_folder=str(case / "poses"),
         output_dir=str(output),
-        face_models=str(args.face_models),
-        dwpose_models=str(args.dwpose),
-        face_embedding_extractor_weight_path=str(args.checkpoints / "Animation" / "glintr100_torch.safetensors"),
         height=SIDE,
         width=SIDE,
+        decode_chunk_size=FRAMES,
     )
-    inputs = settings.read_inputs()
-    poses = list(inputs.poses)
-    with AnimationWriter(output, len(poses), FPS, png=True, gif=False) as writer:
+    inputs = run.read_inputs()
+    with AnimationWriter(output, len(inputs.poses), FPS, png=True, gif=False) as writer:
         if variant == "copy":
-            writer.write(np.stack([np.asarray(inputs.photo)] * len(poses)))
+            writer.write(np.stack([np.asarray(inputs.photo)] * len(inputs.poses)))
             return
+        device = torch.device("cpu")
+        embedding = embed_photo(inputs.photo, run, choose_channel_order(run), device)
+        inputs = replace(inputs, face_embedding=embedding)
         if variant == "no_poses":
-            poses = [Image.new("RGB", pose.size) for pose in poses]
-        embedding = embed_face(inputs.photo, args.face_models, "bgr", "cpu", None, args.dwpose)
-        generator = torch.Generator().manual_seed(0)
-        refine = None
-        if variant == "hjb":
-            settings = replace(settings, end_refine_step=args.steps)
-            refine = build_face_optimizer(settings, inputs, pipeline, RunReport({}, torch.device("cpu")))
-            refine.progress = False
-        with ablation(variant):
-            conditions = pipeline.encode(
-                inputs.photo, poses, embedding, SIDE, SIDE, CONDITIONED_FPS, MOTION_BUCKET_ID, 0.02, generator
-            )
-            latents = pipeline.denoise(
-                conditions,
-                args.steps,
-                args.guidance_scale,
-                None,
-                args.tile_size,
-                args.overlap,
-                None,
-                generator,
-                refine_x0=refine,
-            )
-        for frames in pipeline.decode(latents, len(poses)):
-            writer.write(frames)
+            inputs = replace(inputs, poses=[Image.new("RGB", pose.size) for pose in inputs.poses])
+        with ablation(pipeline.unet, variant):
+            for frames in render(run, inputs, pipeline, RunReport({}, device)):
+                writer.write(frames)
 
 
-def measure(results: Path, truth: Path, output: Path, args: argparse.Namespace) -> dict[str, float]:
+def measure(results: Path, truth: Path, output: Path, settings: FigureSettings) -> dict[str, float]:
     """The means of one run over its cases."""
-    settings = EvaluationSettings(
+    evaluation = EvaluationSettings(
         results=str(results),
         truth=str(truth),
         output_dir=str(output),
-        face_models=str(args.face_models),
-        pose_models=str(args.dwpose),
+        face_models=settings.face_models,
+        pose_models=settings.dwpose_models,
         device="cpu",
     )
-    means = overall(evaluate(settings, settings.read_cases()))
+    means = overall(evaluate(evaluation, evaluation.read_cases()))
     return {name: round(means[name][0], 4) for name in COLUMNS if name in means}
 
 
 def main() -> None:
     """Make the cases, animate, measure, write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints/tiny"))
-    parser.add_argument("--dwpose", type=Path, default=Path("checkpoints/tiny/DWPose"))
-    parser.add_argument("--face_models", type=Path, default=Path("models/tiny/antelopev2"))
-    parser.add_argument("--work", type=Path, default=Path("output/puppet_figures"), help="cases, results, evaluations")
-    parser.add_argument("--figures", type=Path, default=Path("recipes/state/figures.json"))
-    parser.add_argument("--cases", type=int, default=20, help="of each kind")
-    parser.add_argument("--runs", nargs="+", default=["/".join(run) for run in RUNS], metavar="KIND/VARIANT")
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--guidance_scale", type=float, default=1.0)
-    parser.add_argument("--tile_size", type=int, default=16)
-    parser.add_argument("--overlap", type=int, default=4)
-    args = parser.parse_args()
-    svd, animation = args.checkpoints / "SVD", args.checkpoints / "Animation"
+    cli.start_logging()
+    settings = fill_in(parse(FigureSettings, __doc__))
+    settings.check()
     pipeline = AnimationPipeline.from_checkpoints(
-        svd_folder=svd, **{f"{part}_path": animation / f"{part}.pth" for part in ("unet", "pose_net", "face_encoder")}
+        svd_folder=settings.pretrained_model_name_or_path,
+        unet_path=settings.unet_model_name_or_path,
+        pose_net_path=settings.posenet_model_name_or_path,
+        face_encoder_path=settings.face_encoder_model_name_or_path,
     )
     pipeline.set_progress_bar_config(disable=True)
-    form, found = Format(width=SIDE, height=SIDE, num_frames=FRAMES), {}
-    for run in args.runs:
+    form, work = Format(width=SIDE, height=SIDE, num_frames=FRAMES), Path(settings.work)
+    for run in settings.runs:
         kind, variant = run.split("/")
-        truth, results = args.work / "cases" / kind, args.work / "results" / kind / variant
-        for index in tqdm(range(args.cases), desc=run, unit="case"):
+        truth, results = work / "cases" / kind, work / "results" / kind / variant
+        for index in tqdm(range(settings.cases), desc=run, unit="case"):
             truth.mkdir(parents=True, exist_ok=True)
             case = write_case(truth / f"case-{index + 1}", index, form, kind)
             if not (results / case.name / "animation.mp4").is_file():
-                animate_case(pipeline, case, results / case.name, variant, args)
-        found[run] = measure(results, truth, args.work / "evaluation" / kind / variant, args)
-        print(run, found[run])
-        figures = json.loads(args.figures.read_text(encoding="utf-8")) if args.figures.is_file() else {}
-        args.figures.write_text(json.dumps(figures | found, indent=1) + "\n", encoding="utf-8")
+                animate_case(pipeline, case, results / case.name, variant, settings)
+        found = measure(results, truth, work / "evaluation" / kind / variant, settings)
+        print(run, found)
+        write_json(Path(settings.figures), read_json(Path(settings.figures)) | {run: found})
 
 
 if __name__ == "__main__":

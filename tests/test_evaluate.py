@@ -434,15 +434,26 @@ def test_cases_are_named_one_after_another():
     assert given == EvaluationSettings(results="a", truth="b", output_dir="c", cases=["case-1", "x"])
 
 
-def test_after_the_quick_start_the_line_says_which_names_must_match(folders, tmp_path):
-    """What command_basic_infer.sh leaves is named as no case."""
-    write_frames(tmp_path / "output" / "basic" / "animated_images", 2)
+def test_after_the_quick_start_the_line_says_which_names_must_match(tmp_path):
+    """What command_basic_infer.sh leaves is named as no case. Beside the shipped cases lies a driver."""
+    shipped = Path(__file__).parents[1] / "inference"
+    assert (shipped / "driver.mp4").is_file()
+    write_frames(tmp_path / "basic" / "animated_images", 2)
     with pytest.raises(InputError) as error:
-        find_cases(tmp_path / "output", folders["--truth"])
+        find_cases(tmp_path, shipped)
     message = str(error.value)
-    assert "3 of 3 cases are not there (case-1, case-2, case-10); it has basic" in message
+    assert "3 of 3 cases are not there (case-1, case-2, case-3); it has basic" in message
     assert "found by their case's name" in message
-    assert f"into {tmp_path / 'output' / 'case-1'}" in message
+    assert f"into {tmp_path / 'case-1'}" in message
+    cases = find_cases(shipped / "case-1" / "truth", shipped / "case-1")
+    assert [case.name for case in cases] == ["case-1"]
+
+
+def test_a_driver_alone_is_a_case(folders, tmp_path):
+    (tmp_path / "case-x").mkdir()
+    (tmp_path / "case-x" / "driver.mp4").write_bytes(b"junk")
+    with pytest.raises(InputError, match=r"driver.mp4: not a readable video"):
+        find_cases(folders["--results"] / "case-2", tmp_path / "case-x")
 
 
 def test_pck_with_dwpose(reference, folders):

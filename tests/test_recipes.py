@@ -6,8 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from animation.modules.attention_processor import IDAdapterAttnProcessor
+from animation.modules.unet import PoseGuidedUNet
 from DWPose.detector import PersonDetector
 from recipes import detectors, loop, pose_estimator, recogniser
+from recipes.animation import UNET
+from recipes.figures import ablation
 
 
 def arguments(folder, steps):
@@ -124,3 +128,32 @@ def test_recogniser_sample():
     sample = recogniser.make_sample(5)
     assert sample["image"].shape == (3, 112, 112)
     assert 0 <= sample["who"] < recogniser.PEOPLE
+
+
+def test_ablations_take_away_what_they_say():
+    """On a UNet of two blocks, against the adapter's equations; afterwards it is as before."""
+    torch.manual_seed(0)
+    unet = PoseGuidedUNet(**UNET).eval()
+    before = unet.attn_processors
+    name = next(name for name, processor in before.items() if isinstance(processor, IDAdapterAttnProcessor))
+    attn = unet.get_submodule(name.removesuffix(".processor"))
+    states, tokens = torch.randn(2, 9, attn.to_q.in_features), torch.randn(1, 5, 128).expand(2, 5, 128)
+    adapter = attn.processor
+    image = attn.to_v(tokens[:, :1])
+
+    def heads(rows):
+        return torch.stack(rows.chunk(attn.heads, dim=-1), dim=1)
+
+    weights = heads(attn.to_q(states)) @ heads(adapter.id_to_k(tokens[:, 1:])).mT * attn.scale
+    face = torch.cat(list((weights.softmax(-1) @ heads(adapter.id_to_v(tokens[:, 1:]))).unbind(1)), dim=-1)
+    expected = {"no_face_tokens": image.expand_as(face), "no_alignment": image + face}
+    with torch.no_grad():
+        whole = attn.processor(attn, states, tokens)
+        for variant, features in expected.items():
+            with ablation(unet, variant):
+                found = attn.processor(attn, states, tokens).expand_as(whole)
+            torch.testing.assert_close(found, attn.to_out[0](features), rtol=1e-4, atol=1e-5)
+            assert not torch.allclose(found, whole, rtol=1e-2)  # the control
+        with ablation(unet, "whole"):
+            torch.testing.assert_close(attn.processor(attn, states, tokens), whole, rtol=0, atol=0)
+    assert all(unet.attn_processors[name] is processor for name, processor in before.items())

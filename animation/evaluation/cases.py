@@ -103,13 +103,14 @@ def open_frames(path: Path, max_frames: int | None = None) -> FrameFolder | Vide
 
 
 def _is_case(path: Path) -> bool:
-    """Whether a path of ground truth is one case, not a folder of cases."""
+    """Whether a path of ground truth is one case, not a folder of cases, beside which a driver may lie."""
     if not path.is_dir():
         return True
-    parts = (path / "truth", path / "driver", path / "poses")
-    photos = any((path / f"{PHOTO_STEM}{suffix}").is_file() for suffix in IMAGE_SUFFIXES)
-    videos = (path / f"{name}.mp4" for name in ("truth", "driver"))
-    return photos or any(part.is_dir() for part in parts) or any(map(Path.is_file, videos)) or _has_frames(path)
+    files = (path / "truth.mp4", *(path / f"{PHOTO_STEM}{suffix}" for suffix in IMAGE_SUFFIXES))
+    folders = (path / "truth", path / "driver", path / "poses")
+    if any(map(Path.is_file, files)) or any(map(Path.is_dir, folders)) or _has_frames(path):
+        return True
+    return (path / "driver.mp4").is_file() and not any(part.is_dir() and _is_case(part) for part in path.iterdir())
 
 
 def find_cases(
