@@ -72,6 +72,7 @@ def test_frames_through_python(pipeline, reference, name):
     assert furthest(shifted, reference / CASES[name]) > 1  # a control that must fail
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_frames_through_the_script(reference, tmp_path, name):
     folder = reference / name
