@@ -56,6 +56,11 @@ class Checkpoint(Protocol):
         """Keep the latents with which `step` is to begin; as many steps as there are: all is done."""
 
 
+def automatic_cfg_batch(device: torch.device, window_pixels: int) -> int:
+    """How many guidance branches run in one batch where nobody says, for windows of so many latent pixels."""
+    return 2 if device.type != "cpu" or window_pixels <= CPU_BATCH_PIXELS else 1
+
+
 class WindowedDenoiser:
     """Predicts v for a video of any length, window by window.
 
@@ -83,7 +88,7 @@ class WindowedDenoiser:
         self.conditions = conditions
         self.device = device
         window_pixels = len(windows[0]) * conditions.image_latents[0, 0].numel()
-        self.cfg_batch = cfg_batch or (2 if device.type != "cpu" or window_pixels <= CPU_BATCH_PIXELS else 1)
+        self.cfg_batch = cfg_batch or automatic_cfg_batch(device, window_pixels)
         self._may_fall_back = cfg_batch is None
         self.windows = [torch.tensor(window, device=device) for window in windows]
         self._pose_windows = [index.to(conditions.pose_latents.device) for index in self.windows]

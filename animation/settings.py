@@ -116,6 +116,11 @@ class Sampling(Settings):
         affects=NOTHING,
     )
 
+    @property
+    def guided(self) -> bool:
+        """Whether any frame's guidance scale is above 1, so that there is an unconditional branch."""
+        return max(self.guidance_scale or 0, self.min_guidance_scale or 0) > 1
+
     def check(self) -> None:
         """Raise InputError for a setting that makes no sense."""
         super().check()

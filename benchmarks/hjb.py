@@ -10,27 +10,22 @@ resident size less that before the step, so that nothing of one size is in the n
 """
 
 import argparse
-import contextlib
 import statistics
 import subprocess
 import sys
 import time
-import weakref
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from accelerate import init_empty_weights
 from diffusers import AutoencoderKLTemporalDecoder
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from animation.decoding import LATENT_SIZE
 from animation.face.boxes import FaceBox
 from animation.face_optimization import FaceOptimizer, latent_window
 from animation.modules.arcface import ArcFace
 from animation.modules.unet import PoseGuidedUNet
+from animation.planning.counting import META, FusedAttention, MetaCounter
 from animation.weights.loading import load_vae
 
 VAE_WIDTHS = {"tiny": (32, 32, 32, 32), "small": (64, 128, 256, 256), "released": (128, 256, 512, 512)}
@@ -38,17 +33,14 @@ SMALL_ARCFACE = {"widths": (8, 8, 16, 16, 32), "depths": (1, 2, 2, 1)}
 GIB = 2**30
 
 
-def build_vae(config: str, dtype: torch.dtype = torch.float32) -> AutoencoderKLTemporalDecoder:
+def build_vae(config: str, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> torch.nn.Module:
     """SVD's VAE of random weights, frozen."""
     torch.manual_seed(0)
-    torch.set_default_dtype(dtype)
-    try:
+    with torch.device(device):
         vae = AutoencoderKLTemporalDecoder(
             block_out_channels=VAE_WIDTHS[config], down_block_types=("DownEncoderBlock2D",) * 4, layers_per_block=2
         )
-    finally:
-        torch.set_default_dtype(torch.float32)
-    return vae.eval().requires_grad_(False)
+    return torch.nn.Module.to(vae, device, dtype).eval().requires_grad_(False)
 
 
 def centre_boxes(frames: int, height: int, width: int, share: float = 0.2) -> list[FaceBox]:
@@ -101,36 +93,6 @@ def measure_apart(*arguments: object) -> float:
     return float(result.stdout.split()[-1])
 
 
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors that are alive at once, made by operations within the context.
-
-    Attributes:
-        peak: the most at any time, bytes. Workspaces inside kernels are not counted.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.now = self.peak = 0
-        self._seen = weakref.WeakSet()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        """Run the operation and count the storages that it made."""
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                if storage not in self._seen:
-                    self._seen.add(storage)
-                    size = storage.nbytes()
-                    self.now += size
-                    weakref.finalize(storage, self._free, size)
-        self.peak = max(self.peak, self.now)
-        return result
-
-    def _free(self, size: int) -> None:
-        self.now -= size
-
-
 def count_step(
     config: str,
     dtype: torch.dtype,
@@ -140,25 +102,23 @@ def count_step(
     crop: int | None = None,
     checkpointing: bool = True,
     frames: int | None = None,
-    fake: bool = True,
 ) -> int:
-    """Bytes alive at most while a gradient is made.
+    """Bytes of tensors alive at most while a gradient is made, the networks' own left out; none are allocated.
 
     Args:
         chunk: frames decoded together.
         frames: of the video; None: one chunk.
-        fake: allocate none of them, and compute nothing.
     """
     frames = frames or chunk
-    with FakeTensorMode() if fake else contextlib.nullcontext():
-        vae = build_vae(config, dtype)
+    vae = build_vae(config, dtype, META)
+    with META:
         arcface = ArcFace(**({} if config == "released" else SMALL_ARCFACE)).eval().requires_grad_(False)
-        variant = {"decode_chunk_size": chunk, "crop_margin": crop, "checkpointing": checkpointing}
-        hook = build_optimizer(vae, frames, height, width, arcface, **variant)
-        latents = torch.randn(frames, 4, height // LATENT_SIZE, width // LATENT_SIZE)
-        with LiveBytes() as live:
-            hook.gradient(latents)
-    return live.peak
+    variant = {"decode_chunk_size": chunk, "crop_margin": crop, "checkpointing": checkpointing}
+    hook = build_optimizer(vae, frames, height, width, arcface, **variant)
+    latents = random_latents(frames, height, width).to(META)
+    with FusedAttention(), MetaCounter() as counter:
+        hook.gradient(latents)
+    return counter.peak
 
 
 def parameter_bytes(model: torch.nn.Module, bytes_each: int) -> int:
@@ -181,9 +141,9 @@ def show_memory(args) -> None:
 def show_model(args) -> None:
     """What a card must hold at the released sizes."""
     height, width = args.height or 1024, args.width or 576
-    with init_empty_weights():
+    with META:
         unet = PoseGuidedUNet(block_out_channels=(320, 640, 1280, 1280), num_attention_heads=(5, 10, 20, 20))
-        vae, arcface = build_vae("released"), ArcFace()
+        vae, arcface = build_vae("released", device=META), ArcFace()
     frames = 450
     latents = frames * 4 * (height // LATENT_SIZE) * (width // LATENT_SIZE) * 4
     fixed = {

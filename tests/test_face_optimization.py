@@ -311,7 +311,7 @@ def test_memory_grows_with_the_chunk_and_not_with_the_frames():
     """Bytes alive at once, counted; benchmarks/hjb.py measures them in processes."""
 
     def peak(frames, chunk, checkpointing=True):
-        return count_step("tiny", torch.float32, chunk, 32, 32, None, checkpointing, frames, fake=False)
+        return count_step("tiny", torch.float32, chunk, 32, 32, None, checkpointing, frames)
 
     short, long = peak(1, 1), peak(6, 1)
     assert long < 1.01 * short

@@ -6,11 +6,12 @@ Writes animation.mp4 with the video's sound, animated_images/ and run.json to th
 again with the same command, it goes on where it stopped.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from animation import cli
-from animation.clip.cases import Processes, check_cases, read_cases
+from animation.clip.cases import Case, Processes, check_cases, read_cases
 from animation.clip.plan import describe
 from animation.clip.settings import ClipSettings
 from animation.errors import InputError
@@ -45,7 +46,7 @@ def main() -> None:
         raise InputError(f"{processes.count} processes for one clip; several share out the clips of --cases")
     asked, settings = settings, settings.resolve()
     inputs = settings.read_inputs()  # bad input ends here, before torch is imported
-    print(describe(settings, inputs))
+    print(describe(settings, inputs), flush=True)  # at once: importing torch takes seconds
     cli.quiet_libraries()
     if dry_run or settings.max_vram is not None:
         from animation.clip.fitting import fit
@@ -67,13 +68,28 @@ def animate_cases(settings: ClipSettings, path: str, processes: Processes, dry_r
     check_writable(Path(settings.output))
     cases = check_cases(settings, contents, processes.own)
     if dry_run:
-        for case in cases:
-            print(f"{case.name}\n{case.error or describe(case.settings, case.inputs)}")
-        bad = [case.name for case in cases if case.error is not None]
-        if bad:
-            raise InputError(f"{len(bad)} of {len(cases)} cases make no sense: {cli.listed(bad)}")
+        plan_cases(cases)
         return
     cli.quiet_libraries()
     from animation.clip.batch import run_cases
 
     run_cases(cases, settings.output, processes)
+
+
+def plan_cases(cases: Sequence[Case]) -> None:
+    """Print what each clip would take. Raises InputError where some make no sense or do not fit."""
+    for case in cases:
+        print(f"{case.name}\n{case.error or describe(case.settings, case.inputs)}", flush=True)
+    cli.quiet_libraries()
+    from animation.clip.fitting import fit
+
+    for case in cases:
+        if case.error is None:
+            try:
+                _, plan = fit(case.settings, case.inputs, case.asked)
+            except InputError as error:
+                case.error = str(error)
+            print(f"{case.name}\n{case.error or plan.text()}", flush=True)
+    bad = [case.name for case in cases if case.error is not None]
+    if bad:
+        raise InputError(f"{len(bad)} of {len(cases)} cases make no sense: {cli.listed(bad)}")

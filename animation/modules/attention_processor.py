@@ -90,6 +90,7 @@ class IDAdapterAttnProcessor(nn.Module):
         self.id_to_k = nn.Linear(cross_attention_dim, hidden_size, bias=False)
         self.id_to_v = nn.Linear(cross_attention_dim, hidden_size, bias=False)
         self.layout = layout or BatchLayout()
+        self.folding = True
 
     def forward(
         self,
@@ -117,7 +118,7 @@ class IDAdapterAttnProcessor(nn.Module):
 
         image_value = attn.to_v(tokens[:, 0])[:, None]  # (N, 1, C), the attention output z at every pixel
         id_key, id_value = self.id_to_k(id_tokens), self.id_to_v(id_tokens)  # (N, n, C)
-        attend = folded_attention if folding_pays(attn, id_tokens.shape[1]) else plain_attention
+        attend = folded_attention if self.folding and folding_pays(attn, id_tokens.shape[1]) else plain_attention
         output = attend(attn, hidden_states[first:], image_value, id_key, id_value)
         if first:
             bias = attn.to_out[0](torch.zeros_like(output[:1, :1]))  # what zero tokens leave

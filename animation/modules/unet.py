@@ -31,6 +31,16 @@ class PoseGuidedUNet(UNetSpatioTemporalConditionModel):
             return ImageTokenAttnProcessor(self.layout)
         return IDAdapterAttnProcessor(*attn.to_k.weight.shape, self.layout)
 
+    def set_folding(self, enabled: bool) -> None:
+        """Let the ID-Adapter fold its keys and values into the weights of the layers around it, or not.
+
+        It is on from the start. Turn it off where a layer's weights are elsewhere until the layer runs; the same
+        numbers then cost more arithmetic.
+        """
+        for processor in self.attn_processors.values():
+            if isinstance(processor, IDAdapterAttnProcessor):
+                processor.folding = enabled
+
     def forward(
         self,
         sample: torch.Tensor,

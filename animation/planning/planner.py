@@ -1,44 +1,36 @@
-"""`--max_vram`: which levers make a run fit the memory, what it will take at each stage, and about how long."""
+"""Which levers make a run fit the memory, what it will take at each stage, and about how long."""
 
 import itertools
-import logging
 import math
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from animation.decoding import LATENT_SIZE
 from animation.errors import InputError
-from animation.planning.memory import Job, Rehearsal, peak_bytes
-from animation.runtime import choose_dtype
-from animation.sampling import CPU_BATCH_PIXELS
+from animation.planning.rehearsal import Rehearsal, load_rehearsal
+from animation.runtime import choose_device, choose_dtype
 from animation.settings import InferenceSettings
-from animation.weights.loading import load_arcface, load_components, resolve_svd_folder
-from animation.windows import window_indices
-
-logger = logging.getLogger(__name__)
 
 GB = 2**30  # bytes, as cards are sold and nvidia-smi counts
 CUDA_CONTEXT = 0.6 * GB  # of the driver and its libraries, in no tensor
 FRAGMENTED = 1.08  # what the allocator holds, over what tensors hold
 SMALLEST_TILE = 8  # frames: below it there is little movement left to see
 OFFLOADS = ("none", "model", "sequential")
-LEVERS = ("cfg_batch", "tile_size", "decode_chunk_size")  # of a job
-TRIAL_SECONDS = 0.5
+LEVERS = ("offload", "cfg_batch", "tile_size", "decode_chunk_size")
+TRIAL_SECONDS = 0.2
 TRIAL_CHANNELS, TRIAL_SIZE = 320, 32  # of a layer of the released UNet
 SHARE_OF_TRIAL = 0.6  # of the rate of a trial that a whole UNet reaches: on a CPU, fp32, 0.59 (0.51 to 0.63)
 
 
 @dataclass(frozen=True)
-class StagePlan:
-    """What one stage will take: bytes of device memory at its peak, and about how many seconds (None: not tried)."""
+class Need:
+    """What one stage will take: bytes of device memory at its peak, and floating-point operations."""
 
     bytes: int
-    seconds: float | None
+    flops: float
 
 
 @dataclass(frozen=True)
@@ -46,138 +38,67 @@ class Plan:
     """How a run will go.
 
     Attributes:
-        job: with the levers that were chosen.
-        offload: none, model or sequential.
-        stages: by name, in their order.
-        device: its kind, cpu or cuda.
-        limit: bytes that the run may take; None for all there are.
-        changed: the levers that differ from what was asked for, by flag.
-        rate: floating-point operations a second that the estimate of the time is made with; None for no estimate.
+        needs: by stage, in their order.
+        levers: the settings of `LEVERS` that the run will have, `cfg_batch` as the number that it comes to.
+        changed: those of the settings that differ from what was asked for, by name.
+        device: its kind, cpu, cuda or mps.
+        max_vram: GB that the run may take; None for all there are.
+        rate: floating-point operations a second, as tried here.
     """
 
-    job: Job
-    offload: str
-    stages: Mapping[str, StagePlan]
-    device: str
-    limit: int | None
+    needs: Mapping[str, Need]
+    levers: Mapping[str, object]
     changed: Mapping[str, object]
-    rate: float | None
+    device: str
+    max_vram: float | None
+    rate: float
 
     @property
     def bytes(self) -> int:
         """The most device memory that the run takes."""
-        return max(stage.bytes for stage in self.stages.values())
+        return max(need.bytes for need in self.needs.values())
 
     @property
-    def seconds(self) -> float | None:
-        """About how long it takes, without loading and skeletons; None where the device's speed was not tried."""
-        return None if self.rate is None else sum(stage.seconds for stage in self.stages.values())
-
-    def levers(self) -> dict[str, object]:
-        """The settings that were chosen, by the names of their flags."""
-        return {"offload": self.offload, **{name: getattr(self.job, name) for name in LEVERS}}
+    def seconds(self) -> float:
+        """About how long it takes, without loading and skeletons."""
+        return sum(need.flops for need in self.needs.values()) / self.rate
 
     def text(self) -> str:
         """The plan in a few lines."""
-        job = self.job
-        windows = len(window_indices(job.num_frames, job.tile_size, job.frames_overlap))
-        kept = ", ".join(f"--{name} {value}" for name, value in self.levers().items())
-        lines = [
-            f"plan: {job.num_frames} frames of {job.width}×{job.height} (width × height) in {windows} windows of up to "
-            f"{job.tile_size}, {job.num_inference_steps} steps",
-            f"  with {kept}",
-        ]
+        lines = [f"plan      {_flags(self.levers)}"]
         if self.changed:
-            flags = " ".join(f"--{name} {value}" for name, value in self.changed.items())
-            lines.append(f"  chosen to fit {self.limit / GB:.1f} GB: {flags}")
-        for name, stage in self.stages.items():
-            took = "" if stage.seconds is None else f"  about {duration(stage.seconds)}"
-            lines.append(f"  {name:8}{stage.bytes / GB:7.2f} GB{took}")
-        lines.append(f"  at most {self.bytes / GB:.2f} GB of {'GPU' if self.device == 'cuda' else 'tensor'} memory")
-        if self.rate is not None:
-            lines[-1] += f"; about {duration(self.seconds)} in all, at {self.rate / 1e12:.3g} TFLOP/s as tried here"
+            lines.append(f"          chosen to fit {self.max_vram:g} GB: {_flags(self.changed)}")
+        for name, need in self.needs.items():
+            lines.append(f"{name:10}{need.bytes / GB:.2f} GB, about {duration(need.flops / self.rate)}")
+        memory = "of GPU memory" if self.device == "cuda" else "of tensors"
+        lines.append(
+            f"in all    at most {self.bytes / GB:.2f} GB {memory}, about {duration(self.seconds)} at "
+            f"{self.rate / 1e12:.3g} TFLOP/s as tried here"
+        )
         return "\n".join(lines)
 
 
-def load_rehearsal(
-    settings: InferenceSettings, device: torch.device, arcface_path: str | Path | None = None
-) -> Rehearsal:
-    """A rehearsal of the networks that settings name, whose files' heads alone are read.
+def plan_run(
+    settings: InferenceSettings, num_frames: int, max_vram: float | None = None, fixed: Collection[str] = ()
+) -> Plan:
+    """Plan a run on the device that its settings name.
 
     Args:
-        settings: `SamplingSettings` of any kind: networks, number format.
-        device: that the run is for.
-        arcface_path: the recogniser of face optimisation; None without it.
+        settings: of the run.
+        num_frames: of the video.
+        max_vram, fixed: see `make_plan`.
 
     Raises:
         CheckpointError: a file is missing or damaged, or the parts do not fit each other.
-        InputError: the device does not compute in the number format.
+        InputError: the device does not do, or nothing fits.
     """
-    components = load_components(
-        resolve_svd_folder(settings.pretrained_model_name_or_path, settings.revision),
-        settings.unet_model_name_or_path,
-        settings.posenet_model_name_or_path,
-        settings.face_encoder_model_name_or_path,
-        choose_dtype(settings.dtype, device),
-        settings.vae,
-        device="meta",
-    )
-    arcface = None if arcface_path is None else load_arcface(arcface_path, device="meta")
-    on_gpu = device.type != "cpu"
-    memory = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
-    return Rehearsal(components, "cuda" if on_gpu else "cpu", arcface, memory)
-
-
-def job_of(
-    settings: InferenceSettings,
-    width: int,
-    height: int,
-    num_frames: int,
-    device: torch.device,
-    face_optimization: bool = False,
-) -> Job:
-    """What memory and time depend on, of `SamplingSettings` of any kind.
-
-    Args:
-        settings: steps, windows, guidance, levers; with face optimisation also its steps, iterations and crop.
-        width, height: of the canvas, pixels.
-        num_frames: of the video.
-        device: that the run is for; it decides what a `cfg_batch` of auto means.
-        face_optimization: whether faces are optimised.
-    """
-    guided = max(settings.guidance_scale, settings.min_guidance_scale or 0) > 1
-    window = min(settings.tile_size, num_frames) * width * height // LATENT_SIZE**2
-    automatic = 2 if device.type != "cpu" or window <= CPU_BATCH_PIXELS else 1
-    steps = settings.num_inference_steps
-    faces = {}
-    if face_optimization:
-        last = min(settings.end_refine_step, steps - 1)
-        faces = {
-            "refined_steps": max(0, last - settings.start_refine_step + 1),
-            "hjb_crop": settings.hjb_crop,
-            "num_optimization_iter": settings.num_optimization_iter,
-        }
-    return Job(
-        width=width,
-        height=height,
-        num_frames=num_frames,
-        num_inference_steps=steps,
-        tile_size=settings.tile_size,
-        frames_overlap=settings.frames_overlap,
-        guided=guided,
-        cfg_batch=automatic if settings.cfg_batch == "auto" else int(settings.cfg_batch),
-        decode_chunk_size=settings.decode_chunk_size,
-        **faces,
-    )
+    device = choose_device(settings.device)
+    rate = measure_rate(device, choose_dtype(settings.dtype, device))
+    return make_plan(load_rehearsal(settings, num_frames, device), max_vram, fixed, rate)
 
 
 def make_plan(
-    rehearsal: Rehearsal,
-    job: Job,
-    offload: str = "none",
-    max_vram: float | None = None,
-    fixed: Collection[str] = (),
-    rate: float | None = None,
+    rehearsal: Rehearsal, max_vram: float | None = None, fixed: Collection[str] = (), rate: float = math.inf
 ) -> Plan:
     """Plan a run, within a limit where there is one.
 
@@ -185,42 +106,34 @@ def make_plan(
     device, one guidance branch at a time), fewer frames decoded together, smaller windows, one layer at a time.
 
     Args:
-        rehearsal: of the networks, for the kind of device.
-        job: what is asked for: the start of the search, and what no lever goes above.
-        offload: what is asked for.
+        rehearsal: of the run as it is asked for: the start of the search, and what no lever goes above.
         max_vram: GB (2³⁰ bytes) of device memory that the run may take, the driver's share included.
-        fixed: levers that must stay as they are: of offload, cfg_batch, tile_size and decode_chunk_size.
-        rate: floating-point operations a second, as `measure_rate` finds them; None for no estimate of the time.
+        fixed: those of `LEVERS` that must stay as they are.
+        rate: floating-point operations a second, as `measure_rate` finds them.
 
     Raises:
-        InputError: the limit is not above 0, or nothing fits; it says what the least would be.
+        InputError: nothing fits; it says what the least would be.
     """
-    if max_vram is not None and not 0 < max_vram < math.inf:
-        raise InputError(f"--max_vram {max_vram} is not a size; give GB above 0")
-    limit = None if max_vram is None else int(max_vram * GB)
-    asked = {"offload": offload, **{name: getattr(job, name) for name in LEVERS}}
-    least = None
-    for candidate, way in [(job, offload)] if limit is None else _candidates(rehearsal, job, offload, fixed):
-        stages = rehearsal.run(candidate, way)
+    asked, device = rehearsal.settings, rehearsal.device.type
+    least: tuple | None = None
+    for settings in [asked] if max_vram is None else _candidates(rehearsal, fixed):
         needs = {
-            name: device_bytes(peak_bytes(stage, rehearsal, way), rehearsal.kernels) for name, stage in stages.items()
+            name: Need(device_bytes(rehearsal.bytes(stage, settings), device), stage.flops)
+            for name, stage in rehearsal.stages(settings).items()
         }
-        if limit is None or max(needs.values()) <= limit:
-            chosen = {"offload": way, **{name: getattr(candidate, name) for name in LEVERS}}
-            changed = {name: value for name, value in chosen.items() if value != asked[name]}
-            plans = {
-                name: StagePlan(needs[name], None if rate is None else stage.flops / rate)
-                for name, stage in stages.items()
-            }
-            return Plan(candidate, way, plans, rehearsal.kernels, limit, changed, rate)
-        if least is None or max(needs.values()) < least[0]:
-            least = max(needs.values()), max(needs, key=needs.get), candidate, way
-    need, stage, candidate, way = least
+        most = max(needs, key=lambda name: needs[name].bytes)
+        levers = {name: getattr(settings, name) for name in LEVERS}
+        changed = {name: value for name, value in levers.items() if value != getattr(asked, name)}
+        levers["cfg_batch"] = rehearsal.cfg_batch(settings)
+        if max_vram is None or needs[most].bytes <= max_vram * GB:
+            return Plan(needs, levers, changed, device, max_vram, rate)
+        if least is None or needs[most].bytes < least[0]:
+            least = needs[most].bytes, most, levers
+    need, stage, levers = least
     raise InputError(
-        f"--max_vram {max_vram:g}: {job.width}×{job.height} does not fit; the least is "
-        f"{math.ceil(need / GB * 100) / 100:.2f} GB, at the stage {stage} with --offload {way} "
-        f"--cfg_batch {candidate.cfg_batch} --tile_size {candidate.tile_size} "
-        f"--decode_chunk_size {candidate.decode_chunk_size}; give that much or a smaller --size"
+        f"--max_vram {max_vram:g}: {asked.width}×{asked.height} does not fit; the least is "
+        f"{math.ceil(need / GB * 100) / 100:.2f} GB, at the stage {stage} with {_flags(levers)}; give that much or a "
+        "smaller --size"
     )
 
 
@@ -229,19 +142,20 @@ def device_bytes(tensors: int, device: str) -> int:
     return int(tensors * FRAGMENTED + CUDA_CONTEXT) if device == "cuda" else tensors
 
 
-def _candidates(rehearsal: Rehearsal, job: Job, offload: str, fixed: Collection[str]) -> Iterator[tuple[Job, str]]:
+def _candidates(rehearsal: Rehearsal, fixed: Collection[str]) -> Iterator[InferenceSettings]:
     """All settings that may be tried, the cheapest in quality first, then the cheapest in time."""
-    ways = list(OFFLOADS[OFFLOADS.index(offload) :])
-    if "offload" in fixed or rehearsal.kernels == "cpu":
-        ways = [offload]
-    batches = [job.cfg_batch] if "cfg_batch" in fixed or not job.guided else list(dict.fromkeys([job.cfg_batch, 1]))
-    tiles = [job.tile_size] if "tile_size" in fixed else _halved(job.tile_size, SMALLEST_TILE)
-    tiles = [tile for tile in tiles if tile > job.frames_overlap]
-    chunks = [job.decode_chunk_size] if "decode_chunk_size" in fixed else _halved(job.decode_chunk_size, 1)
-    gentle, harsh = [way for way in ways if way != "sequential"], [way for way in ways if way == "sequential"]
-    for group in (gentle, harsh):
-        for tile, chunk, batch, way in itertools.product(tiles, chunks, batches, group):
-            yield replace(job, tile_size=tile, decode_chunk_size=chunk, cfg_batch=batch), way
+    asked = rehearsal.settings
+    ways = OFFLOADS[OFFLOADS.index(asked.offload) :] if rehearsal.device.type != "cpu" else [asked.offload]
+    choices = {
+        "tile_size": [tile for tile in _halved(asked.tile_size, SMALLEST_TILE) if tile > asked.frames_overlap],
+        "decode_chunk_size": _halved(asked.decode_chunk_size, 1),
+        "cfg_batch": list(dict.fromkeys([asked.cfg_batch, "1"])) if asked.guided else [asked.cfg_batch],
+        "offload": ways,
+    }
+    choices |= {name: [getattr(asked, name)] for name in fixed}
+    combinations = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
+    for levers in sorted(combinations, key=lambda levers: levers["offload"] == "sequential"):
+        yield replace(asked, **levers)
 
 
 def _halved(value: int, least: int) -> list[int]:
@@ -253,7 +167,7 @@ def _halved(value: int, least: int) -> list[int]:
 
 
 def measure_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second that whole networks will do on a device, from half a second's trial.
+    """Floating-point operations a second that whole networks will do on a device, from a short trial.
 
     The trial is a convolution and a matrix product of the released UNet's shapes, of which networks reach a share.
     """
@@ -286,3 +200,7 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _flags(levers: Mapping[str, object]) -> str:
+    return " ".join(f"--{name} {value}" for name, value in levers.items())

@@ -1,0 +1,225 @@
+"""What each stage of a run takes: its code runs on torch's meta device, where bytes and arithmetic are counted.
+
+So the model of the memory is the code whose memory it is. On CUDA, what kernels take for themselves is added; on a CPU
+the figures are those of tensors alone.
+"""
+
+import copy
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from PIL import Image
+
+from animation.decoding import LATENT_SIZE
+from animation.face.boxes import FaceBox
+from animation.face.settings import FaceOptimizationSettings
+from animation.face_optimization import FaceOptimizer
+from animation.pipeline import DEVICE_SHARE_FOR_POSES, AnimationPipeline
+from animation.planning.counting import META, FusedAttention, MetaCounter, cuda_workspace
+from animation.run import component_paths
+from animation.runtime import choose_dtype
+from animation.sampling import WindowedDenoiser, automatic_cfg_batch, denoise
+from animation.settings import InferenceSettings
+from animation.weights.loading import load_arcface, load_components
+from animation.windows import window_indices
+
+REHEARSED_CHUNKS = 2  # of frames: a second one meets what the first left
+PASSES = 4  # of the decoder in a gradient step: forward, once more for its gradients, and twice that backward
+ENCODERS = ("image_encoder", "face_encoder", "vae", "pose_net")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one stage of a run takes.
+
+    Attributes:
+        networks: the names of those at work.
+        peak: the most bytes of tensors beside the weights.
+        flops: floating-point operations.
+    """
+
+    networks: tuple[str, ...]
+    peak: int
+    flops: float
+
+
+class Rehearsal:
+    """Rehearses runs of one size and length; what their levers do not change is remembered.
+
+    Args:
+        components: what `load_components(…, device="meta")` returned; they are changed, and serve for nothing else.
+        settings: of the run; all but its levers hold for every rehearsal.
+        num_frames: of the video.
+        device: that the run is for.
+        arcface: the recogniser of face optimisation, on the meta device; needed where the settings ask for it.
+        device_memory: bytes of that device, which decide where poses wait; None: on the device.
+    """
+
+    def __init__(
+        self,
+        components: dict,
+        settings: InferenceSettings,
+        num_frames: int,
+        device: torch.device,
+        arcface: torch.nn.Module | None = None,
+        device_memory: int | None = None,
+    ):
+        self.settings, self.num_frames, self.device, self.arcface = settings, num_frames, device, arcface
+        self.device_memory = device_memory
+        self.networks = {name: part for name, part in components.items() if isinstance(part, torch.nn.Module)}
+        if arcface is not None:
+            self.networks["arcface"] = arcface
+        self._counter = MetaCounter(None if device.type == "cpu" else cuda_workspace)
+        for network in self.networks.values():
+            self._counter.hold(network.to(META))
+        self._base = self._counter.now
+        self._pipeline = AnimationPipeline(**components)
+        self._pipeline._allocate_pose_latents = self._allocate_pose_latents
+        self._decoder = "vae" if self._pipeline.preview_vae is None else "preview_vae"
+        self._latent_size = settings.height // LATENT_SIZE, settings.width // LATENT_SIZE
+        self._guidance = torch.full((num_frames,), 3.0 if settings.guided else 1.0)
+        self._stages: dict[tuple, Stage] = {}
+
+    def stages(self, settings: InferenceSettings) -> dict[str, Stage]:
+        """What the stages of a run take: encode, denoise, refine where there is face optimisation, and decode.
+
+        Stages on the host, by `--vae_device cpu`, are left out.
+
+        Args:
+            settings: those of the rehearsal with any `offload`, `cfg_batch`, `tile_size` and `decode_chunk_size`.
+        """
+        stages = {"encode": self._rehearse("encode", ENCODERS, self._encode)}
+        batch, tile = self.cfg_batch(settings), min(settings.tile_size, self.num_frames)
+        folding = settings.offload != "sequential"  # it reads weights that would lie elsewhere
+        stage = self._rehearse("denoise", ("unet",), self._denoise, batch, tile, folding)
+        windows = len(window_indices(self.num_frames, settings.tile_size, settings.frames_overlap))
+        stages["denoise"] = _times(stage, settings.num_inference_steps * windows)
+        if settings.vae_device == "cpu":
+            return stages
+        chunk = settings.decode_chunk_size
+        shown = min(self.num_frames, REHEARSED_CHUNKS * chunk)
+        if isinstance(settings, FaceOptimizationSettings):
+            steps = min(settings.end_refine_step, settings.num_inference_steps - 1) - settings.start_refine_step + 1
+            passes = (PASSES * settings.num_optimization_iter + 1) / (PASSES + 1)
+            stage = self._rehearse("refine", (self._decoder,), self._refine, chunk, settings.hjb_crop, shown)
+            stages["refine"] = _times(stage, steps * passes * self.num_frames / shown)
+        stage = self._rehearse("decode", (self._decoder,), self._decode, chunk)
+        stages["decode"] = _times(stage, self.num_frames / shown)
+        return stages
+
+    def bytes(self, stage: Stage, settings: InferenceSettings) -> int:
+        """The most bytes of tensors on the device in a stage, the weights that are there then included."""
+        on_host = {"vae", "preview_vae", "arcface"} if settings.vae_device == "cpu" else set()
+        there = {name: part for name, part in self.networks.items() if name not in on_host}
+        weights = {name: sum(tensor.nbytes for tensor in _tensors(part)) for name, part in there.items()}
+        if settings.offload == "none":
+            return stage.peak + sum(weights.values())
+        if settings.offload == "model":  # one network at a time
+            waiting = max(weights.get(name, 0) for name in stage.networks)
+        else:
+            layers = (layer for network in there.values() for layer in network.modules())
+            waiting = max(sum(tensor.nbytes for tensor in layer.parameters(recurse=False)) for layer in layers)
+        return stage.peak + waiting + weights.get("arcface", 0)  # which no offloading moves
+
+    def cfg_batch(self, settings: InferenceSettings) -> int:
+        """How many guidance branches these settings run in one batch."""
+        if not settings.guided:
+            return 1
+        if settings.cfg_batch != "auto":
+            return int(settings.cfg_batch)
+        return automatic_cfg_batch(self.device, min(settings.tile_size, self.num_frames) * math.prod(self._latent_size))
+
+    def _rehearse(self, name: str, networks: tuple[str, ...], work: Callable[..., None], *depends_on: object) -> Stage:
+        """Run a stage on what it depends on, or remember it."""
+        key = (name, *depends_on)
+        if key not in self._stages:
+            counter = self._counter
+            counter.peak, counter.flops = counter.now, 0.0
+            with torch.no_grad(), FusedAttention(), counter:
+                work(*depends_on)
+            self._stages[key] = Stage(networks, counter.peak - self._base, counter.flops)
+        return self._stages[key]
+
+    def _encode(self) -> None:
+        """Encode blank pictures; the conditions stay for the later stages."""
+        width, height = self.settings.width, self.settings.height
+        pixels = np.zeros((height, width, 3), np.uint8)
+        pose = SimpleNamespace(convert=lambda mode: SimpleNamespace(resize=lambda size, resample: pixels))
+        embedding = np.zeros(self.networks["face_encoder"].config.embedding_dim, np.float32)
+        photo = Image.new("RGB", (LATENT_SIZE, LATENT_SIZE))  # it is resized on the host
+        self._conditions = self._pipeline.encode(photo, [pose] * self.num_frames, embedding, height, width)
+
+    def _allocate_pose_latents(self, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+        """On the device while they take a small share of it, as the pipeline's own does."""
+        size, memory = math.prod(shape) * like.element_size(), self.device_memory
+        if memory is None or size <= memory * DEVICE_SHARE_FOR_POSES:
+            return like.new_empty(shape)
+        with self._counter.paused():
+            return like.new_empty(shape)
+
+    def _denoise(self, batch: int, tile: int, folding: bool) -> None:
+        """One step of one window, with what the step before has left."""
+        self.networks["unet"].set_folding(folding)
+        scheduler = copy.deepcopy(self._pipeline.scheduler)
+        scheduler.set_timesteps(1)  # which cannot be computed on the meta device
+        scheduler.timesteps = scheduler.timesteps.to(META)
+        denoiser = WindowedDenoiser(self.networks["unet"], self._conditions, [range(tile)], META, cfg_batch=batch)
+        left = [self._latents() for _ in range(1 + 2 * self.settings.guided)]  # predictions and v
+        denoise(denoiser, scheduler, self._latents(), self._guidance)
+        del left
+
+    def _refine(self, chunk: int, crop: int | None, shown: int) -> None:
+        """One gradient step on the first chunks, while the sampler waits."""
+        waiting = [self._latents() for _ in range(3 + self.settings.guided)]  # latents, predictions, v
+        third, eighth = self.settings.width // 3, self.settings.height // 8
+        box = FaceBox(y_min=eighth, y_max=3 * eighth, x_min=third, x_max=2 * third)
+        optimizer = FaceOptimizer(
+            self.networks[self._decoder],
+            self.arcface,
+            torch.empty(1, self.arcface.config.embedding_dim, device=META),
+            [box] * shown + [None] * (self.num_frames - shown),
+            num_iterations=1,
+            decode_chunk_size=chunk,
+            crop_margin=crop,
+            progress=False,
+        )
+        optimizer(self._latents(), 0, 1)
+        del waiting
+
+    def _decode(self, chunk: int) -> None:
+        for _ in itertools.islice(self._pipeline.decode(self._latents(), chunk), REHEARSED_CHUNKS):
+            pass
+
+    def _latents(self) -> torch.Tensor:
+        channels = self.networks["unet"].config.out_channels
+        return torch.empty(1, self.num_frames, channels, *self._latent_size, device=META)
+
+
+def load_rehearsal(settings: InferenceSettings, num_frames: int, device: torch.device) -> Rehearsal:
+    """A rehearsal of the networks that settings name, whose files' heads alone are read.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the parts do not fit each other.
+        InputError: the device does not compute in the number format.
+    """
+    components = load_components(**component_paths(settings, choose_dtype(settings.dtype, device)), device="meta")
+    arcface = None
+    if isinstance(settings, FaceOptimizationSettings):
+        arcface = load_arcface(Path(settings.find_extractor(settings.face_models)), device="meta")
+    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    return Rehearsal(components, settings, num_frames, device, arcface, memory)
+
+
+def _times(stage: Stage, count: float) -> Stage:
+    """A stage whose arithmetic is done so many times."""
+    return Stage(stage.networks, stage.peak, stage.flops * count)
+
+
+def _tensors(network: torch.nn.Module) -> list[torch.Tensor]:
+    return [*network.parameters(), *network.buffers()]
