@@ -81,17 +81,23 @@ def animate_case(pipeline: AnimationPipeline, case: Path, output: Path, variant:
             refine.progress = False
         with ablation(variant):
             conditions = pipeline.encode(
-                inputs.photo, poses, embedding, SIDE, SIDE, CONDITIONED_FPS, MOTION_BUCKET_ID, 0.02, generator
+                inputs.photo,
+                poses,
+                embedding,
+                SIDE,
+                SIDE,
+                fps=CONDITIONED_FPS,
+                motion_bucket_id=MOTION_BUCKET_ID,
+                noise_aug_strength=0.02,
+                generator=generator,
             )
             latents = pipeline.denoise(
                 conditions,
-                args.steps,
-                args.guidance_scale,
-                None,
-                args.tile_size,
-                args.overlap,
-                None,
-                generator,
+                num_inference_steps=args.steps,
+                guidance_scale=args.guidance_scale,
+                tile_size=args.tile_size,
+                overlap=args.overlap,
+                generator=generator,
                 refine_x0=refine,
             )
         for frames in pipeline.decode(latents, len(poses)):

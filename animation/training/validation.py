@@ -92,8 +92,8 @@ class Validation:
         conditions = pipeline.encode(self.photo, self.poses, self.embedding, height, width, generator=generator)
         latents = pipeline.denoise(
             conditions,
-            settings.validation_inference_steps,
-            settings.validation_guidance_scale,
+            num_inference_steps=settings.validation_inference_steps,
+            guidance_scale=settings.validation_guidance_scale,
             tile_size=max(2, settings.sample_n_frames),
             overlap=min(4, max(1, settings.sample_n_frames - 1)),
             generator=generator,
