@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from PIL import Image
 from tqdm import tqdm
 
@@ -28,18 +29,30 @@ LEARNING_RATE = 0.1  # of the first of all steps, falling along a line to 0 afte
 NOTABLE_FALL = 1e-3  # of the cosine similarity: above the noise of half precision
 
 
+def bilinear_weights(size: int) -> torch.Tensor:
+    """The (112, size) float32 matrix that resizes `size` pixels as `F.interpolate` does without `align_corners`."""
+    scale = float(np.float32(size / FACE_SIZE))  # it and the places are rounded to float32 where `F.interpolate` does
+    places = ((torch.arange(FACE_SIZE, dtype=torch.float64) + 0.5) * scale - 0.5).float()
+    distances = places.clamp(0, size - 1)[:, None] - torch.arange(size)
+    return (1 - distances.abs()).clamp(min=0)
+
+
+def resize_face(face: torch.Tensor) -> torch.Tensor:
+    """Resize a picture, (3, h, w) → (3, 112, 112), bilinear and without anti-aliasing, as ArcFace's crops were.
+
+    Matrix products, as the gradient of `F.interpolate` is not deterministic on CUDA.
+    """
+    rows, columns = (bilinear_weights(size).to(face.device) for size in face.shape[1:])
+    return rows @ face @ columns.T
+
+
 def crop_faces(frames: torch.Tensor, boxes: Sequence[FaceBox]) -> torch.Tensor:
-    """Cut one face out of each frame, (n, 3, H, W) → (n, 3, 112, 112), bilinear."""
+    """Cut one face out of each frame, (n, 3, H, W) float32 → (n, 3, 112, 112), by `resize_face`."""
     crops = [
-        F.interpolate(
-            frame[None, :, box.y_min : box.y_max + 1, box.x_min : box.x_max + 1],
-            size=(FACE_SIZE, FACE_SIZE),
-            mode="bilinear",
-            align_corners=False,
-        )
+        resize_face(frame[:, box.y_min : box.y_max + 1, box.x_min : box.x_max + 1])
         for frame, box in zip(frames, boxes, strict=True)
     ]
-    return torch.cat(crops)
+    return torch.stack(crops)
 
 
 def latent_window(boxes: Sequence[FaceBox | None], margin: int, height: int, width: int) -> tuple[slice, slice]:
@@ -86,6 +99,7 @@ class FaceOptimizer:
         extractor: Callable[[torch.Tensor], torch.Tensor],
         reference: torch.Tensor,
         boxes: Sequence[FaceBox | None],
+        *,
         num_iterations: int = 3,
         start_step: int = 0,
         end_step: int = 20,
@@ -209,10 +223,16 @@ class FaceOptimizer:
         return F.cosine_similarity(self.extractor(crops), self.reference)
 
 
-def photo_face_pixels(face: Image.Image) -> torch.Tensor:
-    """A face cut out of a photo as ArcFace takes it: (1, 3, 112, 112), RGB in −1..1, reduced without aliasing."""
-    pixels = np.asarray(face.resize((FACE_SIZE, FACE_SIZE), Image.Resampling.BILINEAR), dtype=np.float32)
-    return torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1)[None]
+def photo_face_pixels(face: Image.Image, resampling: str = "antialias") -> torch.Tensor:
+    """A face cut out of a photo as ArcFace takes it: (1, 3, 112, 112) float32, RGB in −1..1.
+
+    Args:
+        resampling: `antialias`, Pillow's bilinear, which averages what it reduces, or `plain`, as the frames' faces.
+    """
+    if resampling == "antialias":
+        face = face.resize((FACE_SIZE, FACE_SIZE), Image.Resampling.BILINEAR)
+    pixels = rearrange(torch.from_numpy(np.asarray(face, dtype=np.float32) / 127.5 - 1), "h w rgb -> rgb h w")
+    return resize_face(pixels)[None]
 
 
 @torch.no_grad()
@@ -232,13 +252,13 @@ def build_face_optimizer(
     optimizer = FaceOptimizer(
         vae,
         extractor,
-        extractor(photo_face_pixels(inputs.photo_face).to(extractor.device)),
+        extractor(photo_face_pixels(inputs.photo_face, settings.face_resample).to(extractor.device)),
         inputs.face_boxes,
-        settings.num_optimization_iter,
-        settings.start_refine_step,
-        settings.end_refine_step,
-        settings.decode_chunk_size,
-        settings.hjb_crop,
+        num_iterations=settings.num_optimization_iter,
+        start_step=settings.start_refine_step,
+        end_step=settings.end_refine_step,
+        decode_chunk_size=settings.decode_chunk_size,
+        crop_margin=settings.hjb_crop,
     )
     logger.info(
         "faces of %d of %d frames are optimised in %d chunks a step",

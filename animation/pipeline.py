@@ -12,6 +12,7 @@ from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion 
     StableVideoDiffusionPipelineOutput,
 )
 from diffusers.utils.torch_utils import randn_tensor
+from einops import rearrange
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
@@ -95,6 +96,11 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
             )
         )
 
+    def enable_sequential_cpu_offload(self, *args, **kwargs) -> None:
+        """Move one layer at a time to the device, as diffusers does it."""
+        self.unet.set_folding(False)
+        super().enable_sequential_cpu_offload(*args, **kwargs)
+
     @torch.no_grad()
     def encode(
         self,
@@ -103,6 +109,7 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
         face_embedding: torch.Tensor | np.ndarray,
         height: int,
         width: int,
+        *,
         fps: int = 7,
         motion_bucket_id: float = 127,
         noise_aug_strength: float = 0.02,
@@ -177,7 +184,7 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
                 np.asarray(pose.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
                 for pose in poses[start : start + POSE_CHUNK]
             ]
-            pixels = torch.from_numpy(np.stack(chunk)).to(device).permute(0, 3, 1, 2)  # (n, 3, H, W) uint8
+            pixels = rearrange(torch.from_numpy(np.stack(chunk)).to(device), "n h w rgb -> n rgb h w")
             features = self.pose_net((pixels.float() / 127.5 - 1).to(dtype))
             if latents is None:
                 latents = self._allocate_pose_latents((len(poses), *features.shape[1:]), features)
@@ -198,6 +205,7 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
     def denoise(
         self,
         conditions: Conditions,
+        *,
         num_inference_steps: int = 25,
         guidance_scale: float = 3.0,
         min_guidance_scale: float | None = None,
@@ -257,15 +265,15 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
             returned = callback_on_step_end(self, step, timestep, offered)
             return (returned or {}).get("latents", latents)
 
-        self.denoiser = WindowedDenoiser(self.unet, conditions, windows, device, cfg_batch)
+        self.denoiser = WindowedDenoiser(self.unet, conditions, windows, device, cfg_batch=cfg_batch)
         with self.progress_bar(total=num_inference_steps * len(windows)) as progress:
             return denoise(
                 self.denoiser,
                 self.scheduler,
                 latents.to(device),
                 self._guidance_scale,
-                refine_x0,
-                on_step_end if callback_on_step_end else None,
+                refine_x0=refine_x0,
+                on_step_end=on_step_end if callback_on_step_end else None,
                 progress=progress,
                 checkpoint=checkpoint,
             )
@@ -309,7 +317,7 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
             frames = decode_frames(self.decoding_vae, chunk)
             finite = frames.isfinite().all()
             pixels = (frames / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
-            pixels = pixels.permute(0, 2, 3, 1).cpu().numpy()
+            pixels = rearrange(pixels, "n rgb h w -> n h w rgb").cpu().numpy()
             if not finite:
                 raise NonFiniteError(
                     f"frames {start} to {start + len(chunk) - 1} hold NaN or infinity after decoding; try --dtype bf16 "
@@ -325,6 +333,7 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
         face_embedding: torch.Tensor | np.ndarray,
         height: int = 512,
         width: int = 512,
+        *,
         num_inference_steps: int = 25,
         guidance_scale: float = 3.0,
         min_guidance_scale: float | None = None,
@@ -355,28 +364,37 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
         if output_type not in ("pil", "np", "pt", "latent"):
             raise InputError(f"output_type {output_type!r} is unknown; use pil, np, pt or latent")
         conditions = self.encode(
-            image, poses, face_embedding, height, width, fps, motion_bucket_id, noise_aug_strength, generator
+            image,
+            poses,
+            face_embedding,
+            height,
+            width,
+            fps=fps,
+            motion_bucket_id=motion_bucket_id,
+            noise_aug_strength=noise_aug_strength,
+            generator=generator,
         )
         frames = self.denoise(
             conditions,
-            num_inference_steps,
-            guidance_scale,
-            min_guidance_scale,
-            tile_size,
-            overlap,
-            cfg_batch,
-            generator,
-            latents,
-            refine_x0,
-            callback_on_step_end,
-            callback_on_step_end_tensor_inputs,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            min_guidance_scale=min_guidance_scale,
+            tile_size=tile_size,
+            overlap=overlap,
+            cfg_batch=cfg_batch,
+            generator=generator,
+            latents=latents,
+            refine_x0=refine_x0,
+            callback_on_step_end=callback_on_step_end,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
         if output_type != "latent":
-            pixels = list(self.decode(frames, decode_chunk_size))
+            pixels = np.concatenate(list(self.decode(frames, decode_chunk_size)))
             if output_type == "pil":
-                frames = [[Image.fromarray(frame) for chunk in pixels for frame in chunk]]
+                frames = [[Image.fromarray(frame) for frame in pixels]]
             else:
-                frames = np.concatenate(pixels)[None].astype(np.float32) / 255
-                frames = torch.from_numpy(frames).permute(0, 1, 4, 2, 3) if output_type == "pt" else frames
+                frames = pixels[None].astype(np.float32) / 255
+            if output_type == "pt":
+                frames = rearrange(torch.from_numpy(frames), "b n h w rgb -> b n rgb h w")
         self.maybe_free_model_hooks()
         return StableVideoDiffusionPipelineOutput(frames=frames) if return_dict else (frames,)

@@ -82,6 +82,7 @@ class WindowedDenoiser:
         conditions: Conditions,
         windows: Sequence[Sequence[int]],
         device: torch.device,
+        *,
         cfg_batch: int | None = None,
     ):
         self.unet = unet
@@ -189,6 +190,7 @@ def denoise(
     scheduler: EulerDiscreteScheduler,
     latents: torch.Tensor,
     guidance_scale: torch.Tensor,
+    *,
     refine_x0: RefineX0 | None = None,
     on_step_end: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     reduce: Callable[[torch.Tensor], torch.Tensor] | None = None,

@@ -158,7 +158,7 @@ class Step:
 
     def run_ours(self, cfg_batch: int) -> torch.Tensor:
         """As `AnimationPipeline.denoise` does it."""
-        denoiser = WindowedDenoiser(self.unet, self.conditions, self.windows, self.device, cfg_batch)
+        denoiser = WindowedDenoiser(self.unet, self.conditions, self.windows, self.device, cfg_batch=cfg_batch)
         return denoiser.accumulate(self.latents.float(), self.timestep, True, lambda: None) / denoiser.weight_sum
 
 

@@ -88,6 +88,45 @@ def test_unconditional_samples_equal_zero_tokens(attn, samples, unconditional):
     assert relative_error(found.expand_as(temporal_hidden), expected) < 1e-5
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("scale", [0, 1e-3, 1, 10, 30, 100, 1000])
+@torch.no_grad()
+def test_half_precision_holds_values_of_any_scale(attn, scale, dtype):
+    """The values' inner products grow with the square of their scale, and the alignment's factor with its inverse."""
+    states = random(FRAMES, PIXELS, DIM), random(1, 1, DIM, seed=6), random(1, 4, DIM, seed=4)
+    value = scale * random(1, 4, DIM, seed=5)
+    expected = plain_attention(copy.deepcopy(attn).double(), *(x.double() for x in states), value.double())
+    half = attn.to(dtype), *(x.to(dtype) for x in (*states, value))
+    tolerance = 2e-3 if dtype == torch.float16 else 1.5e-2
+    assert relative_error(folded_attention(*half), expected) < tolerance
+    assert relative_error(plain_attention(*half), expected) < tolerance
+
+
+@torch.no_grad()
+def test_a_large_value_dims_no_small_ones_of_another_sample(attn):
+    """Each sample's values have a scale of their own."""
+    value = random(2, 4, DIM, seed=5) * torch.tensor([1000.0, 0.01])[:, None, None]
+    states = random(2 * FRAMES, PIXELS, DIM), random(2, 1, DIM, seed=6), random(2, 4, DIM, seed=4), value
+    expected = plain_attention(copy.deepcopy(attn).double(), *(x.double() for x in states))
+    found = folded_attention(attn.half(), *(x.half() for x in states))
+    for sample in (slice(0, FRAMES), slice(FRAMES, None)):
+        assert relative_error(found[sample], expected[sample]) < 2e-3
+
+
+@torch.no_grad()
+def test_face_tokens_of_zero_add_the_mean_of_the_image_features(attn):
+    """y = 0 is moved to the mean of z: the layer differs from one without face tokens by this constant alone."""
+    hidden, token = random(FRAMES, PIXELS, DIM), random(FRAMES, 1, TOKEN_DIM, seed=3)[:1].expand(FRAMES, -1, -1)
+    zeros = torch.cat([token, torch.zeros(FRAMES, 4, TOKEN_DIM)], dim=1)
+    z = attn.to_v(token)
+    expected = attn.to_out[0](z + z.mean((1, 2), keepdim=True)).expand_as(hidden)
+    for samples, folding in ((0, True), (0, False), (1, True), (1, False)):
+        processor = id_adapter(samples)
+        processor.folding = folding
+        torch.testing.assert_close(processor(attn, hidden, zeros), expected)
+        assert relative_error(processor(attn, hidden, token), expected) > 1e-2  # not the same as no tokens
+
+
 @torch.no_grad()
 def test_controls_differ(attn, monkeypatch):
     processor = id_adapter()
@@ -121,6 +160,25 @@ def test_folding_is_for_inference_with_plain_layers(attn):
         attn.to_q = torch.nn.Sequential(attn.to_q)
         assert not folding_pays(attn, 4)
     assert not folding_pays(attn, 4)
+
+
+@torch.no_grad()
+def test_folding_is_turned_on_and_off_for_the_whole_unet(components, monkeypatch):
+    used = []
+    for attend in (folded_attention, plain_attention):
+        monkeypatch.setattr(
+            attention_processor,
+            attend.__name__,
+            lambda *args, attend=attend: used.append(attend) or attend(*args),
+        )
+    unet, inputs, outputs = copy.deepcopy(components["unet"]), unet_inputs(1, 1), []
+    for enabled, attend in ((True, folded_attention), (False, plain_attention), (True, folded_attention)):
+        used.clear()
+        unet.set_folding(enabled)
+        outputs.append(unet(**inputs).sample)
+        assert set(used) == {attend}
+    assert torch.equal(outputs[0], outputs[2])
+    assert relative_error(outputs[1], outputs[0]) < 1e-4
 
 
 def unet_inputs(samples, conditional, frames=3, size=8):
@@ -160,6 +218,7 @@ def test_offloaded_layers_give_the_same(components):
     unet = copy.deepcopy(components["unet"])
     with torch.no_grad():
         expected = unet(**inputs).sample
+        unet.set_folding(False)
         accelerate.cpu_offload(unet, execution_device=torch.device("cpu"))
         assert all(parameter.is_meta for parameter in unet.parameters())
         assert relative_error(unet(**inputs).sample, expected) < 1e-4

@@ -15,6 +15,7 @@ from animation.modules.face_encoder import FaceEncoder
 from animation.modules.pose_net import PoseNet
 from animation.modules.unet import PoseGuidedUNet
 from tests.conftest import relative_error
+from tests.synthetic import randomise
 
 KEYS = Path(__file__).parent / "data" / "released_keys"
 MODELS = {"pose_net": PoseNet, "face_encoder": FaceEncoder, "glintr100_torch": ArcFace}
@@ -95,8 +96,24 @@ def test_recorded_outputs_at_full_size(name, inputs, output):
 
 def test_face_encoder_has_no_shortcut_around_the_whole(components):
     """Its last layer is a LayerNorm: with its weight and bias at zero, so are the tokens."""
-    face_encoder = FaceEncoder.from_config(components["face_encoder"].config)
+    face_encoder = randomise(FaceEncoder.from_config(components["face_encoder"].config), 0)
+    assert face_encoder(torch.randn(1, 512), torch.randn(1, 1, 64)).any()
     torch.nn.init.zeros_(face_encoder.fusion_model.norm_out.weight)
+    torch.nn.init.zeros_(face_encoder.fusion_model.norm_out.bias)
     tokens = face_encoder(torch.randn(1, 512), torch.randn(1, 1, 64))
     assert tokens.shape == (1, 4, 64)
     assert not tokens.any()
+
+
+def test_training_starts_from_face_tokens_of_zero(components):
+    """The last projection starts at zero, so that its LayerNorm leaves the bias, which is zero too."""
+    face_encoder = FaceEncoder.from_config(components["face_encoder"].config)
+    assert not face_encoder.fusion_model.proj_out.weight.any()
+    assert not face_encoder.fusion_model.proj_out.bias.any()
+    tokens = face_encoder(torch.randn(2, 512), torch.randn(2, 1, 64))
+    assert not tokens.any()
+    tokens.square().sum().backward()  # the gradient of zero: no NaN
+    (face_encoder(torch.randn(2, 512), torch.randn(2, 1, 64)) * torch.randn(64)).sum().backward()
+    gradient = face_encoder.fusion_model.proj_out.weight.grad
+    assert gradient.isfinite().all()
+    assert gradient.any()  # it leaves zero in the first step

@@ -43,7 +43,7 @@ def scheduler(steps):
 
 
 def run(components, conditions, guidance=2.5, steps=2, cfg_batch=1, windows=WINDOWS, **hooks):
-    denoiser = WindowedDenoiser(components["unet"], conditions, windows, CPU, cfg_batch)
+    denoiser = WindowedDenoiser(components["unet"], conditions, windows, CPU, cfg_batch=cfg_batch)
     scale = torch.full((FRAMES,), guidance) if isinstance(guidance, float) else guidance
     with torch.no_grad():
         return denoise(denoiser, scheduler(steps), 700 * random(1, FRAMES, 4, SIZE, SIZE, seed=3), scale, **hooks)
@@ -53,7 +53,7 @@ def run(components, conditions, guidance=2.5, steps=2, cfg_batch=1, windows=WIND
 @torch.no_grad()
 def test_one_step_equals_the_naive_prediction(components, conditions, cfg_batch):
     latents, timestep = random(1, FRAMES, 4, SIZE, SIZE), torch.tensor(0.4)
-    denoiser = WindowedDenoiser(components["unet"], conditions, WINDOWS, CPU, cfg_batch)
+    denoiser = WindowedDenoiser(components["unet"], conditions, WINDOWS, CPU, cfg_batch=cfg_batch)
     found = denoiser.accumulate(latents, timestep, True, lambda: None) / denoiser.weight_sum
     expected = predict_video(
         naive_unet(components["unet"]),
@@ -75,10 +75,10 @@ def test_one_step_equals_the_naive_prediction(components, conditions, cfg_batch)
 def test_windows_split_over_processes_add_up(components, conditions):
     """Two processes with a share of the windows each: their sums of predictions and of weights are the whole's."""
     expected = run(components, conditions)
-    shares = [WindowedDenoiser(components["unet"], conditions, WINDOWS[i::2], CPU, 1) for i in range(2)]
+    shares = [WindowedDenoiser(components["unet"], conditions, WINDOWS[i::2], CPU, cfg_batch=1) for i in range(2)]
     with torch.no_grad():
         latents = random(1, FRAMES, 4, SIZE, SIZE)
-        whole = WindowedDenoiser(components["unet"], conditions, WINDOWS, CPU, 1)
+        whole = WindowedDenoiser(components["unet"], conditions, WINDOWS, CPU, cfg_batch=1)
         sums = [share.accumulate(latents, torch.tensor(0.4), True, lambda: None) for share in shares]
         torch.testing.assert_close(sum(sums), whole.accumulate(latents, torch.tensor(0.4), True, lambda: None))
     torch.testing.assert_close(sum(share.weight_sum for share in shares), whole.weight_sum)
@@ -181,7 +181,7 @@ def test_large_windows_on_a_cpu_run_one_branch_at_a_time(components, conditions,
     assert WindowedDenoiser(components["unet"], conditions, WINDOWS, CPU).cfg_batch == 2
     monkeypatch.setattr("animation.sampling.CPU_BATCH_PIXELS", 4 * SIZE * SIZE - 1)
     assert WindowedDenoiser(components["unet"], conditions, WINDOWS, CPU).cfg_batch == 1
-    assert WindowedDenoiser(components["unet"], conditions, WINDOWS, CPU, 2).cfg_batch == 2
+    assert WindowedDenoiser(components["unet"], conditions, WINDOWS, CPU, cfg_batch=2).cfg_batch == 2
 
 
 @pytest.mark.gpu
@@ -189,7 +189,7 @@ def test_no_device_synchronisation_inside_the_loop(components, conditions):
     device = torch.device("cuda")
     on_device = Conditions(**{name: value.to(device) for name, value in vars(conditions).items()})
     unet = copy.deepcopy(components["unet"]).to(device)
-    denoiser = WindowedDenoiser(unet, on_device, WINDOWS, device, 2)
+    denoiser = WindowedDenoiser(unet, on_device, WINDOWS, device, cfg_batch=2)
     euler = EulerDiscreteScheduler(**SCHEDULER_CONFIG)
     euler.set_timesteps(3, device=device)
     scale = torch.full((FRAMES,), 2.5)

@@ -72,6 +72,12 @@ class FaceOptimization(Weights):
         const=CROP_MARGIN,
         metavar="MARGIN",
     )
+    face_resample: str = flag(
+        "antialias",
+        "how the photo's face is resized to 112×112 for the recogniser: antialias averages what it reduces, plain is "
+        "bilinear like the frames' faces, as in the original",
+        choices=("antialias", "plain"),
+    )
     face_embedding_extractor_weight_path: str | None = flag(
         None,
         "ArcFace as .pth, .safetensors or .onnx; left out, glintr100_torch.pth of the checkpoint, or else "

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
+from einops import rearrange, repeat
 from torch import nn
 
 STD_EPSILON = 1e-5
@@ -45,8 +46,24 @@ def align_distribution(features: torch.Tensor, target: torch.Tensor) -> torch.Te
         (rows, S, C). Mean and unbiased standard deviation are taken per row over tokens and channels together.
     """
     dims = (1, 2)
-    scale = target.std(dims, keepdim=True) / (features.std(dims, keepdim=True) + STD_EPSILON)
+    scale = alignment_scale(target.std(dims, keepdim=True), features.std(dims, keepdim=True), features.dtype)
     return (features - features.mean(dims, keepdim=True)) * scale + target.mean(dims, keepdim=True)
+
+
+def alignment_scale(
+    target_std: torch.Tensor,
+    features_std: torch.Tensor,
+    dtype: torch.dtype,
+    epsilon: torch.Tensor | float = STD_EPSILON,
+) -> torch.Tensor:
+    """The quotient of two standard deviations, in `dtype` and its range; computed in float32, which holds the epsilon.
+
+    Where all features are equal it is 1. They become the target's mean whatever it is, but the gradient is a multiple
+    of it, and training starts from features of zero.
+    """
+    wide = torch.promote_types(dtype, torch.float32)
+    scale = target_std.to(wide) / (features_std.to(wide) + epsilon)
+    return torch.where(features_std > 0, scale, 1).clamp(max=torch.finfo(dtype).max).to(dtype)
 
 
 class ImageTokenAttnProcessor:
@@ -75,7 +92,7 @@ class ImageTokenAttnProcessor:
         rows = self.layout.rows_per_sample(hidden_states.shape[0])
         token = encoder_hidden_states[::rows, 0]  # (B, D)
         output = attn.to_out[0](attn.to_v(token))[:, None]
-        return output if len(token) == 1 else output.repeat_interleave(rows, dim=0)
+        return output if len(token) == 1 else repeat(output, "b 1 c -> (b rows) 1 c", rows=rows)
 
 
 class IDAdapterAttnProcessor(nn.Module):
@@ -83,6 +100,9 @@ class IDAdapterAttnProcessor(nn.Module):
 
     With z = Attention(q, K_image, V_image) and y = Attention(q, K_id, V_id), the output is
     `to_out(z + align_distribution(y, z))`. It owns `id_to_k` and `id_to_v`, (C, D) each.
+
+    Attributes:
+        folding: whether `folded_attention` may be used, which reads weights past their layers.
     """
 
     def __init__(self, hidden_size: int, cross_attention_dim: int, layout: BatchLayout | None = None):
@@ -118,7 +138,8 @@ class IDAdapterAttnProcessor(nn.Module):
 
         image_value = attn.to_v(tokens[:, 0])[:, None]  # (N, 1, C), the attention output z at every pixel
         id_key, id_value = self.id_to_k(id_tokens), self.id_to_v(id_tokens)  # (N, n, C)
-        attend = folded_attention if self.folding and folding_pays(attn, id_tokens.shape[1]) else plain_attention
+        folds = self.folding and folding_pays(attn, id_tokens.shape[1])
+        attend = folded_attention if folds else plain_attention
         output = attend(attn, hidden_states[first:], image_value, id_key, id_value)
         if first:
             bias = attn.to_out[0](torch.zeros_like(output[:1, :1]))  # what zero tokens leave
@@ -129,11 +150,10 @@ class IDAdapterAttnProcessor(nn.Module):
 def folding_pays(attn: Attention, id_tokens: int) -> bool:
     """Whether to project onto `id_tokens` folded keys per head rather than onto whole heads.
 
-    It is less work for a few tokens. It reads weights past their modules, so it is for inference with plain layers:
-    not while training, on quantised or adapted layers, or where offloading keeps the weights elsewhere.
+    It is less work for a few tokens. It is for inference with plain layers: quantised or adapted ones compute something
+    else than their weights tell, and training's gradients are those of the plain formula.
     """
-    layers = attn.to_q, attn.to_out[0]
-    plain = all(type(layer) is nn.Linear and not hasattr(layer, "_hf_hook") for layer in layers)
+    plain = all(type(layer) is nn.Linear for layer in (attn.to_q, attn.to_out[0]))
     return plain and not torch.is_grad_enabled() and 2 * id_tokens <= attn.to_q.out_features // attn.heads
 
 
@@ -155,15 +175,14 @@ def plain_attention(
         (N·F, S, C).
     """
     frames = hidden_states.shape[0] // image_value.shape[0]
-
-    def split_heads(states: torch.Tensor) -> torch.Tensor:
-        """(rows, S, C) → (rows, heads, S, d)."""
-        return states.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (rows, heads, S, d)
-
-    query = split_heads(attn.to_q(hidden_states))
-    key, value = (split_heads(states.repeat_interleave(frames, dim=0)) for states in (id_key, id_value))
-    id_features = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(-2)
-    image_features = image_value.repeat_interleave(frames, dim=0).expand_as(id_features)
+    query = rearrange(attn.to_q(hidden_states), "rows s (heads d) -> rows heads s d", heads=attn.heads)
+    key, value = (
+        repeat(states, "b n (heads d) -> (b frames) heads n d", frames=frames, heads=attn.heads)
+        for states in (id_key, id_value)
+    )
+    attended = F.scaled_dot_product_attention(query, key, value)
+    id_features = rearrange(attended, "rows heads s d -> rows s (heads d)")
+    image_features = repeat(image_value, "b 1 c -> (b frames) 1 c", frames=frames).expand_as(id_features)
     return attn.to_out[0](image_features + align_distribution(id_features, image_features))
 
 
@@ -184,34 +203,40 @@ def folded_attention(
     """
     samples, n, channels = id_key.shape
     frames, pixels = hidden_states.shape[0] // samples, hidden_states.shape[1]
-    heads, elements = attn.heads, pixels * channels
+    heads, elements, dtype = attn.heads, pixels * channels, hidden_states.dtype
 
-    key = id_key.unflatten(-1, (heads, -1)) * attn.scale  # (N, n, heads, d)
-    query_weight = attn.to_q.weight.unflatten(0, (heads, -1))
-    query_fold = torch.einsum("bnhd,hdc->bhnc", key, query_weight).flatten(1, 2)  # (N, heads·n, C)
-    logits = hidden_states.reshape(samples, frames * pixels, -1) @ query_fold.mT
+    key = rearrange(id_key * attn.scale, "b n (h d) -> b n h d", h=heads)
+    query_weight = rearrange(attn.to_q.weight, "(h d) c -> h d c", h=heads)
+    query_fold = rearrange(torch.einsum("bnhd,hdc->bhnc", key, query_weight), "b h n c -> b c (h n)")
+    logits = rearrange(hidden_states, "(b f) s c -> b (f s) c", b=samples) @ query_fold
     probs = logits.unflatten(-1, (heads, n)).softmax(-1).flatten(-2)  # (N, F·S, heads·n)
 
-    # A head's probabilities sum to 1: subtracting one number from all values shifts y, which alignment undoes.
-    value = (id_value - id_value.mean((1, 2), keepdim=True)).unflatten(-1, (heads, -1))  # (N, n, heads, d)
+    # A head's probabilities sum to 1: subtracting one number from all values shifts y, dividing all by another scales
+    # it, and alignment undoes both. With a mean square of about 1 the products below fit half precision; dividing by
+    # a power of two changes no digit.
+    value = id_value.float()
+    value = value - value.mean((1, 2), keepdim=True)
+    unit = value.square().mean((1, 2), keepdim=True).sqrt().clamp(min=STD_EPSILON).log2().ceil().exp2()  # (N, 1, 1)
+    value = rearrange((value / unit).to(dtype), "b n (h d) -> b n h d", h=heads)
     gram = torch.einsum("bnhd,bmhd->bhnm", value, value)
     gram = torch.einsum("bhnm,hk->bhnkm", gram, torch.eye(heads, dtype=gram.dtype, device=gram.device))
-    y_square = (probs @ gram.flatten(3).flatten(1, 2)) * probs  # sums to |y|² over pixels and directions
-    y_square_sum = y_square.unflatten(1, (frames, pixels)).sum((2, 3), dtype=torch.float32)  # (N, F)
-    probs = probs.unflatten(1, (frames, pixels))
-    direction_sum = value.sum(-1, dtype=torch.float32).mT.flatten(1)  # (N, heads·n)
-    y_sum = (probs.sum(2, dtype=torch.float32) @ direction_sum[..., None]).squeeze(-1)  # (N, F)
+    y_square = (probs @ rearrange(gram, "b h n k m -> b (h n) (k m)")) * probs  # sums to |y|²
+    y_square_sum = rearrange(y_square, "b (f s) e -> b f s e", f=frames).sum((2, 3), dtype=torch.float32)  # (N, F)
+    probs = rearrange(probs, "b (f s) e -> b f s e", f=frames)
+    direction_sum = rearrange(value.sum(-1, dtype=torch.float32), "b n h -> b (h n) 1")
+    y_sum = (probs.sum(2, dtype=torch.float32) @ direction_sum).squeeze(-1)  # (N, F)
     y_mean = y_sum / elements
     y_std = ((y_square_sum - y_sum * y_mean) / (elements - 1)).clamp(min=0).sqrt()
 
     z = image_value.float()
     z_mean = z.mean(-1)  # (N, 1)
     z_std = ((z - z_mean[..., None]).square().sum(-1) * (pixels / (elements - 1))).sqrt()
-    scale = z_std / (y_std + STD_EPSILON)  # (N, F)
+    scale = alignment_scale(z_std, y_std, dtype, STD_EPSILON / unit[..., 0])  # (N, F)
 
     output_proj = attn.to_out[0]
-    output_fold = torch.einsum("bnhd,chd->bhnc", value, output_proj.weight.unflatten(-1, (heads, -1)))
-    constant = output_proj((z + (z_mean - y_mean * scale)[..., None]).to(hidden_states.dtype))  # (N, F, C)
-    probs = (probs * scale[..., None, None].to(probs.dtype)).flatten(1, 2)
-    output = (probs @ output_fold.flatten(1, 2)).unflatten(1, (frames, pixels)) + constant[:, :, None]
-    return output.flatten(0, 1)
+    output_weight = rearrange(output_proj.weight, "c (h d) -> c h d", h=heads)
+    output_fold = rearrange(torch.einsum("bnhd,chd->bhnc", value, output_weight), "b h n c -> b (h n) c")
+    constant = output_proj((z + (z_mean - y_mean * scale)[..., None]).to(dtype))  # (N, F, C)
+    probs = rearrange(probs * scale[..., None, None], "b f s e -> b (f s) e")
+    output = rearrange(probs @ output_fold, "b (f s) c -> b f s c", f=frames) + constant[:, :, None]
+    return rearrange(output, "b f s c -> (b f) s c")

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from einops import rearrange
 from torch import nn
 
 HEAD_DIM = 64
@@ -28,10 +29,11 @@ class PerceiverAttention(nn.Module):
         image_tokens, id_tokens = self.norm1(image_tokens), self.norm2(id_tokens)
         key, value = self.to_kv(torch.cat([image_tokens, id_tokens], dim=1)).chunk(2, dim=-1)
         query, key, value = (
-            states.unflatten(-1, (self.heads, HEAD_DIM)).transpose(1, 2)
+            rearrange(states, "b tokens (heads d) -> b heads tokens d", heads=self.heads)
             for states in (self.to_q(id_tokens), key, value)
-        )  # (B, heads, tokens, HEAD_DIM)
-        return self.to_out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(-2))
+        )
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return self.to_out(rearrange(attended, "b heads tokens d -> b tokens (heads d)"))
 
 
 class PerceiverResampler(nn.Module):
@@ -125,5 +127,5 @@ class FaceEncoder(ModelMixin, ConfigMixin):
         Returns:
             (B, num_tokens, dim).
         """
-        id_tokens = self.proj(face_embedding).unflatten(-1, (self.config.num_tokens, self.config.dim))
+        id_tokens = rearrange(self.proj(face_embedding), "b (tokens dim) -> b tokens dim", dim=self.config.dim)
         return self.fusion_model(image_tokens, self.norm(id_tokens))

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from diffusers import ModelMixin, UNetSpatioTemporalConditionModel  # noqa: F401  pipelines look for ModelMixin here
 from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionOutput
+from einops import rearrange
 
 from animation.modules.attention_processor import BatchLayout, IDAdapterAttnProcessor, ImageTokenAttnProcessor
 
@@ -23,7 +24,7 @@ class PoseGuidedUNet(UNetSpatioTemporalConditionModel):
         self.layout = BatchLayout()
         self.set_attn_processor({name: self._processor(name) for name in self.attn_processors})
 
-    def _processor(self, name: str):
+    def _processor(self, name: str) -> AttnProcessor2_0 | ImageTokenAttnProcessor | IDAdapterAttnProcessor:
         attn = self.get_submodule(name.removesuffix(".processor"))
         if not attn.is_cross_attention:
             return AttnProcessor2_0()
@@ -69,7 +70,7 @@ class PoseGuidedUNet(UNetSpatioTemporalConditionModel):
 
         def add_pose(_conv_in, _inputs, features: torch.Tensor) -> torch.Tensor:
             """Add the pose to the features (B·F, C, h, w) of the last N samples."""
-            pose = pose_latents.flatten(0, 1).to(features.dtype)
+            pose = rearrange(pose_latents, "n f c h w -> (n f) c h w").to(features.dtype)
             return features + F.pad(pose, (0, 0, 0, 0, 0, 0, len(features) - len(pose), 0))
 
         hook = None if pose_latents is None else self.conv_in.register_forward_hook(add_pose)
