@@ -10,6 +10,7 @@ import numpy as np
 from DWPose.errors import InputError
 from DWPose.keypoints import NUM_KEYPOINTS, NUM_WHOLEBODY, People
 
+KEYPOINTS_FILE = "keypoints.npz"
 FORMAT = 1  # raised also when the same networks would be read in another way: older files are then made again
 
 

@@ -7,7 +7,6 @@ with skeletons drawn at the canvas's width and height; `crop` the finished frame
 
 import logging
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from animation.errors import InputError
-from animation.media.images import LARGEST_PHOTO, SIZE_MULTIPLE, check_size
+from animation.media.images import LARGEST_PHOTO, SIZE_MULTIPLE, check_size, read_size
 
 logger = logging.getLogger(__name__)
 
@@ -144,10 +143,7 @@ def parse_size(text: str) -> tuple[int, int] | None:
     """
     if text == AUTO:
         return None
-    match = re.fullmatch(r"\s*(\d{1,6})\s*[xX×]\s*(\d{1,6})\s*", text, re.ASCII)
-    if match is None:
-        raise InputError(f"--size {text}: not understood; give WIDTHxHEIGHT in pixels, such as 576x1024, or {AUTO}")
-    width, height = int(match[1]), int(match[2])
+    width, height = read_size(text)
     check_size(height, width)
     if max(width, height) > LARGEST_PHOTO:
         raise InputError(f"--size {text}: above {LARGEST_PHOTO} pixels; give a smaller one")

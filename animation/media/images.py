@@ -29,6 +29,14 @@ def check_size(height: int, width: int) -> None:
             )
 
 
+def read_size(text: str, name: str = "size") -> tuple[int, int]:
+    """Width and height of WIDTHxHEIGHT in pixels, such as 576x1024. Raises InputError, naming the flag of that name."""
+    match = re.fullmatch(r"\s*(\d{1,6})\s*[xX×]\s*(\d{1,6})\s*", text, re.ASCII)
+    if match is None:
+        raise InputError(f"--{name} {text}: not understood; give WIDTHxHEIGHT in pixels, such as 576x1024")
+    return int(match[1]), int(match[2])
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     """8-bit RGB. Raises ValueError for formats whose range of values is unknown."""
     if image.mode in ("I", "F"):

@@ -14,12 +14,11 @@ from animation.files import describe_file
 from animation.media.video import read_ahead
 from animation.skeletons.settings import SkeletonInputs, SkeletonSettings
 from DWPose.arrangement import photo_person
-from DWPose.recording import Recording, load_recording
+from DWPose.recording import KEYPOINTS_FILE, Recording, load_recording
 from DWPose.wholebody import Wholebody
 
 logger = logging.getLogger(__name__)
 
-KEYPOINTS_FILE = "keypoints.npz"
 UNFINISHED_FILE = ".keypoints.unfinished.npz"
 SECONDS_BETWEEN_SAVES = 10
 

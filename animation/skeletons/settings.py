@@ -1,6 +1,5 @@
 """The settings of a skeleton extraction, checked at the edge."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -9,7 +8,7 @@ from PIL import Image
 
 from animation.errors import InputError
 from animation.flags import Settings, flag
-from animation.media.images import load_photo
+from animation.media.images import load_photo, read_size
 from animation.media.video import FolderFrames, VideoFrames
 from animation.media.writing import check_writable
 from DWPose.alignment import ALIGNMENTS
@@ -154,8 +153,7 @@ class SkeletonSettings(SkeletonChoices):
     def _parse_size(self) -> tuple[int, int] | None:
         if self.size is None:
             return None
-        match = re.fullmatch(r"([0-9]+)[x×X]([0-9]+)", self.size)
-        size = tuple(map(int, match.groups())) if match else (0, 0)
+        size = read_size(self.size)
         if not all(16 <= side <= LARGEST_SIDE for side in size) or max(size) > LONGEST_SHAPE * min(size):
             raise InputError(
                 f"--size {self.size!r} is not a size; give width x height in pixels, such as 576x1024, each from 16 to "
