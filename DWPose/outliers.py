@@ -1,4 +1,4 @@
-"""Joints that jump out of their motion for a frame or two, found by a Hampel filter (Hampel, JASA 1974)."""
+"""Joints that jump out of their motion for a frame, found by a Hampel filter (Hampel, JASA 1974)."""
 
 import numpy as np
 
@@ -17,6 +17,8 @@ SIGMA = 1.4826  # standard deviations of normal numbers in a median absolute dev
 
 def find_outliers(keypoints: np.ndarray, scores: np.ndarray, confidence: float = CONFIDENCE) -> np.ndarray:
     """Which joints are far from where their neighbours in time have them, and at the end of a bone of another length.
+
+    Far is beyond three robust standard deviations of the frames around: more in fast motion than at rest.
 
     Args:
         keypoints: (F, K, 2) of one person, K at least 18, in OpenPose's order.
@@ -61,7 +63,7 @@ def drop_outliers(
 
     Args:
         keypoints: (F, 134, 2) of one person.
-        scores: (F, 134).
+        scores: (F, 134), all 0 where the person is not seen.
         outliers: (F, 18) bool.
         missing: see `fill_missing`.
 
@@ -73,8 +75,10 @@ def drop_outliers(
     for points, leader, _ in FOLLOWERS:
         bad[:, points] = outliers[:, leader, None]
     keypoints, scores = keypoints.copy(), scores.copy()
+    seen = scores.any(axis=1)
     for k in np.flatnonzero(bad.any(axis=0)):
-        keypoints[:, k], scores[:, k] = (
-            filled[:, 0] for filled in fill_missing(keypoints[:, k : k + 1], scores[:, k : k + 1], ~bad[:, k], missing)
-        )
+        good = ~bad[:, k] & seen
+        if good.any():
+            part = fill_missing(keypoints[:, k : k + 1], scores[:, k : k + 1], good, missing)
+            keypoints[:, k], scores[:, k] = (values[:, 0] for values in part)
     return keypoints, scores
