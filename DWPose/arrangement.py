@@ -10,6 +10,7 @@ from DWPose.alignment import ALIGNMENTS, AxisFit, distance_to_photo, fit_axes
 from DWPose.errors import InputError
 from DWPose.keypoints import BODY, CONFIDENCE, People
 from DWPose.limbs import fit_limbs
+from DWPose.outliers import OUTLIERS, drop_outliers, find_outliers
 from DWPose.recording import Drawn, Recording
 from DWPose.smoothing import MISSING, fill_missing, jitter, one_euro
 from DWPose.tracking import choose, identify, is_person
@@ -24,6 +25,7 @@ class Arrangement:
     Attributes:
         drawn: the aligned people of every frame.
         missing: (F,) bool, the frames in which nobody was found.
+        outliers: (F,) int, how many body points of the people drawn were outliers, and so were filled.
         mean_confidence: of the body points of the people found, 0..1.
         jitter: of the followed person, before and after smoothing, body heights a frame².
         distances: (F,) of each aligned skeleton to the photo's, as a share of its height (`distance_to_photo`); None
@@ -32,6 +34,7 @@ class Arrangement:
 
     drawn: Drawn
     missing: np.ndarray
+    outliers: np.ndarray
     mean_confidence: float
     jitter: tuple[float, float]
     distances: np.ndarray | None
@@ -43,6 +46,7 @@ def arrange(
     person: str = "track",
     missing: str = "interpolate",
     smooth: bool = False,
+    outliers: str = "keep",
     size: tuple[int, int] | None = None,
     confidence: float = CONFIDENCE,
 ) -> Arrangement:
@@ -51,25 +55,37 @@ def arrange(
     Args:
         recording: raw key points of the photo and the video.
         alignment: `affine`, `affine_legacy`, `limb` or `none`.
-        person: see `DWPose.tracking.choose`.
+        person: see `DWPose.tracking.choose`. `all` draws, as the original, whoever the estimator sees where the
+            detector found nobody.
         missing: see `DWPose.smoothing.fill_missing`; of several people, `interpolate` holds.
         smooth: whether the One-Euro filter runs.
+        outliers: `keep`, or `drop` to fill body points that jump out of their motion as `missing` says.
         size: width and height of the output, pixels; None for the photo's, or the driver's own without alignment.
         confidence: points with larger scores are visible.
 
     Raises:
         InputError: an unknown choice; nobody in the video, or, where it is aligned, in the photo.
     """
-    for name, value, known in (("alignment", alignment, ALIGNMENTS), ("missing", missing, MISSING)):
+    choices = (("alignment", alignment, ALIGNMENTS), ("missing", missing, MISSING), ("outliers", outliers, OUTLIERS))
+    for name, value, known in choices:
         if value not in known:
             raise InputError(f"{name} {value!r} is unknown; give one of {', '.join(known)}")
-    found = [_people(people, confidence) for people in recording.video]
+    everybody = person == "all"
+    found = [_people(people, confidence, everybody) for people in recording.video]
     if not any(map(len, found)):
         raise InputError("no person was found in any frame of the driver; give frames that show one in full view")
     numbers = identify(found)
-    smoothed = _smooth(found, numbers, recording.fps, confidence) if smooth else found
+    clean = smoothed = found
+    if outliers == "drop":
+        clean = smoothed = _along_tracks(
+            found, numbers, lambda points, scores: _without_outliers(points, scores, missing, confidence)
+        )
+    if smooth:
+        smoothed = _along_tracks(
+            clean, numbers, lambda points, scores: (one_euro(points, scores, recording.fps, confidence), scores)
+        )
     chosen = choose(smoothed, numbers, person)
-    followed = chosen if person != "all" else choose(smoothed, numbers, "track")
+    followed = choose(smoothed, numbers, "track") if everybody else chosen
     alone = [people for people in chosen if len(people) == 1] or [people for people in followed if len(people)]
     if not alone:
         raise InputError(f"person {person} is in no frame; give another")
@@ -79,35 +95,41 @@ def arrange(
         mapping: Callable = AxisFit(np.ones(2), np.zeros(2), np.empty(0, int))
         size = size or recording.video_size
     else:
-        photo = photo_person(recording, first=person == "all", confidence=confidence)
+        photo = photo_person(recording, everybody, confidence)
         mapping = _fit(alignment, photo, recording, alone, confidence)
         size = size or recording.photo_size
 
     absent = np.array([not len(people) for people in chosen])
     filled = _fill(chosen, absent, missing)
     drawn = _stack(filled, mapping, recording.video_size, size)
-    raw = choose(found, numbers, "track" if person == "all" else person)
+    raw = choose(clean, numbers, "track" if everybody else person)
     distances = None
     if photo is not None:
         distances = _distances(photo, recording, drawn, confidence)
     return Arrangement(
         drawn,
         absent,
+        _changed(choose(found, numbers, person), choose(clean, numbers, person)),
         float(np.clip(np.concatenate([people.scores[:, BODY] for people in chosen]), 0, 1).mean()),
         (_jitter(raw, confidence), _jitter(followed, confidence)),
         distances,
     )
 
 
-def _people(people: People, confidence: float) -> People:
+def _people(people: People, confidence: float, trusting: bool) -> People:
     """With 134 points each; those that are nobody left out."""
     people = people.openpose(confidence)
-    kept = is_person(people, confidence)
+    kept = is_person(people, confidence, trusting)
     return People(people.boxes[kept], people.keypoints[kept], people.scores[kept], people.detected)
 
 
 def photo_person(recording: Recording, first: bool = False, confidence: float = CONFIDENCE) -> People:
-    """The photo's largest person, or the detector's first, with 134 key points in 0..1 of the photo.
+    """The photo's largest person, with 134 key points in 0..1 of the photo.
+
+    Args:
+        recording: of the photo.
+        first: the detector's first instead, and where it found nobody whoever the estimator sees, as the original.
+        confidence: points with larger scores are visible.
 
     Raises:
         InputError: there is no photo, or nobody in it.
@@ -115,7 +137,7 @@ def photo_person(recording: Recording, first: bool = False, confidence: float = 
     remedy = "give a photo with the person in full view, or --alignment none"
     if recording.photo is None:
         raise InputError(f"there is no photo to align to; {remedy}")
-    people = _people(recording.photo, confidence)
+    people = _people(recording.photo, confidence, first)
     if not len(people):
         raise InputError(f"no person was found in the photo, so nothing can be aligned to it; {remedy}")
     if not first:
@@ -141,9 +163,9 @@ def _fit(alignment: str, photo: People, recording: Recording, alone: Sequence[Pe
     return fit
 
 
-def _smooth(frames: Sequence[People], numbers: Sequence[np.ndarray], fps: float, confidence: float) -> list[People]:
-    """Everybody's key points smoothed along their own track."""
-    smoothed = [People(p.boxes, p.keypoints.copy(), p.scores, p.detected) for p in frames]
+def _along_tracks(frames: Sequence[People], numbers: Sequence[np.ndarray], change: Callable) -> list[People]:
+    """Everybody's key points (F, K, 2) and scores (F, K) changed along their own track, scores 0 where it has a gap."""
+    changed = [People(p.boxes, p.keypoints.copy(), p.scores.copy(), p.detected) for p in frames]
     places: dict[int, list[tuple[int, int]]] = {}
     for frame, number in enumerate(numbers):
         for k, who in enumerate(number):
@@ -154,10 +176,26 @@ def _smooth(frames: Sequence[People], numbers: Sequence[np.ndarray], fps: float,
         keypoints, scores = np.zeros((end - start, *shape)), np.zeros((end - start, shape[0]))
         for frame, k in track:
             keypoints[frame - start], scores[frame - start] = frames[frame].keypoints[k], frames[frame].scores[k]
-        keypoints = one_euro(keypoints, scores, fps, confidence)
+        keypoints, scores = change(keypoints, scores)
         for frame, k in track:
-            smoothed[frame].keypoints[k] = keypoints[frame - start]
-    return smoothed
+            changed[frame].keypoints[k], changed[frame].scores[k] = keypoints[frame - start], scores[frame - start]
+    return changed
+
+
+def _without_outliers(
+    keypoints: np.ndarray, scores: np.ndarray, missing: str, confidence: float
+) -> tuple[np.ndarray, np.ndarray]:
+    return drop_outliers(keypoints, scores, find_outliers(keypoints, scores, confidence), missing)
+
+
+def _changed(frames: Sequence[People], others: Sequence[People]) -> np.ndarray:
+    """How many body points differ in each frame, (F,)."""
+    return np.array(
+        [
+            ((a.keypoints != b.keypoints).any(axis=-1) | (a.scores != b.scores))[:, BODY].sum()
+            for a, b in zip(frames, others, strict=True)
+        ]
+    )
 
 
 def _fill(frames: Sequence[People], absent: np.ndarray, missing: str) -> list[People]:

@@ -9,6 +9,7 @@ NUM_KEYPOINTS = 134  # the neck added, the body in OpenPose's order of 18
 BODY, FEET, FACE = slice(0, 18), slice(18, 24), slice(24, 92)
 LEFT_HAND, RIGHT_HAND = slice(92, 113), slice(113, 134)
 NOSE, NECK = 0, 1
+COCO_BODY = slice(0, 17)  # of the 133
 
 # For each OpenPose body point its COCO one: nose, neck (none), right arm, left arm, right leg, left leg, eyes, ears.
 _COCO_OF_OPENPOSE = (0, None, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)

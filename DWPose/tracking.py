@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from DWPose.errors import InputError
-from DWPose.keypoints import BODY, CONFIDENCE, People
+from DWPose.keypoints import BODY, COCO_BODY, CONFIDENCE, People
 
 LEAST_OVERLAP = 0.1  # intersection over union with where a person is expected
 LARGEST_STEP = 0.5  # of the box's longer side: how far a person may have moved where nothing overlaps
@@ -14,6 +14,7 @@ LARGEST_GROWTH = 2  # ratio of areas, there
 LEAST_VISIBLE = 4  # body points that make a person of a picture in which the detector found nobody
 MEMORY = 90  # frames after which an unseen person is forgotten
 COASTING = 5  # frames for which an unseen person is expected to go on moving
+MARGIN = 0.05  # of a body's larger extent: what is kept free around it in a widened box
 CHOICES = ("track", "largest", "all")  # or a number
 
 
@@ -33,14 +34,37 @@ class _Track:
         self.box, self.frame = box, frame
 
 
-def is_person(people: People, confidence: float = CONFIDENCE) -> np.ndarray:
-    """Whether each is a person, (N,) bool: the detector said so, or enough body points are visible.
+def is_person(people: People, confidence: float = CONFIDENCE, trusting: bool = False) -> np.ndarray:
+    """Whether each is a person, (N,) bool: the detector said so.
 
     Args:
         people: with 134 key points each.
         confidence: a point with a larger score is visible.
+        trusting: as the original, also trust the estimator alone where enough body points are visible. Some estimators
+            see a body in an empty picture too.
     """
-    return people.detected | ((people.scores[:, BODY] > confidence).sum(axis=1) >= LEAST_VISIBLE)
+    visible = (people.scores[:, BODY] > confidence).sum(axis=1)
+    return people.detected | (trusting & (visible >= LEAST_VISIBLE))
+
+
+def widen(boxes: np.ndarray, before: People, confidence: float = CONFIDENCE) -> np.ndarray:
+    """Widen boxes to hold the body points that the same people had a frame before, so that no limb is cut off.
+
+    Args:
+        boxes: (N, 4), pixels.
+        before: the people of the frame before, with 133 key points each; who overlaps most with a box is the same.
+        confidence: a point with a larger score is visible.
+    """
+    boxes = np.array(boxes, float)
+    shared = overlaps(boxes, before.boxes)
+    for box, share in zip(boxes, shared if before.detected and len(before) else (), strict=False):
+        who = share.argmax()
+        points = before.keypoints[who, COCO_BODY][before.scores[who, COCO_BODY] > confidence]
+        if share[who] > LEAST_OVERLAP and len(points):
+            low, high = points.min(axis=0), points.max(axis=0)
+            margin = MARGIN * (high - low).max()
+            box[:2], box[2:] = np.minimum(box[:2], low - margin), np.maximum(box[2:], high + margin)
+    return boxes
 
 
 def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 from DWPose.detector import PersonDetector
 from DWPose.keypoints import People
 from DWPose.pose import PoseEstimator
+from DWPose.tracking import widen
 
 MODEL_FILES = ("yolox_l.onnx", "dw-ll_ucoco_384.onnx")  # the released detector and pose estimator
 
@@ -31,12 +32,14 @@ class Wholebody:
         """The people in a picture, (H, W, 3) uint8, in the detector's order, with 134 key points each."""
         return self.estimate(image_rgb).openpose()
 
-    def estimate(self, image_rgb: np.ndarray, boxes: np.ndarray | None = None) -> People:
+    def estimate(self, image_rgb: np.ndarray, boxes: np.ndarray | None = None, before: People | None = None) -> People:
         """The people with their raw 133 key points, where nobody is detected one in the whole picture.
 
         Args:
             image_rgb: (H, W, 3) uint8.
             boxes: (N, 4) in pixels, what the detector found; None to let it.
+            before: the people of the frame before: key points are looked for in boxes that hold their limbs too; None
+                for the detector's boxes alone, as released.
         """
         if boxes is None:
             boxes = self.detector(image_rgb)
@@ -44,4 +47,5 @@ class Wholebody:
         if not detected:
             height, width = image_rgb.shape[:2]
             boxes = np.array([[0, 0, width, height]], float)
-        return People(boxes, *self.estimator(image_rgb, boxes), detected)
+        regions = boxes if before is None or not detected else widen(boxes, before)
+        return People(boxes, *self.estimator(image_rgb, regions), detected)

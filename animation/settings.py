@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from animation.errors import InputError
-from animation.face.detection import find_face_models
+from animation.face.detection import FaceModels, find_face_models
 from animation.face.embedding import load_face_embedding
 from animation.flags import FILES, FRAMES, NOTHING, Settings, flag
 from animation.media.images import FrameFolder, check_size, load_photo
@@ -29,18 +29,6 @@ class Inputs:
     photo: Image.Image
     poses: FrameFolder
     face_embedding: np.ndarray | None
-
-
-@dataclass(kw_only=True)
-class FaceModels(Settings):
-    """Where the networks are that find and embed faces; None is filled in by `animation.weights.layout.fill_in`."""
-
-    TITLE: ClassVar = "weights (left out: the released ones where they are, else the small ones that come along)"
-
-    face_models: str | None = flag(None, "insightface's antelopev2", metavar="DIR", affects=NOTHING)
-    dwpose_models: str | None = flag(
-        None, "DWPose's networks, which find the faces that insightface's do not", metavar="DIR", affects=NOTHING
-    )
 
 
 @dataclass(kw_only=True)

@@ -3,6 +3,7 @@
 import itertools
 import signal
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +11,14 @@ from PIL import Image, ImageDraw
 
 import face_mask_extraction
 from animation import cli
-from animation.face.boxes import box_from_mask
-from animation.face.detection import Face, FaceFinder
+from animation.face.boxes import bounds_of_points, box_from_mask
+from animation.face.detection import Face, FaceFinder, find_face_models
 from animation.face.embedding import embed_face
 from animation.face.masks import FaceMaskSettings, draw_mask
+from animation.flags import parse
 from animation.media.writing import write_mp4
+from animation.weights.layout import fill_in, find_checkpoints
+from DWPose.keypoints import FACE
 from tests import pose_models
 from tests.face_models import write_face_models
 
@@ -161,8 +165,8 @@ def test_bad_input_is_one_line_and_status_2(monkeypatch, capsys, folder, tmp_pat
         (["--video", "nowhere.mp4"], "no such video"),
         (["--video", tmp_path / "text.mp4"], "text.mp4"),
         (["--image_folder", folder, "--masks_folder", folder], "is the pictures' own folder"),
-        (["--image_folder", folder, "--feather", -1], "--feather -1.0 is out of range"),
-        (["--image_folder", folder, "--feather", "nan"], "--feather nan is out of range"),
+        (["--image_folder", folder, "--feather", -1], "--feather -1.0 is below 0"),
+        (["--image_folder", folder, "--feather", "nan"], "--feather nan is not a finite number"),
         (["--image_folder", folder, "--masks_folder", folder / "frame_2.png"], "cannot be written to"),
         (["--image_folder", folder, "--face_models", "nowhere"], "download the folder antelopev2"),
     ]
@@ -182,11 +186,24 @@ def test_a_damaged_picture_leaves_the_masks_before_it(monkeypatch, capsys, folde
     assert {path.name for path in (folder.parent / "faces").iterdir()} == {"frame_2.png"}
 
 
-def test_every_flag_is_known_and_defaults_are_real():
-    parser = face_mask_extraction.build_parser()
-    known = {action.dest for action in parser._actions} - {"help"}
-    assert known == set(FaceMaskSettings.__dataclass_fields__)
-    assert FaceMaskSettings(**vars(parser.parse_args([]))) == FaceMaskSettings()
+def test_networks_are_found_and_defaults_are_the_settings():
+    settings = parse(FaceMaskSettings, None, ["--image_folder", "images"])
+    assert settings == FaceMaskSettings(image_folder="images")
+    found = fill_in(settings, find_checkpoints())
+    assert (Path(found.dwpose_models) / "yolox_l.onnx").is_file()
+    assert find_face_models(found.face_models)
+
+
+@pytest.mark.parametrize("grey", [0, 128, 255])
+def test_an_empty_picture_has_no_face(grey):
+    """The estimator alone is sure of a face there, which fills most of the picture."""
+    networks = find_checkpoints()
+    finder = FaceFinder(networks.face_models, networks.dwpose)
+    picture = np.full((128, 128, 3), grey, np.uint8)
+    assert finder(picture) == ([], None)
+    people = finder._wholebody(picture)
+    assert not people.detected
+    assert bounds_of_points(people.keypoints[0, FACE], people.scores[0, FACE]) is not None  # the control
 
 
 def test_a_real_detector_on_a_real_photo(monkeypatch, capsys, tmp_path):

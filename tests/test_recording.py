@@ -87,7 +87,8 @@ def test_arrangements(recording):
     assert everyone.missing.tolist() == [False, False, True, False]
     assert everyone.drawn.size == (320, 240)
     one = arrange(recording, "affine", "largest", "blank")
-    assert one.drawn.frames.tolist() == [0, 1, 3]
+    assert one.drawn.frames.tolist() == [0, 1]
+    assert one.missing.tolist() == [False, False, True, True]  # in the last frame the detector found nobody
     assert one.drawn.size == (200, 300)
     assert arrange(recording, "limb", "largest", size=(64, 96)).drawn.size == (64, 96)
     assert arrange(recording, "affine", "largest", "hold").drawn.frames.tolist() == [0, 1, 2, 3]
@@ -107,14 +108,18 @@ def test_smoothing_follows_each_person(recording):
 
 def test_nobody(recording):
     hidden = people(5, 1, detected=False)
-    hidden.scores[:] = 0.1
-    with pytest.raises(InputError, match="no person was found in any frame"):
-        arrange(Recording(recording.photo, (200, 300), [hidden], (320, 240), 25.0))
+    for score, person in ((0.1, "all"), (0.9, "track"), (0.9, "0")):  # an estimator may be sure of anything
+        hidden.scores[:] = score
+        with pytest.raises(InputError, match="no person was found in any frame"):
+            arrange(Recording(recording.photo, (200, 300), [hidden], (320, 240), 25.0), person=person)
+    assert len(arrange(Recording(recording.photo, (200, 300), [hidden], (320, 240), 25.0), person="all").drawn.frames)
     with pytest.raises(InputError, match=r"no person was found in the photo.*--alignment none"):
         arrange(Recording(hidden, (200, 300), recording.video, (320, 240), 25.0))
 
 
-@pytest.mark.parametrize(("choice", "value"), [("alignment", "rigid"), ("missing", "guess"), ("person", "me")])
+@pytest.mark.parametrize(
+    ("choice", "value"), [("alignment", "rigid"), ("missing", "guess"), ("person", "me"), ("outliers", "x")]
+)
 def test_unknown_choices(recording, choice, value):
     with pytest.raises(InputError, match=f"{choice} '{value}' is unknown"):
         arrange(recording, **{choice: value})

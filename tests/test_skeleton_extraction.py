@@ -102,7 +102,7 @@ def test_script_writes_skeletons_and_key_points(flags, tmp_path):
     recording = load_recording(tmp_path / "poses" / "keypoints.npz")
     assert len(recording.video) == recording.drawn.num_frames == 8
     assert recording.drawn.size == (200, 300)
-    assert set(recording.sources) == {"detector", "pose", "driver", "photo"}
+    assert set(recording.sources) == {"detector", "pose", "driver", "photo", "widened"}
     assert len(recording.sources["pose"]["sha256"]) == 64
 
 
@@ -195,8 +195,8 @@ def test_two_people_in_every_frame(flags, tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["interpolate", "hold", "blank"])
-def test_frames_without_a_person(flags, tmp_path, caplog, monkeypatch, missing):
-    monkeypatch.setattr("DWPose.tracking.LEAST_VISIBLE", 134)  # these networks see their figure in any picture
+def test_frames_without_a_person(flags, tmp_path, caplog, missing):
+    """The estimator sees its figure in any picture: it is the detector that counts."""
     frames = [*WALK[:3], picture(), picture(), *WALK[5:]]
     found = run(
         flags, target_image_folder_path=str(write_frames(tmp_path / "gap", frames)), missing=missing, alignment="none"
@@ -208,6 +208,37 @@ def test_frames_without_a_person(flags, tmp_path, caplog, monkeypatch, missing):
         assert (found != whole).any(axis=-1).mean() < 0.02
     if missing == "hold":
         np.testing.assert_array_equal(found[4], found[2])
+
+
+def test_a_driver_of_nobody_is_one_line_unless_everybody_is_asked_for(flags, tmp_path, caplog):
+    empty = {"target_image_folder_path": str(write_frames(tmp_path / "empty", [picture()] * 3))}
+    with pytest.raises(InputError, match="no person was found in any frame of the driver"):
+        run(flags, **empty)
+    assert not list((tmp_path / "poses").glob("*.png"))
+    assert run(flags, **empty, person="all", alignment="none").any()  # as the original
+    assert "person in 100.0% of frames" in caplog.text or not caplog.text
+
+
+def test_boxes_are_widened_on_request_and_estimated_anew(flags, tmp_path, monkeypatch):
+    regions = []
+    call = pose.PoseEstimator.__call__
+    monkeypatch.setattr(pose.PoseEstimator, "__call__", lambda *args: regions.append(args[2]) or call(*args))
+    run(flags)
+    narrow = regions[1:]  # after the photo's
+    del regions[:]
+    run(flags, widen_boxes=True)
+    assert len(regions) == 9  # nothing is taken from the earlier run
+    del regions[0]
+    np.testing.assert_array_equal(regions[0], narrow[0])
+    for wide, detected, before in zip(regions[1:], narrow[1:], narrow[:-1], strict=True):
+        assert (wide[0, :2] <= detected[0, :2]).all()
+        assert (wide[0, 2:] >= detected[0, 2:]).all()
+        assert wide[0, 0] < detected[0, 0] or before[0, 0] > detected[0, 0]  # it walked to the right: its left hand
+    recording = load_recording(tmp_path / "poses" / "keypoints.npz")
+    np.testing.assert_allclose(recording.video[3].boxes, narrow[3])  # people are followed by the detector's boxes
+    del regions[:]
+    run(flags, widen_boxes=True, person="largest")
+    np.testing.assert_array_equal(regions[1:], narrow)
 
 
 def test_a_far_first_pose_is_told(flags, tmp_path, caplog):
@@ -281,7 +312,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(flags, tmp_path, models):
         ({"device": "tpu"}, "--device 'tpu'"),
         ({"person": "me"}, "--person 'me'"),
         ({"person": "5"}, "person 5: no frame has more than 1 people"),
-        ({"confidence": 2.0}, "--confidence 2.0"),
+        ({"confidence": 2.0}, "--confidence 2.* is not below 1"),
         ({"size": "big"}, "--size big"),
         ({"size": "0x10"}, "--size '0x10'"),
         ({"stride": 0}, "--stride 0"),
@@ -301,7 +332,6 @@ def test_bad_input_is_one_line_and_leaves_nothing(flags, tmp_path, models):
 
 
 def test_a_photo_without_a_person_is_told_before_the_driver_is_read(flags, tmp_path, monkeypatch):
-    monkeypatch.setattr("DWPose.tracking.LEAST_VISIBLE", 134)
     Image.fromarray(picture(width=200, height=300)).save(tmp_path / "empty.png")
     monkeypatch.setattr(estimation, "_record_driver", None)
     with pytest.raises(InputError, match=r"no person was found in the photo.*--alignment none"):

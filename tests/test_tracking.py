@@ -3,7 +3,7 @@ import pytest
 
 from animation.errors import InputError
 from DWPose.keypoints import People
-from DWPose.tracking import choose, identify, is_person, overlaps
+from DWPose.tracking import choose, identify, is_person, overlaps, widen
 
 SIZE = np.array([40, 100])
 
@@ -105,11 +105,12 @@ def test_refuses_who_is_not_there(person):
         choose(frames, identify(frames), person)
 
 
-def test_somebody_is_a_box_or_four_visible_points():
+def test_somebody_is_a_box_or_as_the_original_has_it_four_visible_points():
     scores = np.zeros((2, 134))
     scores[0, :4], scores[1, :3] = 0.31, 0.31
     people = People(np.zeros((2, 4)), np.zeros((2, 134, 2)), scores, detected=False)
-    assert is_person(people).tolist() == [True, False]
+    assert is_person(people).tolist() == [False, False]
+    assert is_person(people, trusting=True).tolist() == [True, False]
     people.detected = True
     assert is_person(people).all()
 
@@ -118,3 +119,21 @@ def test_overlaps_of_known_boxes():
     boxes = np.array([[0, 0, 10, 10], [0, 0, 0, 0]], float)
     others = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30]], float)
     np.testing.assert_allclose(overlaps(boxes, others), [[1, 1 / 3, 0], [0, 0, 0]])
+
+
+def test_boxes_are_widened_by_the_limbs_of_the_same_person_a_frame_before():
+    before = People(
+        np.array([[0, 0, 100, 200], [300, 0, 400, 200]], float), np.full((2, 133, 2), 50.0), np.ones((2, 133))
+    )
+    before.keypoints[0, :17] = np.stack([np.linspace(10, 90, 17), np.linspace(10, 190, 17)], axis=1)
+    before.keypoints[0, 9] = (-40, 100)  # a wrist out of the box
+    before.keypoints[1, :17] = (350, 100)
+    boxes = np.array([[302, 0, 402, 200], [4, 2, 104, 198]], float)
+    wide = widen(boxes, before)
+    np.testing.assert_array_equal(wide[0], boxes[0])
+    np.testing.assert_allclose(wide[1], [-49, 1, 104, 199])  # 5 % of the body's 180 pixels beside the points
+    before.scores[0, 9] = 0.1
+    np.testing.assert_allclose(widen(boxes, before)[1], [1, 1, 104, 199])  # a hidden wrist does not count
+    before.detected = False
+    np.testing.assert_array_equal(widen(boxes, before), boxes)
+    assert len(widen(np.zeros((0, 4)), before)) == 0

@@ -19,6 +19,7 @@ from animation.media.writing import FRAMES_FOLDER, PARTIAL_FOLDER, check_writabl
 from animation.settings import InferenceSettings, Levers, Sampling
 from animation.skeletons.settings import SkeletonChoices, SkeletonSettings
 from animation.weights.layout import Checkpoints, fill_in, set_of
+from DWPose.outliers import OUTLIERS
 from DWPose.wholebody import MODEL_FILES
 
 logger = logging.getLogger(__name__)
@@ -115,6 +116,12 @@ class ClipSettings(Sampling, Levers, SkeletonChoices, FaceOptimization):
         "the skeleton of the frame that all windows share: the driver's first, or the photo's own, whose frame is left "
         "out of the clip",
         choices=ANCHORS,
+    )
+    outliers: str = flag(
+        "drop", "joints that jump out of their motion: kept, or dropped and filled as --missing says", choices=OUTLIERS
+    )
+    widen_boxes: bool = flag(
+        True, "with --person track, look for a person's limbs also where they were a frame before, outside of the box"
     )
     color_match: bool = flag(False, "give the frames the photo's colours", affects=FILES)
     face_optimization: bool | None = flag(

@@ -20,8 +20,8 @@ from animation.media.images import FrameFolder, list_frames
 from animation.media.video import FolderFrames
 from animation.media.writing import PARTIAL_FOLDER, publish_frames, write_png
 from animation.skeletons.estimation import KEYPOINTS_FILE, record
-from animation.skeletons.extraction import report, write_skeletons
-from animation.skeletons.settings import SkeletonInputs
+from animation.skeletons.extraction import arrangement_choices, report, write_skeletons
+from animation.skeletons.settings import SkeletonChoices, SkeletonInputs
 from DWPose.arrangement import arrange, photo_person
 from DWPose.drawing import SHORT_SIDE, draw
 from DWPose.keypoints import People
@@ -74,7 +74,6 @@ def digest(frames: FrameFolder) -> str:
 
 def _made_of(settings: ClipSettings, photo: Path, framing: Framing, driver: Driver) -> dict:
     """All that the skeletons depend on, JSON values."""
-    choices = ("alignment", "person", "missing", "smooth", "confidence", "canvas", "loop", "max_seconds", "anchor")
     networks = settings.skeleton_settings(photo, (framing.width, framing.height), None)
     paths = [Path(networks.detector_path), Path(networks.pose_path)]
     made_of = {
@@ -82,7 +81,8 @@ def _made_of(settings: ClipSettings, photo: Path, framing: Framing, driver: Driv
         "photo": describe_file(photo),
         "size": [framing.width, framing.height],
         "networks": [describe_file(path) for path in paths if path.is_file()],
-        **{name: getattr(settings, name) for name in choices},
+        **settings.shared(SkeletonChoices),
+        **{name: getattr(settings, name) for name in ("loop", "max_seconds", "anchor")},
     }
     return json.loads(json.dumps(made_of))
 
@@ -103,9 +103,7 @@ def _extract(settings: ClipSettings, photo: Path, framing: Framing, driver: Driv
     recording = record(choices, inputs)
     if driver.recording is None:
         recording.save(_made(folder) / KEYPOINTS_FILE)  # an interrupt from here on costs no network's work
-    arrangement = arrange(
-        recording, settings.alignment, settings.person, settings.missing, settings.smooth, size, settings.confidence
-    )
+    arrangement = arrange(recording, size=size, **arrangement_choices(settings))
     report(arrangement, recording)
     numbers = looped(arrangement.drawn.num_frames, driver.fps, settings.loop, settings.max_seconds)
     drawn = select(arrangement.drawn, numbers)

@@ -4,11 +4,13 @@ import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from animation.errors import InputError
 from animation.face.boxes import bounds_of_points
+from animation.flags import NOTHING, Settings, flag
 from DWPose.keypoints import FACE
 from DWPose.sessions import find_model
 from DWPose.wholebody import MODEL_FILES, Wholebody
@@ -19,6 +21,18 @@ DETECTION_SIZE = (640, 640)
 RECOGNISER = "glintr100.onnx"
 FACE_MODEL_FILES = ("scrfd_10g_bnkps.onnx", RECOGNISER)
 DETECTOR, POSE = "the face detector", "DWPose's face points"  # the two ways, in words
+
+
+@dataclass(kw_only=True)
+class FaceModels(Settings):
+    """Where the networks are that find and embed faces; None is filled in by `animation.weights.layout.fill_in`."""
+
+    TITLE: ClassVar = "weights (left out: the released ones where they are, else the small ones that come along)"
+
+    face_models: str | None = flag(None, "insightface's antelopev2", metavar="DIR", affects=NOTHING)
+    dwpose_models: str | None = flag(
+        None, "DWPose's networks, which find the faces that insightface's do not", metavar="DIR", affects=NOTHING
+    )
 
 
 @dataclass(eq=False)
@@ -136,9 +150,12 @@ class FaceFinder:
         return [Face(box[:4], five) for box, five in zip(boxes, points, strict=True)] if len(boxes) else []
 
     def _estimate(self, image_rgb: np.ndarray) -> list[Face]:
+        """By DWPose, of the people whom its detector finds: its estimator sees somebody in an empty picture too."""
         if self._wholebody is None:
             self._wholebody = Wholebody(*map(find_model, self.dwpose_paths), self.device)
         people = self._wholebody(image_rgb)
+        if not people.detected:
+            return []
         found = zip(people.keypoints[:, FACE], people.scores[:, FACE], strict=True)
         faces = [(bounds_of_points(points, scores), points) for points, scores in found]
         return [Face(box, five_points(points)) for box, points in faces if box is not None]

@@ -12,7 +12,9 @@ from tqdm import tqdm
 
 from animation.cli import listed
 from animation.errors import InputError
-from animation.face.detection import POSE, FaceFinder, find_face_models
+from animation.face.detection import POSE, FaceFinder, FaceModels, find_face_models
+from animation.files import write_whole
+from animation.flags import flag
 from animation.media.images import IMAGE_SUFFIXES, load_photo
 from animation.media.video import VideoFrames
 from animation.media.writing import check_writable
@@ -21,21 +23,29 @@ logger = logging.getLogger(__name__)
 
 SHAPES = ("box", "oval")
 NO_FACE = {"black": 0, "white": 255}  # what a picture without a face gets
+WIDEST_FEATHER = 1000  # pixels
 
 
 @dataclass(kw_only=True)
-class FaceMaskSettings:
+class FaceMaskSettings(FaceModels):
     """An extraction's settings, named as the flags of `face_mask_extraction.py`, whose help explains them."""
 
-    image_folder: str | None = None
-    video: str | None = None
-    masks_folder: str | None = None
-    shape: str = "box"
-    feather: float = 0
-    no_face: str = "black"
-    face_models: str = "models/antelopev2"
-    dwpose_models: str = "checkpoints/DWPose"
-    device: str = "cpu"
+    image_folder: str | None = flag(None, "PNG or JPEG pictures", metavar="DIR")
+    video: str | None = flag(None, "a video file instead; its masks are frame_0.png …", metavar="FILE")
+    masks_folder: str | None = flag(
+        None, "where the masks go; left out, faces beside the folder or the video", metavar="DIR"
+    )
+    shape: str = flag("box", "the detector's box, or the oval within it", choices=SHAPES)
+    feather: float = flag(
+        0.0, "over which the edge fades from white to black", least=0, most=WIDEST_FEATHER, metavar="PIXELS"
+    )
+    no_face: str = flag(
+        "black",
+        "the mask of a picture without a face: black, no face; white, all of it, which is how the original's training "
+        "weighs a frame that is unknown",
+        choices=tuple(NO_FACE),
+    )
+    device: str = flag("cpu", "cuda: where onnxruntime can", choices=("cpu", "cuda"))
 
     def read_inputs(self) -> "MaskInputs":
         """Check everything that can be checked without a network.
@@ -43,14 +53,10 @@ class FaceMaskSettings:
         Raises:
             InputError: a setting is out of range, an input is missing, or the output not writable.
         """
+        self.check()
         if (self.image_folder is None) == (self.video is None):
             given = "neither is" if self.video is None else "both are"
             raise InputError(f"give one of --image_folder and --video; {given} given")
-        for name, known in (("shape", SHAPES), ("no_face", NO_FACE), ("device", ("cpu", "cuda"))):
-            if getattr(self, name) not in known:
-                raise InputError(f"--{name} {getattr(self, name)!r} is unknown; give one of {', '.join(known)}")
-        if not 0 <= self.feather <= 1000:
-            raise InputError(f"--feather {self.feather} is out of range; give 0 to 1000 pixels")
         source = Path(self.image_folder or self.video).absolute()
         folder = source.parent / "faces" if self.video is None else source.with_name(f"{source.stem}_faces")
         if self.masks_folder is not None:
@@ -152,7 +158,6 @@ def extract_masks(settings: FaceMaskSettings, inputs: MaskInputs) -> MaskSummary
             settings.dwpose_models,
         )
     summary = MaskSummary(0, 0, [], [])
-    inputs.folder.mkdir(parents=True, exist_ok=True)
     for name, pixels in tqdm(inputs, total=inputs.count, desc="finding faces", unit="frame"):
         if pixels is None:
             summary.kept += 1
@@ -172,13 +177,10 @@ def extract_masks(settings: FaceMaskSettings, inputs: MaskInputs) -> MaskSummary
 
 
 def _write(path: Path, mask: np.ndarray) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        options = {"quality": 100} if path.suffix.lower() != ".png" else {}
-        Image.fromarray(mask).save(partial, "PNG" if path.suffix.lower() == ".png" else "JPEG", **options)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    if path.suffix.lower() == ".png":
+        write_whole(path, lambda partial: Image.fromarray(mask).save(partial, "PNG"))
+    else:
+        write_whole(path, lambda partial: Image.fromarray(mask).save(partial, "JPEG", quality=100))
 
 
 def _list_pictures(folder: Path) -> list[Path]:

@@ -285,6 +285,8 @@ class FaceOptimizationSettings(InferenceSettings, FaceOptimization):
 def _largest_face(recording: Recording, height: int, width: int) -> FaceBox | None:
     """The largest face of the photo's people, in pixels; None where nobody's face shows."""
     people = recording.photo.openpose()
+    if not people.detected:
+        return None
     scale = np.divide((width, height), recording.photo_size)
     found = []
     for points, scores in zip(people.keypoints[:, FACE] * scale, people.scores[:, FACE], strict=True):

@@ -43,7 +43,7 @@ def record(settings: SkeletonSettings, inputs: SkeletonInputs) -> Recording:
             recording.photo_size = inputs.photo.size
             recording.sources["photo"] = photo
     if settings.alignment != "none":
-        photo_person(recording, confidence=settings.confidence)  # before minutes of work
+        photo_person(recording, settings.person == "all", settings.confidence)  # before minutes of work
     if not done:
         _record_driver(recording, inputs.driver, networks(), Path(settings.poses_folder_path) / UNFINISHED_FILE)
     return recording
@@ -70,7 +70,8 @@ class _Networks:
 def _begin(settings: SkeletonSettings, inputs: SkeletonInputs, networks: _Networks) -> tuple[bool, Recording]:
     """A recording to go on with, and whether all of its driver's frames are done."""
     folder = Path(settings.poses_folder_path)
-    sources = networks.describe() | {"driver": inputs.driver.describe()}
+    widened = settings.widen_boxes and settings.person == "track"
+    sources = networks.describe() | {"driver": inputs.driver.describe(), "widened": widened}
     for name, done in ((KEYPOINTS_FILE, True), (UNFINISHED_FILE, False)):
         try:
             earlier = load_recording(folder / name)
@@ -86,7 +87,7 @@ def _begin(settings: SkeletonSettings, inputs: SkeletonInputs, networks: _Networ
 
 def _record_driver(recording: Recording, driver, wholebody: Wholebody, unfinished: Path) -> None:
     """Reading, detector and estimator at work at once, each in its thread, on the frames that are still to do."""
-    done = len(recording.video)
+    done, widened = len(recording.video), recording.sources["widened"]
     frames = itertools.islice(read_ahead(driver), done, None)
     detecting = read_ahead((frame, wholebody.detector(frame)) for frame in frames)
     progress = tqdm(total=driver.estimated_length, initial=done, desc="finding people", unit="frame")
@@ -94,7 +95,8 @@ def _record_driver(recording: Recording, driver, wholebody: Wholebody, unfinishe
     try:
         with progress, contextlib.closing(detecting) as detected:
             for frame, boxes in detected:
-                recording.video.append(wholebody.estimate(frame, boxes))
+                before = recording.video[-1] if widened and recording.video else None
+                recording.video.append(wholebody.estimate(frame, boxes, before))
                 progress.update()
                 if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                     _save(recording, unfinished)

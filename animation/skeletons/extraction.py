@@ -15,7 +15,7 @@ from animation.cli import listed
 from animation.media.writing import PARTIAL_FOLDER, publish_frames, write_png
 from animation.skeletons.estimation import KEYPOINTS_FILE, UNFINISHED_FILE, record
 from animation.skeletons.preview import write_preview
-from animation.skeletons.settings import SkeletonInputs, SkeletonSettings
+from animation.skeletons.settings import SkeletonChoices, SkeletonInputs, SkeletonSettings
 from DWPose.alignment import FAR_FROM_PHOTO
 from DWPose.arrangement import Arrangement, arrange
 from DWPose.drawing import SHORT_SIDE, draw
@@ -31,19 +31,14 @@ def extract(settings: SkeletonSettings, inputs: SkeletonInputs) -> Arrangement:
         InputError: an input turns out to be damaged, or nobody is in it.
     """
     recording = record(settings, inputs)
-    choices = {
-        "person": settings.person,
-        "missing": settings.missing,
-        "smooth": settings.smooth,
-        "confidence": settings.confidence,
-    }
-    arrangement = arrange(recording, settings.alignment, size=inputs.size, **choices)
+    choices = arrangement_choices(settings)
+    arrangement = arrange(recording, size=inputs.size, **choices)
     recording.drawn = arrangement.drawn
     folder = Path(settings.poses_folder_path)
     report(arrangement, recording)
     write_skeletons(folder, recording, settings.confidence, settings.canvas)
     if settings.preview is not None:
-        in_place = arrange(recording, "none", **choices).drawn
+        in_place = arrange(recording, **(choices | {"alignment": "none"})).drawn
         write_preview(
             Path(settings.preview),
             recording,
@@ -62,6 +57,12 @@ def extract(settings: SkeletonSettings, inputs: SkeletonInputs) -> Arrangement:
         folder,
     )
     return arrangement
+
+
+def arrangement_choices(settings: SkeletonChoices) -> dict:
+    """What `arrange` is told of the settings, by name."""
+    names = ("alignment", "person", "missing", "smooth", "outliers", "confidence")
+    return {name: getattr(settings, name) for name in names}
 
 
 def write_skeletons(folder: Path, recording: Recording, confidence: float, canvas: int | None = None) -> None:
@@ -127,6 +128,14 @@ def report(arrangement: Arrangement, recording: Recording) -> None:
     if len(absent):
         logger.warning(
             "the person was not found in %d of %d frames: %s", len(absent), len(arrangement.missing), listed(absent)
+        )
+    odd = np.flatnonzero(arrangement.outliers)
+    if len(odd):
+        logger.info(
+            "%d joints jump out of their motion and are filled (--outliers keep leaves them), in %d frames: %s",
+            arrangement.outliers.sum(),
+            len(odd),
+            listed(odd),
         )
     distances = arrangement.distances
     if distances is None or not np.isfinite(distances).any() or not distances[0] > FAR_FROM_PHOTO:

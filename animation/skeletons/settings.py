@@ -14,6 +14,7 @@ from animation.media.writing import check_writable
 from DWPose.alignment import ALIGNMENTS
 from DWPose.drawing import SHORT_SIDE
 from DWPose.keypoints import CONFIDENCE
+from DWPose.outliers import OUTLIERS
 from DWPose.recording import Recording, load_recording
 from DWPose.sessions import DEVICES, find_model
 from DWPose.smoothing import MISSING
@@ -48,7 +49,8 @@ class SkeletonChoices(Settings):
     person: str = flag(
         "track",
         "track: the one who fills most of the picture, followed through the video; largest of each frame; N: that one "
-        "from the left, from 0, followed; all: everyone is drawn",
+        "from the left, from 0, followed; all: everyone is drawn, and, as the original does, whatever the pose "
+        "estimator sees where the detector finds nobody",
         metavar="{track,largest,N,all}",
     )
     missing: str = flag(
@@ -57,6 +59,12 @@ class SkeletonChoices(Settings):
         choices=MISSING,
     )
     smooth: bool = flag(False, "smooth trembling key points (One-Euro filter)")
+    outliers: str = flag(
+        "keep", "joints that jump out of their motion: kept, or dropped and filled as --missing says", choices=OUTLIERS
+    )
+    widen_boxes: bool = flag(
+        False, "with --person track, look for a person's limbs also where they were a frame before, outside of the box"
+    )
     confidence: float = flag(CONFIDENCE, "key points with larger scores are visible", least=0, below=1)
     canvas: int | None = flag(
         None,
