@@ -140,10 +140,10 @@ def main() -> None:
     settings = fill_in(parse(FigureSettings, __doc__))
     settings.check()
     pipeline = AnimationPipeline.from_checkpoints(
-        settings.pretrained_model_name_or_path,
-        settings.unet_model_name_or_path,
-        settings.posenet_model_name_or_path,
-        settings.face_encoder_model_name_or_path,
+        svd_folder=settings.pretrained_model_name_or_path,
+        unet_path=settings.unet_model_name_or_path,
+        pose_net_path=settings.posenet_model_name_or_path,
+        face_encoder_path=settings.face_encoder_model_name_or_path,
     )
     pipeline.set_progress_bar_config(disable=True)
     form, work = Format(width=SIDE, height=SIDE, num_frames=FRAMES), Path(settings.work)
