@@ -1,29 +1,13 @@
-"""What all scripts share: grouped help with real defaults, a plain log, and errors in one line."""
+"""What all scripts share: a plain log, and errors in one line."""
 
-import argparse
 import logging
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, fields
 
 from animation.errors import InputError, RunError
 
 logger = logging.getLogger(__name__)
-
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows each flag's default, unless there is none to speak of, and keeps the description's lines."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False) or action.required:
-            return action.help
-        return super()._get_help_string(action)
-
-
-def use_defaults(parser: argparse.ArgumentParser, settings: type) -> None:
-    """Give the flags the defaults of the fields of a settings dataclass, which they are named as."""
-    parser.set_defaults(**{field.name: field.default for field in fields(settings) if field.default is not MISSING})
 
 
 def listed(names: Sequence[object], most: int = 20) -> str:
