@@ -300,7 +300,7 @@ def full_disk(*_args, **_kwargs):
 WRITES = [
     "animation.clip.flow.write_png",
     "animation.skeletons.extraction.write_png",
-    "animation.clip.flow._save",
+    "animation.clip.flow.np.save",
     "animation.clip.state.write_json",
     "animation.clip.state.save_file",
     "animation.clip.state.write_png",

@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,153 +32,129 @@ logger = logging.getLogger(__name__)
 CONTACT_SHEET, CSIM_PLOT, SIDE_BY_SIDE = "contact_sheet.png", "csim.png", "side_by_side.mp4"
 
 
-def write_results(
-    settings: ClipSettings,
-    inputs: ClipInputs,
-    run_inputs: Inputs,
-    state: ClipState,
-    sound: Sound | None,
-    embedding: np.ndarray,
-    channel_order: str,
-    device: torch.device,
-    report: RunReport,
-) -> tuple[list[str], dict]:
-    """Write the MP4 and what else is wanted; each file is whole or not there.
+class Results:
+    """What a clip leaves in its output folder; each file is whole or not there.
 
     Args:
-        run_inputs: of the run, with the skeletons.
+        settings: of the clip.
+        inputs: what they read.
+        run_inputs: of the run, with the skeletons and the face's embedding.
         state: with all frames decoded.
-        embedding: of the photo's face; zeros where there is none.
-
-    Returns:
-        The names of what was written, relative to the output folder, and facts for run.json.
+        sound: of the MP4; None for none.
     """
-    total = len(run_inputs.poses)
-    first = 1 if settings.anchor == "photo" else 0  # the photo's own skeleton is no part of the clip
-    likeness = _likeness(settings, embedding, channel_order, device)
-    finish = _finisher(settings, inputs, state, first, total)
-    jumps, csim, before = [], [], None
-    writer = AnimationWriter(
-        settings.output,
-        total - first,
-        inputs.driver.fps,
-        png=not settings.no_png,
-        gif=settings.gif,
-        sound=sound,
-    )
-    with report.stage("write"), writer:
-        for number in tqdm(range(first, total), desc="writing", unit="frame"):
-            frame = finish(number)
-            writer.write(frame[None])
-            if before is not None:
-                jumps.append(jump(before, frame))
-            before = frame
-            if likeness is not None:
-                csim.append(likeness(frame))
-    outputs = writer.outputs
-    with report.stage("show"):
-        outputs += _show(settings, inputs, run_inputs, finish, first, sound, csim)
-    windows = window_indices(total, settings.tile_size, settings.frames_overlap)
-    facts = {
-        "num_frames": total - first,
-        "sound": None if sound is None else round(sound.seconds, 3),
-        "seams": seams(jumps, [border - first for border in window_borders(windows)]),
-    }
-    if likeness is not None:
-        found = [value for value in csim if value is not None]
-        facts["csim"] = {"mean": round(float(np.mean(found)), 4) if found else None, "frames": csim}
-    return outputs, facts
 
+    def __init__(
+        self, settings: ClipSettings, inputs: ClipInputs, run_inputs: Inputs, state: ClipState, sound: Sound | None
+    ):
+        self.settings, self.inputs, self.run_inputs, self.state, self.sound = settings, inputs, run_inputs, state, sound
+        self.output, self.fps = Path(settings.output), inputs.driver.fps
+        self.first = 1 if settings.anchor == "photo" else 0  # the photo's own skeleton is no part of the clip
+        self.count = len(run_inputs.poses) - self.first
+        self._match = None
+        if settings.color_match:
+            photo = np.asarray(load_photo(settings.intermediate / PHOTO_FILE))
+            frames = (self._cropped(i) for i in tqdm(range(self.count), desc="colours", unit="frame"))
+            self._match = matcher(inputs.framing.crop(photo[None])[0], frames, settings.tile_size)
 
-def _show(
-    settings: ClipSettings,
-    inputs: ClipInputs,
-    run_inputs: Inputs,
-    finish: Callable[[int], np.ndarray],
-    first: int,
-    sound: Sound | None,
-    csim: Sequence[float | None],
-) -> list[str]:
-    """Write what is there to look at, beside the clip itself, and return the names."""
-    output, driver = Path(settings.output), inputs.driver
-    names, total = [CONTACT_SHEET], len(run_inputs.poses)
-    count = total - first
-    moments, shows_driver = pick_moments(count), driver.kind in ("video", "frames")
-    if shows_driver:
-        driving = [Image.fromarray(f) for i, f in enumerate(_driver_frames(inputs, count)) if i in moments]
-    else:
-        driving = [run_inputs.poses[first + moment] for moment in moments]
-    block = SheetBlock(
-        title=f"{Path(settings.photo).name} moved like {driver.path.name}",
-        photo=inputs.photo,
-        times=[f"{moment / driver.fps:.2f} s" for moment in moments],
-        rows={
-            "driver" if shows_driver else "skeleton": driving,
-            "result": [Image.fromarray(finish(first + moment)) for moment in moments],
-        },
-    )
-    write_whole(output / CONTACT_SHEET, draw_contact_sheet([block]).save)
-    if csim:
-        write_whole(output / CSIM_PLOT, plot_likeness(csim).save)
-        names.append(CSIM_PLOT)
-    if settings.side_by_side:
-        panels = {
-            "photo": inputs.photo,
-            **({"driver": _driver_frames(inputs, count)} if shows_driver else {}),
-            "skeleton": itertools.islice(_skeletons(settings, run_inputs), first, None),
-            "result": (finish(i) for i in tqdm(range(first, total), desc="side by side", unit="frame")),
+    def _cropped(self, number: int) -> np.ndarray:
+        """A frame of the clip without its padding, (H, W, 3) uint8."""
+        return self.inputs.framing.crop(self.state.frame(self.first + number)[None])[0]
+
+    def frame(self, number: int) -> np.ndarray:
+        """A finished frame of the clip, (H, W, 3) uint8."""
+        frame = self._cropped(number)
+        return frame if self._match is None else self._match(number, frame)
+
+    def write(self, channel_order: str, device: torch.device, report: RunReport) -> dict:
+        """Write the MP4 and what else is wanted, and return the facts for run.json.
+
+        Args:
+            channel_order: what the face models are handed.
+            device: where they run.
+            report: gets the seconds.
+        """
+        settings = self.settings
+        likeness = self._likeness(channel_order, device)
+        jumps, csim, before = [], [], None
+        writer = AnimationWriter(
+            self.output, self.count, self.fps, png=not settings.no_png, gif=settings.gif, sound=self.sound
+        )
+        with report.stage("write"), writer:
+            for number in tqdm(range(self.count), desc="writing", unit="frame"):
+                frame = self.frame(number)
+                writer.write(frame[None])
+                if before is not None:
+                    jumps.append(jump(before, frame))
+                before = frame
+                if likeness is not None:
+                    csim.append(likeness(frame))
+        with report.stage("show"):
+            shown = self._show(csim)
+        windows = window_indices(self.first + self.count, settings.tile_size, settings.frames_overlap)
+        facts = {
+            "num_frames": self.count,
+            "sound": self.sound and round(self.sound.seconds, 3),
+            "seams": seams(jumps, [border - self.first for border in window_borders(windows)]),
+            "outputs": [*writer.outputs, *shown],
         }
-        write_panels(output / SIDE_BY_SIDE, panels, driver.fps, sound)
-        names.append(SIDE_BY_SIDE)
-    return names
+        if likeness is not None:
+            found = [value for value in csim if value is not None]
+            facts["csim"] = {"mean": round(float(np.mean(found)), 4) if found else None, "frames": csim}
+        return facts
 
+    def _show(self, csim: Sequence[float | None]) -> list[str]:
+        """Write what is there to look at, beside the clip itself, and return the names."""
+        driver, poses = self.inputs.driver, self.run_inputs.poses
+        names, moments, shows_driver = [CONTACT_SHEET], pick_moments(self.count), driver.kind in ("video", "frames")
+        if shows_driver:
+            driving = [Image.fromarray(frame) for i, frame in enumerate(self._driver_frames()) if i in moments]
+        else:
+            driving = [poses[self.first + moment] for moment in moments]
+        block = SheetBlock(
+            title=f"{Path(self.settings.photo).name} moved like {driver.path.name}",
+            photo=self.inputs.photo,
+            times=[f"{moment / self.fps:.2f} s" for moment in moments],
+            rows={
+                "driver" if shows_driver else "skeleton": driving,
+                "result": [Image.fromarray(self.frame(moment)) for moment in moments],
+            },
+        )
+        write_whole(self.output / CONTACT_SHEET, draw_contact_sheet([block]).save)
+        if csim:
+            write_whole(self.output / CSIM_PLOT, plot_likeness(csim).save)
+            names.append(CSIM_PLOT)
+        if self.settings.side_by_side:
+            panels = {
+                "photo": self.inputs.photo,
+                **({"driver": self._driver_frames()} if shows_driver else {}),
+                "skeleton": itertools.islice(self._skeletons(), self.first, None),
+                "result": map(self.frame, tqdm(range(self.count), desc="side by side", unit="frame")),
+            }
+            write_panels(self.output / SIDE_BY_SIDE, panels, self.fps, self.sound)
+            names.append(SIDE_BY_SIDE)
+        return names
 
-def _skeletons(settings: ClipSettings, run_inputs: Inputs) -> Iterator[np.ndarray | Image.Image]:
-    """The skeletons of all frames: drawn as large as they are shown where their key points are known."""
-    path = settings.intermediate / SKELETONS_FOLDER / KEYPOINTS_FILE
-    drawn = load_recording(path).drawn if path.is_file() else None
-    if drawn is not None and drawn.num_frames == len(run_inputs.poses):
-        return skeleton_panels(drawn, settings.confidence, settings.canvas)
-    return iter(run_inputs.poses)
+    def _skeletons(self) -> Iterator[np.ndarray | Image.Image]:
+        """The skeletons of all frames: drawn as large as they are shown where their key points are known."""
+        path = self.settings.intermediate / SKELETONS_FOLDER / KEYPOINTS_FILE
+        drawn = load_recording(path).drawn if path.is_file() else None
+        if drawn is not None and drawn.num_frames == len(self.run_inputs.poses):
+            return skeleton_panels(drawn, self.settings.confidence, self.settings.canvas)
+        return iter(self.run_inputs.poses)
 
+    def _driver_frames(self) -> Iterator[np.ndarray]:
+        """The driver's frames as the clip shows them, its part repeated."""
+        repeated = itertools.chain.from_iterable(itertools.repeat(self.inputs.driver.frames))
+        return itertools.islice(repeated, self.count)
 
-def _driver_frames(inputs: ClipInputs, count: int) -> Iterator[np.ndarray]:
-    """The driver's frames as the clip shows them, its part repeated: `count` of them."""
-    yield from itertools.islice(itertools.chain.from_iterable(itertools.repeat(inputs.driver.frames)), count)
-
-
-def _finisher(
-    settings: ClipSettings, inputs: ClipInputs, state: ClipState, first: int, total: int
-) -> Callable[[int], np.ndarray]:
-    """A function of a decoded frame's number that gives the finished frame, its padding cut off."""
-    framing = inputs.framing
-
-    def cropped(number: int) -> np.ndarray:
-        """Without padding."""
-        return framing.crop(state.frame(number)[None])[0]
-
-    if not settings.color_match:
-        return cropped
-
-    def all_cropped() -> Iterator[np.ndarray]:
-        """Frame after frame."""
-        for number in tqdm(range(first, total), desc="colours", unit="frame"):
-            yield cropped(number)
-
-    photo = np.asarray(load_photo(settings.intermediate / PHOTO_FILE))
-    match = matcher(framing.crop(photo[None])[0], all_cropped(), settings.tile_size)
-    return lambda number: match(number - first, cropped(number))
-
-
-def _likeness(
-    settings: ClipSettings, embedding: np.ndarray, channel_order: str, device: torch.device
-) -> Likeness | None:
-    """What compares faces, where there are networks for it and a face in the photo."""
-    if settings.no_figures or not embedding.any():
-        return None
-    try:
-        dwpose = Path(settings.dwpose_models)
-        return Likeness(FaceFinder(settings.face_models, dwpose, device.type), embedding, channel_order)
-    except InputError as error:
-        logger.warning("the faces are not compared: %s", error)
-        return None
+    def _likeness(self, channel_order: str, device: torch.device) -> Likeness | None:
+        """What compares faces, where there are networks for it and a face in the photo."""
+        settings, embedding = self.settings, self.run_inputs.face_embedding
+        if settings.no_figures or not embedding.any():
+            return None
+        try:
+            finder = FaceFinder(settings.face_models, Path(settings.dwpose_models), device.type)
+        except InputError as error:
+            logger.warning("the faces are not compared: %s", error)
+            return None
+        return Likeness(finder, embedding, channel_order)
