@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from animation.errors import InputError
 from animation.face.detection import FaceFinder
 from animation.files import write_whole
 from animation.media.images import load_photo
-from animation.media.panels import SheetBlock, draw_contact_sheet, pick_moments, plot_likeness, write_panels
+from animation.media.panels import Picture, SheetBlock, draw_contact_sheet, pick_moments, plot_likeness, write_panels
 from animation.media.sound import Sound
 from animation.media.writing import AnimationWriter
 from animation.report import RunReport
@@ -122,9 +122,10 @@ def _show(
         write_whole(output / CSIM_PLOT, plot_likeness(csim).save)
         names.append(CSIM_PLOT)
     if settings.side_by_side:
-        panels = {
-            "photo": inputs.photo,
-            **({"driver": _driver_frames(inputs, count)} if shows_driver else {}),
+        panels: dict[str, Image.Image | Iterable[Picture]] = {"photo": inputs.photo}
+        if shows_driver:
+            panels["driver"] = _driver_frames(inputs, count)
+        panels |= {
             "skeleton": itertools.islice(_skeletons(settings, run_inputs), first, None),
             "result": (finish(i) for i in tqdm(range(first, total), desc="side by side", unit="frame")),
         }
@@ -133,7 +134,7 @@ def _show(
     return names
 
 
-def _skeletons(settings: ClipSettings, run_inputs: Inputs) -> Iterator[np.ndarray | Image.Image]:
+def _skeletons(settings: ClipSettings, run_inputs: Inputs) -> Iterator[Picture]:
     """The skeletons of all frames: drawn as large as they are shown where their key points are known."""
     path = settings.intermediate / SKELETONS_FOLDER / KEYPOINTS_FILE
     drawn = load_recording(path).drawn if path.is_file() else None
