@@ -190,10 +190,9 @@ def boolean(text: str) -> bool:
 class Parser(argparse.ArgumentParser):
     """Tells what is wrong with a command line in one line, with the nearest flag, and shows defaults in the help."""
 
-    def __init__(self, description: str | None):
-        super().__init__(
-            usage="%(prog)s [flags]", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+    def __init__(self, description: str | None = None, usage: str = "%(prog)s [flags]", **options: Any):
+        kind = argparse.RawDescriptionHelpFormatter
+        super().__init__(usage=usage, description=description, formatter_class=kind, **options)
 
     def error(self, message: str) -> typing.NoReturn:
         """Raise InputError in place of printing the usage."""

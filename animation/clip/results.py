@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from animation.errors import InputError
 from animation.face.detection import FaceFinder
 from animation.files import write_whole
 from animation.media.images import load_photo
-from animation.media.panels import SheetBlock, draw_contact_sheet, pick_moments, plot_likeness, write_panels
+from animation.media.panels import Picture, SheetBlock, draw_contact_sheet, pick_moments, plot_likeness, write_panels
 from animation.media.sound import Sound
 from animation.media.writing import AnimationWriter
 from animation.report import RunReport
@@ -124,7 +124,7 @@ class Results:
             write_whole(self.output / CSIM_PLOT, plot_likeness(csim).save)
             names.append(CSIM_PLOT)
         if self.settings.side_by_side:
-            panels = {
+            panels: dict[str, Picture | Iterable[Picture]] = {
                 "photo": self.inputs.photo,
                 **({"driver": self._driver_frames()} if shows_driver else {}),
                 "skeleton": itertools.islice(self._skeletons(), self.first, None),
@@ -134,7 +134,7 @@ class Results:
             names.append(SIDE_BY_SIDE)
         return names
 
-    def _skeletons(self) -> Iterator[np.ndarray | Image.Image]:
+    def _skeletons(self) -> Iterator[Picture]:
         """The skeletons of all frames: drawn as large as they are shown where their key points are known."""
         path = self.settings.intermediate / SKELETONS_FOLDER / KEYPOINTS_FILE
         drawn = load_recording(path).drawn if path.is_file() else None

@@ -37,10 +37,10 @@ class Case:
     """
 
     name: str
-    result: Sequence[Image.Image]
-    truth: Sequence[Image.Image] | None = None
-    driver: Sequence[Image.Image] | None = None
-    poses: Sequence[Image.Image] | None = None
+    result: "Frames"
+    truth: "Frames | None" = None
+    driver: "Frames | None" = None
+    poses: "Frames | None" = None
     photo: Image.Image | None = None
     keypoints: np.ndarray | None = None
     scores: np.ndarray | None = None
@@ -70,7 +70,7 @@ def _frames_at(candidates: Sequence[Path]) -> Path | None:
     return None
 
 
-class VideoClip(Sequence):
+class VideoClip:
     """The frames of a video file as RGB images, with the interface of `FrameFolder`; fast in rising order.
 
     Raises InputError: the file is missing, damaged or not a video.
@@ -80,24 +80,25 @@ class VideoClip(Sequence):
         self.paths, self._video = [path], VideoFrames(path)
         self.sizes = {self._video.size}  # (width, height), pixels
         self._length = sum(1 for _ in itertools.islice(self._video, max_frames))
-        self._index, self._frames = -1, iter(())
+        self._index = -1
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> Image.Image:
         index = range(self._length)[index]
-        if index < self._index:
-            self._index = -1
-        if self._index < 0:
-            self._frames = iter(self._video)
+        if self._index < 0 or index < self._index:
+            self._index, self._frames = -1, iter(self._video)
         while self._index < index:
-            self._frame = next(self._frames)
+            self._frame: np.ndarray = next(self._frames)
             self._index += 1
         return Image.fromarray(self._frame)
 
 
-def open_frames(path: Path, max_frames: int | None = None) -> FrameFolder | VideoClip:
+Frames = FrameFolder | VideoClip
+
+
+def open_frames(path: Path, max_frames: int | None = None) -> Frames:
     """The frames of a folder or a video, RGB. Raises InputError."""
     return FrameFolder(path, max_frames) if path.is_dir() else VideoClip(path, max_frames)
 
@@ -170,12 +171,13 @@ def read_case(name: str, result: Path, truth: Path, max_frames: int | None = Non
     found = _frames_at([result / FRAMES_FOLDER, result, result / VIDEO_FILE])
     if found is None:
         raise InputError(f"{result}: no generated frames there; give a folder of numbered frames or {VIDEO_FILE}")
-    parts = {"result": open_frames(found, max_frames)}
+    parts: dict[str, Frames | None] = {}
     for part in ("truth", "driver", "poses"):
         candidates = [truth / part, truth / f"{part}.mp4"] + [truth] * (part == "truth")
         path = _frames_at(candidates)
         parts[part] = None if path is None else open_frames(path, max_frames)
-    case = Case(name=name, fps=_rate(result), **parts)
+    case = Case(name=name, result=open_frames(found, max_frames), fps=_rate(result))
+    case.truth, case.driver, case.poses = parts["truth"], parts["driver"], parts["poses"]
     for part in ("truth", "driver"):
         frames = getattr(case, part)
         if frames is not None and len(frames) != len(case):
@@ -265,7 +267,7 @@ def chunks(case: Case, length: int) -> Iterator[Chunk]:
     for start in range(0, len(case), length):
         indices = range(start, min(start + length, len(case)))
 
-        def stack(frames: Sequence[Image.Image] | None, size=None, indices=indices) -> np.ndarray | None:
+        def stack(frames: Frames | None, size=None, indices=indices) -> np.ndarray | None:
             """(n, H, W, 3), resized where asked to."""
             if frames is None:
                 return None

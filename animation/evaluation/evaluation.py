@@ -71,7 +71,7 @@ def evaluate(settings: EvaluationSettings, cases: Sequence[Case]) -> list[Record
             records.append(measure_case(case, measures, progress))
             write_json(path, asdict(records[-1]))
     fvd = _video_distance(settings, records, not_run)
-    print(table(records, fvd and fvd["value"], not_run))
+    print(table(records, None if fvd is None else fvd["value"], not_run))
     facts = {"settings": asdict(settings), "device": device_name(device), "versions": library_versions(LIBRARIES)}
     _write(output_dir, partial, cases, records, metrics_json(records, fvd, not_run, facts))
     return records

@@ -26,7 +26,7 @@ BRANCHES = ("b0", "b1a", "b1b", "b2a", "b2b", "b3b")
 
 def pad_same(features: torch.Tensor, kernel: Sequence[int], stride: Sequence[int]) -> torch.Tensor:
     """Pad (B, C, T, H, W) with zeros as TensorFlow's SAME: ceil(size / stride) remain, the odd one at the end."""
-    padding = []
+    padding: list[int] = []
     for size, k, s in zip(features.shape[2:], kernel, stride, strict=True):
         total = max((-(-size // s) - 1) * s + k - size, 0)
         padding = [total // 2, total - total // 2, *padding]  # F.pad counts from the last axis
@@ -52,7 +52,7 @@ class MaxPool(nn.Module):
 
     def __init__(self, kernel: Sequence[int], stride: Sequence[int]):
         super().__init__()
-        self.kernel, self.stride = kernel, stride
+        self.kernel, self.stride = tuple(kernel), tuple(stride)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(B, C, T, H, W) → (B, C, T/stride, H/stride, W/stride), rounded up."""
@@ -154,6 +154,6 @@ class I3D(nn.Module):
         return features.mean(dim=(2, 3, 4))
 
 
-def load_i3d(path: str | Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+def load_i3d(path: str | Path, dtype: torch.dtype = torch.float32) -> I3D:
     """Load a state dict of I3D's PyTorch ports. Raises CheckpointError."""
     return load_self_described(I3D, path, dtype)

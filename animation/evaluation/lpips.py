@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ VGG16 = tuple(
     ["max2"] * (i > 0) + [(channels, 3, 1, 1)] * depth
     for i, (channels, depth) in enumerate(((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)))
 )
-BACKBONES = {"alex": ALEXNET, "vgg": VGG16}
+BACKBONES: dict[str, Any] = {"alex": ALEXNET, "vgg": VGG16}
 
 
 class LPIPS(nn.Module):
@@ -31,8 +32,10 @@ class LPIPS(nn.Module):
 
     def __init__(self, net: str):
         super().__init__()
-        self.net, self.taps = net, []
-        layers, channels = [], 3
+        self.net = net
+        self.taps: list[int] = []
+        layers: list[nn.Module] = []
+        channels = 3
         for i, group in enumerate(BACKBONES[net]):
             for layer in group:
                 if isinstance(layer, str):

@@ -186,10 +186,10 @@ class Skeleton(Measure):
     columns = tuple(f"pck_{threshold:g}" for threshold in PCK_THRESHOLDS)
 
     def __init__(self, models_folder: str | Path, device: torch.device):
-        paths = [Path(models_folder) / name for name in MODEL_FILES]
-        if not all(path.is_file() for path in paths):
+        detector, pose = (Path(models_folder) / name for name in MODEL_FILES)
+        if not (detector.is_file() and pose.is_file()):
             raise NotRun(f"no pose models in {models_folder}; name their folder with --pose_models")
-        self.find_people = Wholebody(*paths, "cuda" if device.type == "cuda" else "cpu")
+        self.find_people = Wholebody(detector, pose, "cuda" if device.type == "cuda" else "cpu")
 
     def begin(self, case: Case) -> dict[str, str]:
         """Does not apply where no target is there."""
