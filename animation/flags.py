@@ -107,7 +107,6 @@ class Settings:
         return {f.name: getattr(self, f.name) for f in fields(cls) if f.init and hasattr(self, f.name)}
 
 
-@functools.cache
 def _flags(cls: type) -> dict[str, tuple[Any, Flag]]:
     """The type and the facts of each flag of a settings class."""
     hints = typing.get_type_hints(cls)
@@ -206,8 +205,8 @@ class Parser(argparse.ArgumentParser):
 class _Refused(argparse.Action):
     """Raises InputError for a flag that is not accepted any more, with what to do instead."""
 
-    def __init__(self, *args: Any, reason: str, **options: Any):
-        super().__init__(*args, nargs="?", default=argparse.SUPPRESS, **options)
+    def __init__(self, option_strings: Sequence[str], dest: str, reason: str, **options: Any):
+        super().__init__(option_strings, dest, nargs="?", default=argparse.SUPPRESS, **options)
         self.reason = reason
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:

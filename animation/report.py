@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,12 +26,8 @@ class RunReport:
 
     def __init__(self, settings: dict, device: torch.device):
         self.device = device
-        self.facts = {
-            "settings": settings,
-            "device": device_name(device),
-            "versions": library_versions(),
-            "seconds": {},
-        }
+        about = {"device": device_name(device), "versions": library_versions()}
+        self.facts: dict[str, Any] = {"settings": settings, **about, "seconds": {}}
         self._files: dict[str, dict] = {}
         self._hashing: list[threading.Thread] = []
         if device.type == "cuda":

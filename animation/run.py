@@ -15,7 +15,7 @@ from animation import runtime
 from animation.errors import RunError
 from animation.face.detection import find_face_models
 from animation.face.embedding import embed_face
-from animation.face.settings import FaceInputs
+from animation.face.settings import FaceInputs, FaceOptimizationSettings
 from animation.face_optimization import build_face_optimizer
 from animation.files import locked
 from animation.media.writing import AnimationWriter
@@ -103,7 +103,7 @@ def render(
     logger.info("%d frames of %s on %s in %s", num_frames, size, report.device, dtype)
     generator = torch.Generator(report.device).manual_seed(settings.seed)
     refine_x0 = None
-    if isinstance(inputs, FaceInputs):
+    if isinstance(inputs, FaceInputs) and isinstance(settings, FaceOptimizationSettings):
         refine_x0 = build_face_optimizer(settings, inputs, pipeline, report)
     with report.stage("encode"):
         conditions = pipeline.encode(
@@ -164,8 +164,7 @@ def animate(settings: InferenceSettings, inputs: Inputs) -> None:
         with report.stage("face_embedding"):
             channel_order = choose_channel_order(settings)
             if inputs.face_embedding is None:
-                embedding = embed_photo(inputs.photo, settings, channel_order, device)
-                inputs = replace(inputs, face_embedding=embedding)
+                inputs = replace(inputs, face_embedding=embed_photo(inputs.photo, settings, channel_order, device))
         with report.stage("load"):
             pipeline = load_pipeline(settings, device, report)
         chunks = render(settings, inputs, pipeline, report)

@@ -6,7 +6,9 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from animation.cli import listed
 from animation.clip.cases import Case, Processes
 from animation.clip.fitting import fit
 from animation.clip.flow import Models, make_clip
@@ -31,13 +33,8 @@ def make_clips(cases: Sequence[Case], processes: Processes) -> list[dict]:
     for number, case in enumerate(cases, 1):
         logger.info("%s, %d of %d", case.name, number, len(cases))
         start = time.perf_counter()
-        row = {
-            "case": case.name,
-            "state": FAILED,
-            "output": case.settings and case.settings.output,
-            "frames": None,
-            "note": case.error or "",
-        }
+        output = case.settings and case.settings.output
+        row: dict[str, Any] = {"case": case.name, "state": FAILED, "output": output, "frames": None, "note": case.error}
         if case.error is None:
             try:
                 settings = _placed(case, processes)
@@ -47,7 +44,7 @@ def make_clips(cases: Sequence[Case], processes: Processes) -> list[dict]:
                 facts = make_clip(settings, case.inputs, models)
                 csim = (facts.get("csim") or {}).get("mean")
                 row |= {"state": MADE, "frames": facts["num_frames"]}
-                row["note"] = "" if csim is None else f"CSIM {csim:.3f}"
+                row["note"] = None if csim is None else f"CSIM {csim:.3f}"
             except (InputError, RunError) as error:
                 row["note"] = str(error)
             except OSError as error:
@@ -86,14 +83,13 @@ def gather(rows: list[dict], output: str | Path, processes: Processes) -> list[d
         while (found := read_json(paths[processes.rank])) and found.get("launch") == processes.launch:
             time.sleep(SECONDS_BETWEEN_LOOKS)  # a launcher ends all processes when one ends with an error
         return None
-    while True:
-        found = [read_json(path) for path in paths]
-        if all(part.get("launch") == processes.launch for part in found):
-            break
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+    parts: list[dict] = []
+    while not parts or any(part.get("launch") != processes.launch for part in parts):
+        time.sleep(SECONDS_BETWEEN_LOOKS if parts else 0)
+        parts = [read_json(path) for path in paths]
     for path in paths:
         path.unlink(missing_ok=True)
-    return sorted((row for part in found for row in part["rows"]), key=lambda row: row["case"])
+    return sorted((row for part in parts for row in part["rows"]), key=lambda row: row["case"])
 
 
 def summary(rows: Sequence[dict]) -> str:
@@ -122,7 +118,4 @@ def run_cases(cases: Sequence[Case], output: str | Path, processes: Processes) -
     write_json(Path(output) / SUMMARY_FILE, {"cases": rows})
     failed = [row["case"] for row in rows if row["state"] == FAILED]
     if failed:
-        raise RunError(
-            f"{len(failed)} of {len(rows)} clips failed: {', '.join(failed[:10])}"
-            + (" and others" if len(failed) > 10 else "")
-        )
+        raise RunError(f"{len(failed)} of {len(rows)} clips failed: {listed(failed)}")

@@ -79,7 +79,8 @@ def check_cases(common: ClipSettings, contents: list, taken: slice = slice(None)
         contents: as `read_cases` returns them.
         taken: which of them are this process's.
     """
-    cases, outputs = [], {}
+    cases: list[Case] = []
+    outputs: dict[str, str] = {}
     for number, content in enumerate(contents):
         case = Case(_name(content, number))
         try:

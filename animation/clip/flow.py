@@ -147,7 +147,7 @@ class _Clip:
             if read_json(made_file) == made_of and path.is_file():
                 logger.info("%s: the face embedding of an earlier run is taken", path)
                 return np.load(path, allow_pickle=False)
-            embedding = embed_photo(self.inputs.photo, settings, self.channel_order, self.device)
+            embedding = embed_photo(self.inputs.photo, self.run, self.channel_order, self.device)
         made_file.unlink(missing_ok=True)
         write_whole(path, lambda partial: np.save(partial, embedding))
         if made_of is not None:

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -150,7 +151,7 @@ class ClipSettings(Sampling, Levers, SkeletonChoices, FaceOptimization):
         """
         if self.preset not in PRESETS:
             raise InputError(f"--preset {self.preset!r} is unknown; give one of {', '.join(PRESETS)}")
-        sets = dict(PRESETS[self.preset])
+        sets: dict[str, Any] = dict(PRESETS[self.preset])
         sets["frames_overlap"] = min(sets["frames_overlap"], max(self.tile_size - 1, 0))
         told = (
             f"{name} {value}" + ("" if getattr(self, name) is None else f" (--{name}: {getattr(self, name)})")
@@ -159,9 +160,8 @@ class ClipSettings(Sampling, Levers, SkeletonChoices, FaceOptimization):
         logger.info("preset %s: %s", self.preset, ", ".join(told))
         found = set_of(self.unet_model_name_or_path, checkpoints)
         sets["size"] = f"{found.suits['width']}x{found.suits['height']}" if found.tiny else AUTO
-        return fill_in(
-            replace(self, **{name: value for name, value in sets.items() if getattr(self, name) is None}), checkpoints
-        )
+        left_open = {name: value for name, value in sets.items() if getattr(self, name) is None}
+        return fill_in(replace(self, **left_open), checkpoints)
 
     def check(self) -> None:
         """Raise InputError for a setting of resolved settings that makes no sense."""
@@ -238,16 +238,10 @@ class ClipSettings(Sampling, Levers, SkeletonChoices, FaceOptimization):
             size: of the canvas, width and height in pixels.
             driver: None: of none.
         """
-        paths = (
-            {}
-            if driver is None
-            else {
-                "video": {"target_video": str(driver.path)},
-                "frames": {"target_image_folder_path": str(driver.path)},
-            }.get(driver.kind, {})
-        )
-        if paths:
-            paths |= {"start": self.start, "end": driver.end, "fps": driver.taken_fps}
+        part: dict[str, Any] = {}
+        if driver is not None and driver.kind in ("video", "frames"):
+            flag_name = "target_video" if driver.kind == "video" else "target_image_folder_path"
+            part = {flag_name: str(driver.path), "start": self.start, "end": driver.end, "fps": driver.taken_fps}
         detector, pose = (str(Path(self.dwpose_models) / name) for name in MODEL_FILES)
         return SkeletonSettings(
             **self.shared(SkeletonChoices),
@@ -257,7 +251,7 @@ class ClipSettings(Sampling, Levers, SkeletonChoices, FaceOptimization):
             pose_path=pose,
             device=self.device if self.device in ("cuda", "cpu") else "auto",
             size=f"{size[0]}x{size[1]}",
-            **paths,
+            **part,
         )
 
     def inference_settings(self, framing: Framing, fps: float, face_boxes: bool = False) -> InferenceSettings:

@@ -84,7 +84,7 @@ class ClipState:
     @property
     def resumed_from(self) -> int | None:
         """The step that the denoising loop went on with; None where it began at the first."""
-        return self._denoising and self._denoising.resumed_from
+        return None if self._denoising is None else self._denoising.resumed_from
 
     def frame_path(self, number: int) -> Path:
         """Where a decoded frame is."""
