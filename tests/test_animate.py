@@ -460,24 +460,3 @@ def test_skeletons_are_told_from_pictures(tmp_path):
         assert are_skeletons(write_frames(tmp_path / name, frames)) is expected, name
     write_keypoints(tmp_path / "only" / "keypoints.npz")
     assert open_driver(tmp_path / "only").kind == "keypoints"
-
-
-def test_levers_are_picked_to_fit_the_memory(tmp_path, checkpoint, case, models):
-    """Half of what a run takes makes it decode fewer frames together, unless a flag says how many."""
-    from animation.clip.fitting import fit
-
-    asked = clip_settings(tmp_path, checkpoint, case, decode_chunk_size=None)
-    settings = asked.resolve()
-    inputs = settings.read_inputs()
-    unchanged, plan = fit(settings, inputs, asked)
-    assert unchanged == settings
-    assert (plan.job.num_frames, plan.job.tile_size, plan.job.decode_chunk_size) == (FRAMES, 4, 4)
-    assert "about" in plan.text() and plan.seconds > 0
-    limit = plan.stages["decode"].bytes * 0.9 / 2**30
-    settings = replace(settings, max_vram=limit)
-    fitted, fitting = fit(settings, inputs, asked)
-    assert fitted.decode_chunk_size < 4 and fitting.bytes <= limit * 2**30
-    assert replace(fitted, decode_chunk_size=4, cfg_batch="auto") == settings
-    make_clip(fitted, inputs, models)
-    with pytest.raises(InputError, match="does not fit; the least is"):
-        fit(settings, inputs, replace(asked, decode_chunk_size=4))

@@ -1,37 +1,30 @@
-"""--max_vram: the plan fits, gives up quality last, and says what it does."""
+"""--max_vram: the plan fits, gives up quality last, and says what it does; animate.py does what it says."""
 
-import copy
 import functools
+import json
 import math
 import re
+import sys
 
 import pytest
 import torch
 
+import animate
 from animation.errors import InputError
 from animation.face.settings import FaceOptimizationSettings
 from animation.planning import planner
-from animation.planning.memory import META, Job, Rehearsal, peak_bytes
-from animation.planning.planner import (
-    GB,
-    OFFLOADS,
-    device_bytes,
-    duration,
-    job_of,
-    load_rehearsal,
-    make_plan,
-    measure_rate,
-)
-from tests import synthetic
-from tests.conftest import checkpoint_paths
-from tests.test_memory import BASE, TOLERANCE, make_components, measure, networks, on_meta
+from animation.planning.planner import GB, LEVERS, OFFLOADS, device_bytes, duration, make_plan, measure_rate, plan_run
+from tests.clips import clip_settings, flags_of, write_keypoints
+from tests.test_memory import TOLERANCE, measure, networks, rehearse, settings_of
 
-JOB = Job(**BASE | {"width": 128, "height": 128, "tile_size": 16, "num_frames": 16, "num_inference_steps": 10})
+SIZE = {"width": 128, "height": 128, "tile_size": 16, "num_inference_steps": 10, "cfg_batch": "2"}
+NUM_FRAMES = 16
+ASKED = {"offload": "none", "cfg_batch": "2", "tile_size": 16, "decode_chunk_size": 4}
 
 
 @functools.cache
-def rehearsal(kernels="cuda"):
-    return Rehearsal(on_meta(make_components()), kernels, copy.deepcopy(synthetic.tiny_arcface()).to(META))
+def rehearsal(device="cuda", num_frames=NUM_FRAMES, **options):
+    return rehearse(settings_of(**SIZE | options), num_frames, device)
 
 
 @pytest.fixture
@@ -41,35 +34,34 @@ def bare_card(monkeypatch):
 
 
 def test_without_a_limit_nothing_changes():
-    plan = make_plan(rehearsal(), JOB, "model")
-    assert plan.levers() == {"offload": "model", "cfg_batch": 2, "tile_size": 16, "decode_chunk_size": 4}
-    assert (plan.job, plan.changed, plan.seconds) == (JOB, {}, None)
-    assert list(plan.stages) == ["encode", "denoise", "decode"]
+    plan = make_plan(rehearsal(offload="model"))
+    assert plan.levers == {"offload": "model", "cfg_batch": 2, "tile_size": 16, "decode_chunk_size": 4}
+    assert plan.changed == {}
+    assert list(plan.needs) == ["encode", "denoise", "decode"]
     assert plan.bytes > planner.CUDA_CONTEXT
 
 
-def cost(plan, asked=JOB):
+def cost(plan):
     """How much is given up, the dearest first."""
+    levers = plan.levers
     return (
-        plan.offload == "sequential",
-        asked.tile_size - plan.job.tile_size,
-        asked.decode_chunk_size - plan.job.decode_chunk_size,
-        2 - plan.job.cfg_batch,
-        OFFLOADS.index(plan.offload),
+        levers["offload"] == "sequential",
+        ASKED["tile_size"] - levers["tile_size"],
+        ASKED["decode_chunk_size"] - levers["decode_chunk_size"],
+        2 - levers["cfg_batch"],
+        OFFLOADS.index(levers["offload"]),
     )
 
 
 def test_every_limit_is_kept_and_less_memory_never_costs_less(bare_card):
-    everything = make_plan(rehearsal(), JOB).bytes
-    costs, limit = [], everything / GB
+    costs, limit = [], make_plan(rehearsal()).bytes / GB
     with pytest.raises(InputError, match="the least is") as refusal:
         while True:
-            plan = make_plan(rehearsal(), JOB, max_vram=limit)
+            plan = make_plan(rehearsal(), limit)
             assert plan.bytes <= limit * GB
-            needs = rehearsal().run(plan.job, plan.offload).values()
-            assert plan.bytes == max(
-                device_bytes(peak_bytes(need, rehearsal(), plan.offload), "cuda") for need in needs
-            )
+            settings = settings_of(**SIZE | plan.changed)
+            stages = rehearsal().stages(settings).values()
+            assert plan.bytes == max(device_bytes(rehearsal().bytes(stage, settings), "cuda") for stage in stages)
             costs.append(cost(plan))
             limit = (plan.bytes - 1) / GB
     assert costs == sorted(costs)
@@ -80,89 +72,80 @@ def test_every_limit_is_kept_and_less_memory_never_costs_less(bare_card):
 
 
 def test_the_order_in_which_levers_are_pulled():
-    tried = [
-        (way, job.cfg_batch, job.tile_size, job.decode_chunk_size)
-        for job, way in planner._candidates(rehearsal(), JOB, "none", ())
-    ]
+    tried = [tuple(getattr(job, name) for name in LEVERS) for job in planner._candidates(rehearsal(), ())]
     assert tried[:5] == [
-        ("none", 2, 16, 4),
-        ("model", 2, 16, 4),
-        ("none", 1, 16, 4),
-        ("model", 1, 16, 4),
-        ("none", 2, 16, 2),
+        ("none", "2", 16, 4),
+        ("model", "2", 16, 4),
+        ("none", "1", 16, 4),
+        ("model", "1", 16, 4),
+        ("none", "2", 16, 2),
     ]
     assert tried[12][2] == 8
-    assert tried[-1] == ("sequential", 1, 8, 1)
+    assert tried[-1] == ("sequential", "1", 8, 1)
     assert [way for way, *_ in tried] == ["none", "model"] * 12 + ["sequential"] * 12
     assert len(set(tried)) == len(tried)
 
 
 def test_fixed_levers_stay(bare_card):
-    limit = 0.7 * make_plan(rehearsal(), JOB).bytes / GB
-    asked = {"offload": "none", "cfg_batch": 2, "tile_size": 16, "decode_chunk_size": 4}
-    free = make_plan(rehearsal(), JOB, max_vram=limit)
+    limit = 0.7 * make_plan(rehearsal()).bytes / GB
+    free = make_plan(rehearsal(), limit)
     assert free.changed
     for lever in free.changed:
         try:
-            plan = make_plan(rehearsal(), JOB, max_vram=limit, fixed=[lever])
+            plan = make_plan(rehearsal(), limit, [lever])
         except InputError as error:
             assert "does not fit" in str(error)
         else:
-            assert plan.levers()[lever] == asked[lever]
+            assert lever not in plan.changed
             assert plan.bytes <= limit * GB
     with pytest.raises(InputError, match="--offload none --cfg_batch 2 --tile_size 16 --decode_chunk_size 4"):
-        make_plan(rehearsal(), JOB, max_vram=limit, fixed=list(asked))
+        make_plan(rehearsal(), limit, list(ASKED))
 
 
 def test_the_cpu_has_nothing_to_offload_to():
-    everything = make_plan(rehearsal("cpu"), JOB)
-    plan = make_plan(rehearsal("cpu"), JOB, max_vram=0.9 * everything.bytes / GB)
-    assert plan.offload == "none"
+    limit = 0.9 * make_plan(rehearsal("cpu")).bytes / GB
+    plan = make_plan(rehearsal("cpu"), limit)
+    assert plan.levers["offload"] == "none"
     assert plan.changed
 
 
 def test_a_plan_on_the_cpu_meets_the_measurement():
     """The plan's stages are bytes of tensors there, the networks' weights included."""
-    pipeline, arcface, here = networks(torch.float32, False)
-    job = Job(**BASE | {"decode_chunk_size": 4})
-    limit = 0.8 * make_plan(here, job).bytes / GB
-    plan = make_plan(here, job, max_vram=limit)
+    here = rehearse(settings_of(decode_chunk_size=4))
+    plan = make_plan(here, 0.8 * make_plan(here).bytes / GB)
     assert "decode_chunk_size" in plan.changed
-    weights = sum(here.weights.values())
-    for name, peak in measure(pipeline, arcface, plan.job, ("encode", "decode")).items():
-        assert plan.stages[name].bytes - weights == pytest.approx(peak, rel=TOLERANCE)
+    weights = sum(tensor.nbytes for part in here.networks.values() for tensor in (*part.parameters(), *part.buffers()))
+    settings = settings_of(**plan.changed)
+    for name, peak in measure(networks()[1], settings, 8, ("encode", "decode")).items():
+        assert plan.needs[name].bytes - weights == pytest.approx(peak, rel=TOLERANCE)
 
 
 def test_the_time_grows_with_the_work():
-    def seconds(**options):
-        return make_plan(rehearsal(), Job(**vars(JOB) | options), rate=1e9).seconds
+    def seconds(rate=1e9, **options):
+        return make_plan(rehearsal(**options), rate=rate).seconds
 
     base = seconds()
     assert seconds(num_inference_steps=20) > 1.5 * base
-    assert seconds(guided=False) < 0.8 * base
+    assert seconds(guidance_scale=1.0) < 0.8 * base
     assert seconds(num_frames=32) > 1.7 * base
-    assert seconds(refined_steps=5) > seconds(refined_steps=1) > base
-    assert make_plan(rehearsal(), JOB, rate=2e9).seconds == pytest.approx(base / 2)
+    faces = {"faces": True, "start_refine_step": 0}
+    assert seconds(end_refine_step=4, **faces) > seconds(end_refine_step=0, **faces) > base
+    assert seconds(end_refine_step=40, **faces) == seconds(end_refine_step=9, **faces)
+    assert seconds(rate=2e9) == pytest.approx(base / 2)
 
 
 def test_the_text_says_it_all(bare_card):
-    limit = 0.6 * make_plan(rehearsal(), JOB).bytes / GB
-    plan = make_plan(rehearsal(), JOB, max_vram=limit, rate=1e11)
+    limit = 0.6 * make_plan(rehearsal()).bytes / GB
+    plan = make_plan(rehearsal(), limit, rate=1e11)
     text = plan.text()
-    assert "plan: 16 frames of 128×128 (width × height) in" in text
-    assert f"--decode_chunk_size {plan.job.decode_chunk_size}" in text
+    assert f"--decode_chunk_size {plan.levers['decode_chunk_size']}" in text
     assert "chosen to fit" in text
-    for name, stage in plan.stages.items():
-        assert re.search(rf"{name} +{stage.bytes / GB:.2f} GB  about ", text)
+    for name, need in plan.needs.items():
+        assert re.search(rf"{name} +{need.bytes / GB:.2f} GB, about ", text)
     assert "TFLOP/s as tried here" in text
-    assert "chosen" not in make_plan(rehearsal(), JOB).text()
-    assert "about" not in make_plan(rehearsal(), JOB).text()
-
-
-@pytest.mark.parametrize("limit", [0, -1, math.nan, math.inf])
-def test_bad_limits(limit):
-    with pytest.raises(InputError, match="give GB above 0"):
-        make_plan(rehearsal(), JOB, max_vram=limit)
+    assert "of GPU memory" in text
+    assert "of tensors" in make_plan(rehearsal("cpu"), rate=1e11).text()
+    assert "chosen" not in make_plan(rehearsal(), rate=1e11).text()
 
 
 def test_a_rate_is_tried(monkeypatch):
@@ -171,40 +154,96 @@ def test_a_rate_is_tried(monkeypatch):
 
 
 def test_durations():
-    assert [duration(s) for s in (0.1, 40, 89, 91, 720, 5399, 12600)] == [
-        "1 s",
-        "40 s",
-        "89 s",
-        "2 min",
-        "12 min",
-        "90 min",
-        "3.5 h",
-    ]
+    words = {0.1: "1 s", 40: "40 s", 89: "89 s", 91: "2 min", 720: "12 min", 5399: "90 min", 12600: "3.5 h"}
+    assert {seconds: duration(seconds) for seconds in words} == words
 
 
-def test_settings_become_a_job_and_a_rehearsal(checkpoint):
-    cpu, names = torch.device("cpu"), ("svd_folder", "unet_path", "pose_net_path", "face_encoder_path")
-    flags = (
-        "pretrained_model_name_or_path",
-        "unet_model_name_or_path",
-        "posenet_model_name_or_path",
-        "face_encoder_model_name_or_path",
-    )
-    paths = checkpoint_paths(checkpoint)
+def run(monkeypatch, capsys, *flags):
+    """Run animate.py, and return its status and what it printed and logged."""
+    monkeypatch.setattr(planner, "TRIAL_SECONDS", 0.01)
+    monkeypatch.setattr(sys, "argv", ["animate.py", *flags])
+    status = 0
+    try:
+        animate.cli.run(animate.main)
+    except SystemExit as error:
+        status = error.code
+    return status, *capsys.readouterr()
+
+
+@pytest.mark.parametrize(("pixels", "batch"), [(64, 2), (384, 1)])
+def test_a_dry_run_tells_what_the_run_does(tmp_path, checkpoint, case, monkeypatch, capsys, pixels, batch):
+    """On a CPU the sampler takes one branch at a time where windows are large."""
+    size = {"size": f"{pixels}x{pixels}", "tile_size": 2, "num_inference_steps": 1}
+    write_keypoints(tmp_path / "keypoints.npz", num_frames=2)
+    flags = flags_of(clip_settings(tmp_path, checkpoint, case, **size))
+    status, told, _ = run(monkeypatch, capsys, *flags, "--dry_run")
+    assert status == 0
+    assert f"--cfg_batch {batch} " in told
+    assert not (tmp_path / "out").exists()
+    assert run(monkeypatch, capsys, *flags)[0] == 0
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["cfg_batch"] == batch
+
+
+def test_a_limit_is_kept_to_by_the_run(tmp_path, checkpoint, case, monkeypatch, capsys):
+    """Less than a run takes makes it decode fewer frames together; what still does not fit is refused."""
+    settings = clip_settings(tmp_path, checkpoint, case, decode_chunk_size=None)
+    flags = flags_of(settings)
+    _, told, _ = run(monkeypatch, capsys, *flags, "--dry_run")
+    assert "--decode_chunk_size 4" in told and "chosen" not in told
+    plan = plan_run(settings.resolve().inference_settings(settings.resolve().read_inputs().framing, 10), 6)
+    limit = plan.bytes * 0.9 / GB
+    status, told, _ = run(monkeypatch, capsys, *flags, f"--max_vram={limit}")
+    assert status == 0
+    assert "chosen to fit" in told
+    facts = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert facts["settings"]["decode_chunk_size"] < 4
+    assert facts["settings"]["cfg_batch"] == "auto"
+    for refused in (
+        (*flags, "--decode_chunk_size=4", f"--max_vram={limit}"),
+        (*flags, "--max_vram=0.001"),
+    ):
+        status, _, logged = run(monkeypatch, capsys, *refused, "--dry_run")
+        assert status == 2
+        assert "does not fit; the least is" in logged
+
+
+def test_a_dry_run_of_cases_plans_each(tmp_path, checkpoint, case, monkeypatch, capsys):
+    common = clip_settings(tmp_path, checkpoint, case)
+    flags = flags_of(common)
+    path = tmp_path / "cases.yaml"
+    path.write_text("- {name: one}\n- {name: faces, face_optimization: true}\n- {name: tight, max_vram: 0.001}\n")
+    status, told, logged = run(monkeypatch, capsys, *flags, f"--cases={path}", "--dry_run")
+    assert status == 2
+    assert told.count("photo  ") == 3 and told.count("plan  ") == 2 and told.count("refine  ") == 1
+    assert told.index("photo  ", told.index("tight")) < told.index("plan  ")  # at once, before torch is imported
+    assert "1 of 3 cases make no sense: tight" in logged
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_limits(tmp_path, checkpoint, case, monkeypatch, capsys):
+    flags = flags_of(clip_settings(tmp_path, checkpoint, case))
+    for limit in (0, -1, math.nan, math.inf):
+        status, _, logged = run(monkeypatch, capsys, *flags, f"--max_vram={limit}", "--dry_run")
+        assert status == 2
+        assert "--max_vram" in logged
+
+
+def test_settings_of_a_face_optimisation_are_planned(checkpoint):
+    animation = checkpoint / "Animation"
     settings = FaceOptimizationSettings(
         validation_image="",
         validation_control_folder="",
         output_dir="",
-        start_refine_step=5,
-        end_refine_step=40,
-        hjb_crop=2,
-        **{flag: str(paths[name]) for flag, name in zip(flags, names, strict=True)},
+        width=64,
+        height=128,
+        num_inference_steps=25,
+        guidance_scale=3.0,
+        device="cpu",
+        pretrained_model_name_or_path=str(checkpoint / "SVD"),
+        unet_model_name_or_path=str(animation / "unet.pth"),
+        posenet_model_name_or_path=str(animation / "pose_net.pth"),
+        face_encoder_model_name_or_path=str(animation / "face_encoder.pth"),
+        face_embedding_extractor_weight_path=str(animation / "glintr100_torch.pth"),
+        face_models=str(checkpoint / "none"),
     )
-    job = job_of(settings, 64, 128, 30, cpu, face_optimization=True)
-    assert (job.refined_steps, job.hjb_crop, job.cfg_batch, job.guided) == (20, 2, 2, True)
-    assert job_of(settings, 64, 128, 30, cpu).refined_steps == 0
-    assert job_of(settings, 512, 512, 30, cpu).cfg_batch == 1
-    assert job_of(settings, 512, 512, 30, torch.device("cuda")).cfg_batch == 2
-    arcface = checkpoint / "Animation" / "glintr100_torch.pth"
-    plan = make_plan(load_rehearsal(settings, cpu, arcface), job)
-    assert list(plan.stages) == ["encode", "denoise", "refine", "decode"]
+    assert list(plan_run(settings, 6).needs) == ["encode", "denoise", "refine", "decode"]

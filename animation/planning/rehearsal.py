@@ -8,8 +8,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -99,7 +98,7 @@ class Rehearsal:
         folding = settings.offload != "sequential"  # it reads weights that would lie elsewhere
         stage = self._rehearse("denoise", ("unet",), self._denoise, batch, tile, folding)
         windows = len(window_indices(self.num_frames, settings.tile_size, settings.frames_overlap))
-        stages["denoise"] = _times(stage, settings.num_inference_steps * windows)
+        stages["denoise"] = replace(stage, flops=stage.flops * settings.num_inference_steps * windows)
         if settings.vae_device == "cpu":
             return stages
         chunk = settings.decode_chunk_size
@@ -108,16 +107,18 @@ class Rehearsal:
             steps = min(settings.end_refine_step, settings.num_inference_steps - 1) - settings.start_refine_step + 1
             passes = (PASSES * settings.num_optimization_iter + 1) / (PASSES + 1)
             stage = self._rehearse("refine", (self._decoder,), self._refine, chunk, settings.hjb_crop, shown)
-            stages["refine"] = _times(stage, steps * passes * self.num_frames / shown)
+            stages["refine"] = replace(stage, flops=stage.flops * steps * passes * self.num_frames / shown)
         stage = self._rehearse("decode", (self._decoder,), self._decode, chunk)
-        stages["decode"] = _times(stage, self.num_frames / shown)
+        stages["decode"] = replace(stage, flops=stage.flops * self.num_frames / shown)
         return stages
 
     def bytes(self, stage: Stage, settings: InferenceSettings) -> int:
         """The most bytes of tensors on the device in a stage, the weights that are there then included."""
         on_host = {"vae", "preview_vae", "arcface"} if settings.vae_device == "cpu" else set()
         there = {name: part for name, part in self.networks.items() if name not in on_host}
-        weights = {name: sum(tensor.nbytes for tensor in _tensors(part)) for name, part in there.items()}
+        weights = {
+            name: sum(tensor.nbytes for tensor in (*part.parameters(), *part.buffers())) for name, part in there.items()
+        }
         if settings.offload == "none":
             return stage.peak + sum(weights.values())
         if settings.offload == "model":  # one network at a time
@@ -128,9 +129,7 @@ class Rehearsal:
         return stage.peak + waiting + weights.get("arcface", 0)  # which no offloading moves
 
     def cfg_batch(self, settings: InferenceSettings) -> int:
-        """How many guidance branches these settings run in one batch."""
-        if not settings.guided:
-            return 1
+        """How many guidance branches these settings run in one batch, where there are two."""
         if settings.cfg_batch != "auto":
             return int(settings.cfg_batch)
         return automatic_cfg_batch(self.device, min(settings.tile_size, self.num_frames) * math.prod(self._latent_size))
@@ -211,15 +210,6 @@ def load_rehearsal(settings: InferenceSettings, num_frames: int, device: torch.d
     components = load_components(**component_paths(settings, choose_dtype(settings.dtype, device)), device="meta")
     arcface = None
     if isinstance(settings, FaceOptimizationSettings):
-        arcface = load_arcface(Path(settings.find_extractor()), device="meta")
+        arcface = load_arcface(settings.find_extractor(), device="meta")
     memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
     return Rehearsal(components, settings, num_frames, device, arcface, memory)
-
-
-def _times(stage: Stage, count: float) -> Stage:
-    """A stage whose arithmetic is done so many times."""
-    return Stage(stage.networks, stage.peak, stage.flops * count)
-
-
-def _tensors(network: torch.nn.Module) -> list[torch.Tensor]:
-    return [*network.parameters(), *network.buffers()]
