@@ -7,18 +7,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderTiny, EulerDiscreteScheduler
+from PIL import Image
 from safetensors.torch import load_file
 
 from animation import face_optimization
 from animation.decoding import RECOMPUTED_BLOCKS, decode_frames
 from animation.errors import NonFiniteError
 from animation.face.boxes import FaceBox
-from animation.face_optimization import FaceOptimizer, crop_faces, latent_window
+from animation.face_optimization import FaceOptimizer, crop_faces, latent_window, photo_face_pixels, resize_face
 from animation.sampling import denoise, predicted_x0
 from animation.weights.loading import load_vae
 from benchmarks.hjb import count_step
 from tests.conftest import relative_error
-from tests.synthetic import SCHEDULER_CONFIG
+from tests.synthetic import SCHEDULER_CONFIG, tiny_arcface
 
 FRAMES, SIZE = 5, 6  # latents a side
 BOXES = [FaceBox(9, 30, 12, 35), None, FaceBox(12, 32, 10, 30), FaceBox(8, 27, 14, 40), FaceBox(16, 39, 9, 33)]
@@ -102,7 +103,7 @@ def test_the_recorded_step(reference):
             Extractor(recorded["extractor_weight"]),
             recorded["reference_embedding"],
             boxes,
-            iterations,
+            num_iterations=iterations,
             decode_chunk_size=chunk_size,
             progress=False,
             **changes,
@@ -127,7 +128,7 @@ def test_the_recorded_step(reference):
     scheduler.sigmas = torch.cat([recorded["sigma"], recorded["next_sigma"]])
     scale = torch.zeros(x0.shape[1])
     hook = refine()
-    previous = denoise(Denoiser(), scheduler, recorded["sample"], scale, lambda x0, *_: hook(x0, step, steps))
+    previous = denoise(Denoiser(), scheduler, recorded["sample"], scale, refine_x0=lambda x0, *_: hook(x0, step, steps))
     assert relative_error(previous, recorded["expected_prev_sample"]) <= 1e-3
 
     # Controls that must fail: unrefined, other chunks, another place in the schedule.
@@ -271,6 +272,46 @@ def test_crop_boxes_are_inclusive():
     assert torch.equal(crops[0], frames[0, :, 3:115, 5:117])
     assert torch.equal(crops[1, :, 0, 0], frames[1, :, 0, 10])
     assert not torch.equal(crops[1, :, ::2, ::2], frames[1, :, :56, 10:66])
+
+
+@pytest.mark.parametrize(("height", "width"), [(12, 40), (64, 112), (113, 250), (333, 500), (900, 700)])
+def test_faces_are_resized_as_interpolate_does(height, width):
+    """Forwards and backwards; averaging what is reduced is another picture."""
+    face, gradient = random(3, height, width).clamp(-1, 1).requires_grad_(), random(3, 112, 112)
+    found, expected = resize_face(face), F.interpolate(face[None], (112, 112), mode="bilinear")[0]
+    assert (found - expected).abs().max() <= 1e-6
+    found, expected = (torch.autograd.grad(resized, face, gradient)[0] for resized in (found, expected))
+    assert (found - expected).abs().max() <= 1e-6 * max(1, expected.abs().max())
+    if height > 112:
+        smooth = F.interpolate(face[None], (112, 112), mode="bilinear", antialias=True)[0]
+        assert relative_error(smooth, resize_face(face)) > 0.1
+
+
+def test_the_photo_is_resized_with_or_without_averaging():
+    pixels = (random(300, 200, 3).sigmoid() * 255).to(torch.uint8)
+    photo = Image.fromarray(pixels.numpy())
+    plain = photo_face_pixels(photo, "plain")
+    expected = F.interpolate(pixels.permute(2, 0, 1)[None] / 127.5 - 1, (112, 112), mode="bilinear")
+    torch.testing.assert_close(plain, expected, rtol=0, atol=1e-6)
+    averaged = photo_face_pixels(photo)
+    assert averaged.shape == plain.shape == (1, 3, 112, 112)
+    assert averaged.std() < 0.8 * plain.std()
+
+
+@pytest.mark.gpu
+def test_a_step_on_a_gpu_is_deterministic(vae, latents, monkeypatch):
+    """torch raises at an operation that is not, and two steps give the same bits."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    device = torch.device("cuda")
+    hook = FaceOptimizer(
+        copy.deepcopy(vae).to(device), tiny_arcface().to(device), random(1, 512, seed=4), BOXES, progress=False
+    )
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, second = (hook(latents[None].to(device), 0, 4) for _ in range(2))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(first, second)
 
 
 def test_windows_around_the_faces():

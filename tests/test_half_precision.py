@@ -90,6 +90,7 @@ def test_unet(components, half, token_scale, tolerance, folding):
     assert relative_error(found, expected) < tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("new_face_encoder", [False, True])
 def test_the_whole_pipeline(components, case, new_face_encoder):
     if new_face_encoder:
@@ -132,6 +133,7 @@ def test_a_step_of_face_optimisation(components, half):
     assert relative_error(found, -expected) > 1  # a control that must fail
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fresh", [False, True])
 def test_a_training_step(components, half, fresh):
     """Autocast as the training engine does it: trained weights in float32, frozen encoders in half precision."""
@@ -140,19 +142,19 @@ def test_a_training_step(components, half, fresh):
         torch.manual_seed(0)
         face_encoder, pose_net = FaceEncoder.from_config(face_encoder.config), PoseNet.from_config(pose_net.config)
     parts = TrainableParts(*map(copy.deepcopy, (pose_net, face_encoder, components["unet"]))).requires_grad_(True)
-    frames = 2
+    frames, size = 2, 128  # at 64 the middle of the UNet is one pixel, and normalising two numbers loses their digits
     batch = Batch(
-        reference=random(1, 3, 64, 64).clamp(-1, 1),
-        poses=random(1, frames, 3, 64, 64, seed=1).clamp(-1, 1),
-        face_masks=torch.ones(1, frames, 1, 64, 64),
+        reference=random(1, 3, size, size).clamp(-1, 1),
+        poses=random(1, frames, 3, size, size, seed=1).clamp(-1, 1),
+        face_masks=torch.ones(1, frames, 1, size, size),
         face_embedding=random(1, 512, seed=2),
         sigma=torch.tensor([1.7]),
         dropout=torch.ones(1),
-        noise=random(1, frames, 4, 8, 8, seed=3),
-        reference_noise=random(1, 3, 64, 64, seed=4),
-        posterior_noise=torch.zeros(1, frames, 4, 8, 8),
-        reference_posterior_noise=torch.zeros(1, 4, 8, 8),
-        pixels=random(1, frames, 3, 64, 64, seed=5).clamp(-1, 1),
+        noise=random(1, frames, 4, size // 8, size // 8, seed=3),
+        reference_noise=random(1, 3, size, size, seed=4),
+        posterior_noise=torch.zeros(1, frames, 4, size // 8, size // 8),
+        reference_posterior_noise=torch.zeros(1, 4, size // 8, size // 8),
+        pixels=random(1, frames, 3, size, size, seed=5).clamp(-1, 1),
     )
 
     def run(models, enabled):
@@ -166,11 +168,9 @@ def test_a_training_step(components, half, fresh):
 
     expected_loss, expected = run(components, False)
     loss, found = run(half, True)
-    assert loss == pytest.approx(expected_loss, rel=2e-2)
+    assert loss == pytest.approx(expected_loss, rel=1e-2)
     assert found.keys() == expected.keys()
     assert all(gradient.isfinite().all() for gradient in found.values())
-    names = [name for name in expected if ".id_to_" in name or name.startswith("unet.conv_in")]
-    names += ["pose_net.final_proj.weight", "face_encoder.fusion_model.proj_out.weight"]
-    for name in names:
-        if expected[name].norm() > 1e-6:
-            assert relative_error(found[name], expected[name]) < 0.1, name
+    everything = (torch.cat([gradient.flatten() for gradient in gradients.values()]) for gradients in (found, expected))
+    assert relative_error(*everything) < 2e-2
+    assert found["face_encoder.fusion_model.proj_out.weight"].any()
