@@ -37,6 +37,10 @@ class People:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def scaled(self, scale: np.ndarray) -> "People":
+        """The same people in another unit: their x and y times `scale`, (2,)."""
+        return People(self.boxes * np.tile(scale, 2), self.keypoints * scale, self.scores, self.detected)
+
     def openpose(self, confidence: float = CONFIDENCE) -> "People":
         """The same people with 134 key points each: see `to_openpose`."""
         return People(self.boxes, *to_openpose(self.keypoints, self.scores, confidence), self.detected)

@@ -1,7 +1,9 @@
 """What the networks found in a photo and a video, and what was drawn from it, in one file: `keypoints.npz`."""
 
+import io
 import json
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +14,15 @@ from DWPose.keypoints import NUM_KEYPOINTS, NUM_WHOLEBODY, People
 
 KEYPOINTS_FILE = "keypoints.npz"
 FORMAT = 1  # raised also when the same networks would be read in another way: older files are then made again
+LARGEST_SIDE, FARTHEST = 2**16, 1e7  # pixels: of a picture, and of a key point's place
+LARGEST_COUNT = 10**7  # frames, or people in one
+LARGEST_MEMBER = 2**30  # bytes: key points of half a million people
+_PARTS = ("boxes", "keypoints", "scores", "detected", "size")
+_MEMBERS = {"format", "sources", "fps", "video_counts", "num_frames", "drawn_frame"} | {
+    f"{name}_{part}" for name in ("photo", "video", "drawn") for part in _PARTS
+}
+_DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, OverflowError, MemoryError)
+_DAMAGE += (RecursionError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass
@@ -97,44 +108,63 @@ def load_recording(path: str | Path) -> Recording:
     if not path.is_file():
         raise InputError(f"{path}: no such file; give the keypoints.npz that skeleton_extraction.py wrote")
     try:
-        if not zipfile.is_zipfile(path):
-            raise ValueError("it is no .npz archive")
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-        if arrays["format"] != FORMAT:
-            raise ValueError(f"its format is {arrays['format']} and this version reads {FORMAT}")
-        return _read(arrays)
-    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        return _read(_read_arrays(path))
+    except _DAMAGE as error:
         raise InputError(
             f"{path}: not a file of key points ({error}); give the keypoints.npz that skeleton_extraction.py wrote"
         ) from None
 
 
-def _read(arrays: dict) -> Recording:
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The known members of the file, none of which may be larger than key points are; others are not touched."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is no .npz archive")
+    arrays = {}
+    with zipfile.ZipFile(path) as archive:
+        for name in _MEMBERS & {name.removesuffix(".npy") for name in archive.namelist()}:
+            member = archive.getinfo(f"{name}.npy")
+            if member.file_size > LARGEST_MEMBER:
+                raise ValueError(f"its {name} takes {member.file_size} bytes")
+            content = io.BytesIO(archive.read(member))
+            arrays[name] = np.lib.format.read_array(content, allow_pickle=False, max_header_size=10_000)
+    if arrays["format"] != FORMAT:
+        raise ValueError(f"its format is {arrays['format']} and this version reads {FORMAT}")
+    return arrays
+
+
+def _read(arrays: dict[str, np.ndarray]) -> Recording:
     counts = arrays["video_counts"]
     video = _unstack("video", arrays, counts, arrays["video_detected"])
     photo = photo_size = drawn = None
     if "photo_size" in arrays:
         count = len(arrays["photo_boxes"])
-        photo = _unstack("photo", arrays, [count], [bool(arrays["photo_detected"])])[0]
+        photo = _unstack("photo", arrays, np.array([count]), np.array([arrays["photo_detected"]]))[0]
         photo_size = _size(arrays["photo_size"])
     if "drawn_frame" in arrays:
         frames, people = arrays["drawn_frame"], len(arrays["drawn_keypoints"])
+        num_frames = int(arrays["num_frames"])
+        if not 0 <= num_frames <= LARGEST_COUNT:
+            raise ValueError(f"it draws {num_frames} frames")
         if not len(frames) == len(arrays["drawn_scores"]) == people:
             raise ValueError("its drawn parts are of different lengths")
-        if people and not 0 <= frames.min() <= frames.max() < arrays["num_frames"]:
-            raise ValueError(f"it draws in frames {frames.min()} to {frames.max()} of {arrays['num_frames']}")
+        if frames.dtype.kind not in "iu" or (np.diff(frames.astype(int)) < 0).any():
+            raise ValueError("its drawn frames are not in order")
+        if people and not 0 <= frames.min() <= frames.max() < num_frames:
+            raise ValueError(f"it draws in frames {frames.min()} to {frames.max()} of {num_frames}")
         drawn = Drawn(
-            arrays["drawn_frame"],
+            frames,
             _shaped(arrays["drawn_keypoints"], (NUM_KEYPOINTS, 2)),
             _shaped(arrays["drawn_scores"], (NUM_KEYPOINTS,)),
             _size(arrays["drawn_size"]),
-            int(arrays["num_frames"]),
+            num_frames,
         )
     sources = json.loads(str(arrays["sources"]))
     if not isinstance(sources, dict):
         raise ValueError("its sources are no JSON object")
-    return Recording(photo, photo_size, video, _size(arrays["video_size"]), float(arrays["fps"]), sources, drawn)
+    fps = float(arrays["fps"])
+    if not 0 < fps < np.inf:
+        raise ValueError(f"its rate is {fps} frames a second")
+    return Recording(photo, photo_size, video, _size(arrays["video_size"]), fps, sources, drawn)
 
 
 def _stack(name: str, frames: list[People]) -> dict[str, np.ndarray]:
@@ -149,10 +179,13 @@ def _stack(name: str, frames: list[People]) -> dict[str, np.ndarray]:
     }
 
 
-def _unstack(name: str, arrays: dict, counts, detected) -> list[People]:
+def _unstack(name: str, arrays: dict[str, np.ndarray], counts: np.ndarray, detected: np.ndarray) -> list[People]:
     boxes = _shaped(arrays[f"{name}_boxes"], (4,))
     keypoints = _shaped(arrays[f"{name}_keypoints"], (NUM_WHOLEBODY, 2))
     scores = _shaped(arrays[f"{name}_scores"], (NUM_WHOLEBODY,))
+    if counts.ndim != 1 or counts.dtype.kind not in "iuf" or not ((counts >= 0) & (counts <= LARGEST_COUNT)).all():
+        raise ValueError(f"its {name} parts are of no possible lengths")
+    counts = counts.astype(int)
     if not len(boxes) == len(keypoints) == len(scores) == sum(counts):
         raise ValueError(f"its {name} parts are of different lengths")
     ends = np.cumsum(counts)
@@ -163,13 +196,15 @@ def _unstack(name: str, arrays: dict, counts, detected) -> list[People]:
 
 
 def _shaped(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    if array.shape[1:] != shape or not np.isfinite(array).all():
-        raise ValueError(f"an array of {array.shape} where (N, {', '.join(map(str, shape))}) finite numbers were due")
+    if array.dtype.kind not in "fiu" or array.ndim != 1 + len(shape) or array.shape[1:] != shape:
+        raise ValueError(f"an array of {array.shape} where (N, {', '.join(map(str, shape))}) numbers were due")
+    if not (np.abs(array) <= FARTHEST).all():  # nor NaN
+        raise ValueError("numbers in it that are not finite, or beyond any picture")
     return array
 
 
 def _size(array: np.ndarray) -> tuple[int, int]:
-    width, height = map(int, array)
-    if min(width, height) < 1:
-        raise ValueError(f"a size of {width}×{height}")
-    return width, height
+    width, height = (float(side) for side in array)
+    if not (1 <= width <= LARGEST_SIDE and 1 <= height <= LARGEST_SIDE):
+        raise ValueError(f"a size of {width:g}×{height:g}")
+    return int(width), int(height)

@@ -142,3 +142,28 @@ def test_stored_embeddings(tmp_path):
     path.write_text("text")
     with pytest.raises(InputError, match=r"not a \.npy array"):
         load_face_embedding(path)
+
+
+@pytest.mark.parametrize("shape", [(2**39,), (2**62, 2**62), (-1,), (512,)])
+def test_stored_embeddings_that_declare_what_is_not_there(tmp_path, shape):
+    path = tmp_path / "face.npy"
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": shape})
+        file.write(bytes(64))
+    with pytest.raises(InputError, match=r"face\.npy: not a \.npy array|face\.npy: an embedding of shape"):
+        load_face_embedding(path)
+
+
+def test_every_damage_of_a_stored_embedding_is_told(tmp_path):
+    path = tmp_path / "face.npy"
+    np.save(path, np.ones(512))
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[rng.integers(128)] = rng.integers(256)
+        path.write_bytes(damaged[: rng.integers(1, len(whole))] if rng.random() < 0.3 else damaged)
+        try:
+            assert load_face_embedding(path).shape == (512,)
+        except InputError as error:
+            assert str(path) in str(error)

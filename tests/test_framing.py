@@ -87,11 +87,9 @@ def test_nothing_is_resampled_twice():
         assert framing.crop(np.asarray(photo)[None]).shape == (1, 128, 64, 3)
 
 
-def test_a_crop_keeps_heads_and_the_focus():
+def test_a_crop_keeps_heads():
     top = frame_photo((400, 800), "512x512").source[1]
     assert top == 100  # a quarter of the 400 that go
-    assert frame_photo((400, 800), "512x512", focus=(0.5, 0.9)).source == (0, 400, 400, 800)
-    assert frame_photo((800, 400), "512x512", focus=(0.4, 0.1)).source == (120, 0, 520, 400)
     assert frame_photo((800, 400), "512x512").source == (200, 0, 600, 400)
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from animation.errors import InputError
-from animation.media.images import FrameFolder, check_size, list_frames, load_photo
+from animation.media.images import FrameFolder, check_size, list_frames, load_photo, open_rgb
 
 
 def save(path, size=(8, 6), colour="red", **options):
@@ -77,6 +77,24 @@ def test_photo_is_upright_rgb(tmp_path):
     assert load_photo(path).size == (6, 8)
     Image.new("RGBA", (4, 4), (1, 2, 3, 255)).save(tmp_path / "photo.png")
     assert np.array_equal(np.asarray(load_photo(tmp_path / "photo.png"))[0, 0], (1, 2, 3))
+
+
+def test_frames_are_upright_too_with_their_sizes(tmp_path):
+    """As the photo, so that skeletons and frames of training lie the same way."""
+    wide = np.zeros((6, 8, 3), np.uint8)
+    wide[:, :4] = 255  # white on the left
+    for orientation, size in ((1, (8, 6)), (3, (8, 6)), (6, (6, 8)), (8, (6, 8))):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(wide).save(tmp_path / f"{orientation}.png", exif=exif)
+        (tmp_path / f"folder_{orientation}").mkdir()
+        (tmp_path / f"{orientation}.png").rename(tmp_path / f"folder_{orientation}" / "0.png")
+        folder = FrameFolder(tmp_path / f"folder_{orientation}")
+        assert folder.sizes == {size} == {folder[0].size}
+        np.testing.assert_array_equal(folder[0], load_photo(folder.paths[0]))
+    assert np.asarray(folder[0])[-1].min() == 255  # turned a quarter to the left: white below
+    with pytest.raises(InputError, match="not a readable image"):
+        open_rgb(tmp_path / "none.png")
 
 
 def test_16_bit_grey_is_scaled_and_unknown_ranges_are_refused(tmp_path):

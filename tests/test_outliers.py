@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 
+from animation.weights.layout import find_checkpoints
 from DWPose.arrangement import arrange
-from DWPose.keypoints import LEFT_HAND, People, to_openpose
+from DWPose.keypoints import CONFIDENCE, LEFT_HAND, People, to_openpose
 from DWPose.outliers import drop_outliers, find_outliers
 from DWPose.recording import Recording
+from DWPose.wholebody import Wholebody
+from puppets.clips import make_clip
+from puppets.motions import KINDS
 from tests.pose_models import figure
 
 FRAMES, HEIGHT = 24, 200
@@ -93,3 +97,25 @@ def test_arrangements_keep_them_unless_told():
     far = [np.abs(found.drawn.keypoints - clean.drawn.keypoints)[:, WRIST].max() for found in (kept, dropped)]
     assert far[0] > 0.3  # the control
     assert far[1] < 0.06
+
+
+@pytest.mark.slow
+def test_no_joint_of_drivers_that_no_network_saw_is_far_from_the_truth():
+    """The small networks on puppets of all motions, with widened boxes and without outliers."""
+    networks = find_checkpoints()
+    wholebody = Wholebody(networks.detector, networks.pose_estimator, "cpu")
+    for index, kind in enumerate(KINDS):
+        clip, recording = make_clip("held_out", 200 + index, kind), recorded(np.zeros((0, 133, 2)))
+        recording.video_size, truths = (256, 256), []
+        for frame in range(24):
+            picture, (truth,) = clip.render(frame, 256, 256)
+            before = recording.video[-1] if recording.video else None
+            recording.video.append(wholebody.estimate(picture, before=before))
+            truths.append(truth)
+        drawn = arrange(recording, "none", outliers="drop").drawn
+        truth = np.stack([truth.keypoints for truth in truths])
+        target, present = to_openpose(truth, np.stack([truth.present for truth in truths]).astype(float))
+        heights = [np.ptp(truth.person_box[1::2]) for truth in truths]
+        far = np.linalg.norm(drawn.keypoints * 256 - target, axis=-1)[:, :18] / np.array(heights)[:, None]
+        shown = (present > 0)[:, :18] & (drawn.scores > CONFIDENCE)[:, :18]
+        assert far[shown].max() < 0.15, kind

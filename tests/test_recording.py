@@ -1,3 +1,5 @@
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -80,6 +82,66 @@ def test_bad_files(tmp_path, recording, damage):
         np.savez(path, **(arrays | {"format": 99}))
     with pytest.raises(InputError, match=r"k\.npz: .*skeleton_extraction\.py"):
         load_recording(path)
+
+
+BAD_MEMBERS = {
+    "sizes of pixels": {"video_size": np.array([10**9, 10**9])},
+    "infinite sizes": {"photo_size": np.array([np.inf, 100])},
+    "sizes of three": {"photo_size": np.array([1, 2, 3])},
+    "negative counts": {"video_counts": np.array([5, -1, 0, 0])},
+    "counts beyond": {"video_counts": np.array([2**62, 2**62, 2**62, 2**62])},
+    "far points": {"video_keypoints": np.full((4, 133, 2), 1e300)},
+    "text": {"video_scores": np.full((4, 133), "a")},
+    "deep JSON": {"sources": "[" * 100_000},
+    "no rate": {"fps": np.inf},
+    "formats": {"format": np.array([1, 1])},
+}
+
+
+@pytest.mark.parametrize("name", BAD_MEMBERS)
+def test_members_that_make_no_sense(tmp_path, recording, name):
+    path = tmp_path / "k.npz"
+    recording.save(path)
+    np.savez(path, **(dict(np.load(path)) | BAD_MEMBERS[name]))
+    with pytest.raises(InputError, match=r"k\.npz: not a file of key points"):
+        load_recording(path)
+
+
+def test_members_that_are_unknown_or_too_large_are_not_read(tmp_path, recording, monkeypatch):
+    path = tmp_path / "k.npz"
+    recording.save(path)
+    read, opened = zipfile.ZipFile.read, []
+    monkeypatch.setattr(zipfile.ZipFile, "read", lambda self, member: opened.append(member) or read(self, member))
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb.npy", bytes(2**20))
+    assert len(load_recording(path).video) == 4
+    assert "bomb.npy" not in {member.filename for member in opened}
+    del opened[:]
+    monkeypatch.setattr("DWPose.recording.LARGEST_MEMBER", 2000)
+    with pytest.raises(InputError, match=r"takes [0-9]+ bytes"):
+        load_recording(path)
+    assert all(member.file_size <= 2000 for member in opened)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_every_damage_is_told(tmp_path, recording, compressed):
+    path = tmp_path / "k.npz"
+    recording.save(path)
+    if compressed:
+        np.savez_compressed(path, **np.load(path))
+    whole = path.read_bytes()
+    directory = whole.rindex(b"PK\x01\x02", 0, len(whole) - 400)
+    rng = np.random.default_rng(0)
+    for number in range(200):
+        damaged = bytearray(whole)
+        start = 0 if number % 2 else directory
+        for place in rng.integers(start, len(whole), 3):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            load_recording(path)
+        except InputError as error:
+            assert str(path) in str(error)
 
 
 def test_arrangements(recording):

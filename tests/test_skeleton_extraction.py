@@ -183,6 +183,18 @@ def test_an_interrupted_run_is_gone_on_with(flags, tmp_path, monkeypatch, caplog
     assert not (tmp_path / "poses" / estimation.UNFINISHED_FILE).exists()
 
 
+def test_frames_of_several_sizes_are_normalised_each_by_its_own(flags, tmp_path, caplog):
+    """As the original: a driver of which every other frame is twice as large has the same skeletons."""
+    frames = [cv2.resize(frame, None, fx=1 + k % 2, fy=1 + k % 2) for k, frame in enumerate(WALK)]
+    mixed = {"target_image_folder_path": str(write_frames(tmp_path / "mixed", frames))}
+    with caplog.at_level(logging.INFO):
+        run(flags, **mixed, widen_boxes=True)
+    assert "frames of several sizes (320×240, 640×480)" in caplog.text
+    found = load_recording(tmp_path / "poses" / "keypoints.npz").drawn.keypoints
+    run(flags, widen_boxes=True)
+    np.testing.assert_allclose(load_recording(tmp_path / "poses" / "keypoints.npz").drawn.keypoints, found, atol=0.02)
+
+
 def test_two_people_in_every_frame(flags, tmp_path):
     frames = [picture((72 + 4 * k, 120), (248, 120)) for k in range(6)]
     both = {"target_image_folder_path": str(write_frames(tmp_path / "both", frames))}

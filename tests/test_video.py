@@ -148,6 +148,8 @@ def test_bad_videos(tmp_path, video):
         (video, {"stride": 0}, "--stride 0"),
         (video, {"fps": 0}, "--fps 0"),
         (video, {"fps": 1e9}, "--fps 1000000000"),
+        (video, {"start": 1e12}, r"--start 1e\+12 is not a time"),
+        (video, {"end": 4.7e11}, "at most 86400"),
     ]
     for path, part, message in cases:
         with pytest.raises(InputError, match=message):
@@ -179,10 +181,56 @@ def test_a_file_whose_times_begin_later(tmp_path):
     assert numbers(VideoFrames(path, start=0.3, end=0.35)) == [3]
 
 
-def test_frames_of_several_sizes(folder):
+def test_frames_of_several_sizes(folder, caplog):
     Image.new("RGB", (20, 20)).save(folder / "frame_12.png")
-    with pytest.raises(InputError, match="20×20, 48×32"):
-        FolderFrames(folder)
+    caplog.set_level("INFO", "animation")
+    FolderFrames(folder, end=0.3)
+    assert "several sizes" not in caplog.text
+    frames = FolderFrames(folder)
+    assert frames.size == (48, 32)
+    assert [frame.shape[1::-1] for frame in frames][-2:] == [(48, 32), (20, 20)]
+    assert "frames of several sizes (20×20, 48×32)" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "webm", "mkv"])
+def test_a_damaged_file_with_a_start_names_the_file(tmp_path, suffix):
+    """Whatever is wrong is one line, where frames are looked up as well as where they are read."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 255, (20, 32, 32, 3), np.uint8)
+    whole = write_video(tmp_path / f"whole.{'mkv' if suffix == 'webm' else suffix}", frames).read_bytes()
+    path = tmp_path / f"damaged.{suffix}"
+    for number in range(40):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, len(whole), 30):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged[: len(whole) // 2] if number % 4 == 0 else damaged)
+        try:
+            list(VideoFrames(path, start=1.0))
+        except InputError as error:
+            assert str(path) in str(error)
+
+
+def test_a_failing_seek_names_the_file(video, monkeypatch):
+    opened = VideoFrames(video, start=0.5)
+    open_container = opened._open
+
+    class Unseekable:
+        def __init__(self):
+            self.container = open_container()
+            self.streams = self.container.streams
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.container.close()
+
+        def seek(self, *args, **options):
+            raise av.error.PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(opened, "_open", Unseekable)
+    with pytest.raises(InputError, match=r"driver\.mp4: damaged at .*Operation not permitted"):
+        list(opened)
 
 
 def test_read_ahead_keeps_order_raises_and_stops():

@@ -9,9 +9,8 @@ import numpy as np
 
 from animation.errors import InputError
 from animation.media.images import FrameFolder, list_frames
-from animation.media.video import FOLDER_FPS, LARGEST_FPS, FolderFrames, VideoFrames, check_part, has_even_rate
-from animation.skeletons.estimation import KEYPOINTS_FILE
-from DWPose.recording import Recording, load_recording
+from animation.media.video import FOLDER_FPS, LARGEST_FPS, LONGEST, FolderFrames, VideoFrames, check_part, has_even_rate
+from DWPose.recording import KEYPOINTS_FILE, Recording, load_recording
 
 logger = logging.getLogger(__name__)
 
@@ -95,11 +94,11 @@ def open_driver(
             range.
     """
     path = Path(path)
-    if max_seconds is not None and not 0 < max_seconds < float("inf"):
-        raise InputError(f"--max_seconds {max_seconds:g} is out of range; give more than 0")
+    if max_seconds is not None and not 0 < max_seconds <= LONGEST:
+        raise InputError(f"--max_seconds {max_seconds:g} is out of range; give more than 0, at most {LONGEST}")
     check_part(start, end, 1, fps)
     if max_seconds is not None:
-        end = min(end or float("inf"), (start or 0) + max_seconds)
+        end = min(end or LONGEST, (start or 0) + max_seconds)
     found = recognise(path)
     if kind is not None and kind != found:
         logger.info("%s: looks like %s, and is taken as %s, as asked for", path, IN_WORDS[found], IN_WORDS[kind])

@@ -19,13 +19,13 @@ from animation.media.framing import ASPECT_TOLERANCE, Framing
 from animation.media.images import FrameFolder, list_frames
 from animation.media.video import FolderFrames
 from animation.media.writing import PARTIAL_FOLDER, publish_frames, write_png
-from animation.skeletons.estimation import KEYPOINTS_FILE, record
+from animation.skeletons.estimation import record
 from animation.skeletons.extraction import arrangement_choices, report, write_skeletons
 from animation.skeletons.settings import SkeletonChoices, SkeletonInputs
 from DWPose.arrangement import arrange, photo_person
 from DWPose.drawing import SHORT_SIDE, draw
 from DWPose.keypoints import People
-from DWPose.recording import Drawn, Recording, load_recording
+from DWPose.recording import KEYPOINTS_FILE, Drawn, Recording, load_recording
 
 logger = logging.getLogger(__name__)
 

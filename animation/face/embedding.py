@@ -24,12 +24,15 @@ def load_face_embedding(path: str | Path) -> np.ndarray:
     if not path.is_file():
         raise InputError(f"{path}: no such face embedding; give a .npy file of {EMBEDDING_DIM} numbers")
     try:
-        embedding = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        declared = np.load(path, mmap_mode="r", allow_pickle=False)  # of a damaged file as long as it says, if at all
+        shape = getattr(declared, "shape", type(declared).__name__)
+        if shape not in ((EMBEDDING_DIM,), (1, EMBEDDING_DIM)):
+            raise InputError(f"{path}: an embedding of shape {shape}; it must be ({EMBEDDING_DIM},)")
+        embedding = np.array(declared)
+    except InputError:
+        raise
+    except Exception as error:  # of a damaged header: from tokenize, ast, struct, zipfile and mmap
         raise InputError(f"{path}: not a .npy array of numbers ({error}); save it with numpy.save") from None
-    if not isinstance(embedding, np.ndarray) or embedding.shape not in ((EMBEDDING_DIM,), (1, EMBEDDING_DIM)):
-        shape = getattr(embedding, "shape", type(embedding).__name__)
-        raise InputError(f"{path}: an embedding of shape {shape}; it must be ({EMBEDDING_DIM},)")
     if embedding.dtype.kind not in "fiu" or not np.isfinite(embedding).all():
         raise InputError(
             f"{path}: an embedding of {embedding.dtype} with values that are not finite numbers; make it again"

@@ -98,23 +98,14 @@ class Framing:
         return np.ascontiguousarray(frames[:, top:bottom, left:right])
 
 
-def frame_photo(
-    photo_size: tuple[int, int],
-    size: str = AUTO,
-    fit: str = "crop",
-    base_size: int = BASE_SIZE,
-    focus: tuple[float, float] | None = None,
-) -> Framing:
+def frame_photo(photo_size: tuple[int, int], size: str = AUTO, fit: str = "crop") -> Framing:
     """Lay a photo on a canvas; the log says what is cut off, added or distorted.
 
     Args:
         photo_size: width and height, pixels.
-        size: of the canvas: WIDTHxHEIGHT, or `auto` for the nearest of `buckets(base_size)`.
-        fit: `crop`, `pad` or `stretch`; see `Framing`.
-        base_size: pixels a side of the square that the checkpoint was trained on.
-        focus: a point of the photo in shares of its width and height, such as the middle of the face, that a crop
-            keeps as near the canvas's middle as the photo allows; None: a crop takes as much off the left as off the
-            right, and a quarter from above of what it takes off the height.
+        size: of the canvas: WIDTHxHEIGHT, or `auto` for the nearest of `buckets()`.
+        fit: `crop` takes as much off the left as off the right, and a quarter from above of what it takes off the
+            height; `pad` or `stretch`; see `Framing`.
 
     Raises:
         InputError: the size is not understood or not a multiple of 64, or the fit is unknown.
@@ -122,14 +113,14 @@ def frame_photo(
     if fit not in FITS:
         raise InputError(f"--fit {fit}: unknown; use {', '.join(FITS)}")
     wanted = parse_size(size)
-    width, height = nearest_size(photo_size, buckets(base_size)) if wanted is None else wanted
+    width, height = nearest_size(photo_size, buckets()) if wanted is None else wanted
     photo_width, photo_height = photo_size
     box = (0, 0, width, height)
     source = (0.0, 0.0, float(photo_width), float(photo_height))
     if fit == "pad":
         box = _centred_box(photo_size, width, height)
     if fit != "stretch":  # of the photo, the largest part that has the exact shape of its place
-        source = _largest_part(photo_size, (box[2] - box[0]) / (box[3] - box[1]), focus)
+        source = _largest_part(photo_size, (box[2] - box[0]) / (box[3] - box[1]))
     framing = Framing(width, height, fit, (photo_width, photo_height), source, box)
     _say(framing)
     return framing
@@ -181,18 +172,11 @@ def _centred_box(photo_size: tuple[int, int], width: int, height: int) -> tuple[
     return left, top, left + box_width, top + box_height
 
 
-def _largest_part(
-    photo_size: tuple[int, int], aspect: float, focus: tuple[float, float] | None
-) -> tuple[float, float, float, float]:
+def _largest_part(photo_size: tuple[int, int], aspect: float) -> tuple[float, float, float, float]:
     """The largest part of a photo that has an aspect ratio (width over height)."""
     photo_width, photo_height = photo_size
     width, height = min(photo_width, photo_height * aspect), min(photo_height, photo_width / aspect)
-    free_x, free_y = photo_width - width, photo_height - height
-    if focus is None:
-        left, top = free_x / 2, free_y * KEPT_ABOVE
-    else:
-        left = min(max(focus[0] * photo_width - width / 2, 0.0), free_x)
-        top = min(max(focus[1] * photo_height - height / 2, 0.0), free_y)
+    left, top = (photo_width - width) / 2, (photo_height - height) * KEPT_ABOVE
     return left, top, left + width, top + height
 
 

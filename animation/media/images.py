@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from animation.errors import InputError
 
@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 SIZE_MULTIPLE = 64  # 8 of the VAE times 8 of the UNet
 LARGEST_PHOTO = 4096  # pixels of the longer side: anti-aliasing a larger photo for CLIP takes gigabytes
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises
 
 
@@ -37,6 +38,11 @@ def read_size(text: str, name: str = "size") -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def counted(number: int, what: str) -> str:
+    """Such as "1 frame" and "2 frames"."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     """8-bit RGB. Raises ValueError for formats whose range of values is unknown."""
     if image.mode in ("I", "F"):
@@ -44,6 +50,31 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):  # Pillow would clip its 16 bits to 8, not scale them
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image.convert("RGB")
+
+
+def open_rgb(path: str | Path) -> Image.Image:
+    """Read one picture as RGB, upright (its EXIF rotation applied): the reader of all pictures and frames.
+
+    Raises:
+        InputError: the file cannot be read, is no image, or its range of values is unknown.
+    """
+    try:
+        with Image.open(path) as image:
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except UNREADABLE as error:
+        raise InputError(f"{path}: not a readable image ({_reason(error)}); give a PNG or JPEG file") from None
+
+
+def _reason(error: Exception) -> str:
+    """Of a failed reading, in one line."""
+    return getattr(error, "strerror", None) or str(error).split("\n")[0]
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height once its EXIF rotation is applied, pixels."""
+    width, height = image.size
+    exif = Image.Image.getexif(image)  # PNG's own would decode the picture to look behind it
+    return (height, width) if exif.get(ExifTags.Base.Orientation) in SIDEWAYS else (width, height)
 
 
 def load_photo(path: str | Path) -> Image.Image:
@@ -59,11 +90,9 @@ def load_photo(path: str | Path) -> Image.Image:
         with Image.open(path) as image:
             if image.format in ("GIF", "PNG", "WEBP") and getattr(image, "is_animated", False):
                 raise InputError(f"{path}: an animation of {image.n_frames} frames; give one still image")
-            photo = _to_rgb(ImageOps.exif_transpose(image))
-    except InputError:
-        raise
     except UNREADABLE as error:
-        raise InputError(f"{path}: not a readable image ({error}); give a PNG or JPEG file") from None
+        raise InputError(f"{path}: not a readable image ({_reason(error)}); give a PNG or JPEG file") from None
+    photo = open_rgb(path)
     if max(photo.size) > LARGEST_PHOTO:
         logger.info("%s: reduced from %d×%d pixels to %d on its longer side", path, *photo.size, LARGEST_PHOTO)
         photo.thumbnail((LARGEST_PHOTO, LARGEST_PHOTO), Image.Resampling.LANCZOS)
@@ -105,9 +134,9 @@ def list_frames(folder: str | Path) -> list[Path]:
     if order != list(range(len(order))):
         gaps = order[-1] - order[0] + 1 - len(order)
         logger.info(
-            "%s: %d frames numbered %d to %d, %d numbers left out; taken in this order, written from 0",
+            "%s: %s numbered %d to %d, %d numbers left out; taken in this order, written from 0",
             folder,
-            len(order),
+            counted(len(order), "frame"),
             order[0],
             order[-1],
             gaps,
@@ -116,7 +145,7 @@ def list_frames(folder: str | Path) -> list[Path]:
 
 
 class FrameFolder(Sequence):
-    """The frames of a folder as RGB images, each read when it is asked for.
+    """The frames of a folder as upright RGB images, each read when it is asked for.
 
     Args:
         folder: where `list_frames` finds them.
@@ -130,14 +159,15 @@ class FrameFolder(Sequence):
         if max_frames is not None and max_frames < 1:
             raise InputError(f"max_frames {max_frames} is below 1; leave it out to take all frames")
         self.paths = list_frames(folder)[:max_frames]
-        self.sizes = set()  # (width, height), pixels
+        self.frame_sizes: list[tuple[int, int]] = []  # width and height of each, upright, pixels
         for path in self.paths:
             try:
                 with Image.open(path) as image:
-                    self.sizes.add(image.size)
+                    self.frame_sizes.append(_upright_size(image))
                     image.verify()
             except UNREADABLE as error:
-                raise InputError(f"{path}: not a readable image ({error}); make it again") from None
+                raise InputError(f"{path}: not a readable image ({_reason(error)}); make it again") from None
+        self.sizes = set(self.frame_sizes)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -145,11 +175,7 @@ class FrameFolder(Sequence):
     def __getitem__(self, index):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        try:
-            with Image.open(self.paths[index]) as image:
-                return _to_rgb(image)
-        except UNREADABLE as error:
-            raise InputError(f"{self.paths[index]}: cannot be read ({error}); make it again") from None
+        return open_rgb(self.paths[index])
 
     def warn_if_stretched(self, height: int, width: int, tolerance: float = 0.02) -> None:
         """Log a warning where resizing to `height` × `width` changes the frames' aspect ratio."""

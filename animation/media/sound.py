@@ -39,13 +39,7 @@ class Sound:
         return np.pad(part, ((0, 0), (0, stop - start - part.shape[1])))
 
 
-def load_sound(
-    path: str | Path,
-    start: float = 0.0,
-    seconds: float | None = None,
-    repeats: int = 1,
-    speed: float = 1.0,
-) -> Sound | None:
+def load_sound(path: str | Path, start: float = 0.0, seconds: float | None = None, repeats: int = 1) -> Sound | None:
     """Read the sound that belongs to a part of a driver.
 
     Its times are counted as those of the pictures, from the first picture of the file. Gaps become silence, more than
@@ -57,8 +51,6 @@ def load_sound(
         seconds: of the driver that the clip shows once: its frames divided by their rate. What is missing there is
             silence. None: to the end of the sound.
         repeats: how many times the clip shows that part, one after the other (`--loop`).
-        speed: of the clip against the driver, the written rate divided by the frames' own rate; unless it is 1, the
-            sound is stretched without changing its pitch.
 
     Returns:
         None, and a line in the log, where the file has no sound, or none in that part.
@@ -66,8 +58,8 @@ def load_sound(
     Raises:
         InputError: the file cannot be opened, or a number is out of its range.
     """
-    if not (start >= 0 and (seconds is None or seconds > 0) and repeats >= 1 and 0 < speed < float("inf")):
-        raise InputError(f"no such part of a sound: start {start}, seconds {seconds}, repeats {repeats}, speed {speed}")
+    if not (start >= 0 and (seconds is None or seconds > 0) and repeats >= 1):
+        raise InputError(f"no such part of a sound: start {start}, seconds {seconds}, repeats {repeats}")
     try:
         container = av.open(str(path))
     except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -83,9 +75,6 @@ def load_sound(
         return None
     if seconds is not None:
         samples = Sound(samples).part(0, round(seconds * RATE))
-    if speed != 1:
-        length = round(samples.shape[1] / speed)
-        samples = Sound(_stretched(samples, speed)).part(0, length)
     return Sound(np.tile(samples, repeats))
 
 
@@ -136,34 +125,6 @@ def _laid_out(pieces: list[tuple[int, np.ndarray]], length: int | None) -> np.nd
         if begin < stop:
             samples[:, begin:stop] = piece[:, begin - place : stop - place]
     return samples
-
-
-def _stretched(samples: np.ndarray, speed: float) -> np.ndarray:
-    """Sound, (channels, N), `speed` times as fast, at its own pitch (FFmpeg's `atempo`)."""
-    graph = av.filter.Graph()
-    layout = "mono" if len(samples) == 1 else "stereo"
-    nodes = [graph.add_abuffer(format="s16p", sample_rate=RATE, layout=layout, time_base=Fraction(1, RATE))]
-    while speed < 0.5:  # one filter goes no slower
-        nodes.append(graph.add("atempo", "0.5"))
-        speed /= 0.5
-    nodes += [graph.add("atempo", str(speed)), graph.add("aformat", "sample_fmts=s16p"), graph.add("abuffersink")]
-    graph.link_nodes(*nodes).configure()
-    parts = []
-
-    def take() -> None:
-        """Collect what the filter has ready."""
-        while True:
-            try:
-                parts.append(graph.pull().to_ndarray())
-            except (av.error.BlockingIOError, av.error.EOFError):
-                return
-
-    for start in range(0, samples.shape[1], RATE):
-        graph.push(_frame(samples[:, start : start + RATE], start))
-        take()
-    graph.push(None)
-    take()
-    return np.concatenate(parts, axis=1) if parts else samples[:, :0]
 
 
 def _frame(samples: np.ndarray, start: int) -> av.AudioFrame:

@@ -11,12 +11,13 @@ import av
 import numpy as np
 
 from animation.errors import InputError
-from animation.media.images import FrameFolder
+from animation.media.images import FrameFolder, counted
 
 logger = logging.getLogger(__name__)
 
 FOLDER_FPS = 30.0  # of a frame folder, which does not say
 LARGEST_FPS = 240
+LONGEST = 24 * 3600  # seconds of a driver that may be asked for
 TIME_TOLERANCE = 1e-6  # seconds
 LONGEST_GAP = 4.5  # frames between two neighbours, before it is told
 MISSING_END = 0.2  # seconds, beside two frames, that may be missing at the end of what a file declares
@@ -118,10 +119,10 @@ class VideoFrames:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             origin = float((stream.start_time or 0) * stream.time_base)
-            if self.start:
-                container.seek(round((self.start + origin) / stream.time_base), stream=stream)
             time = self.start - self._frame_seconds if self.start else -self._frame_seconds
             try:
+                if self.start:
+                    container.seek(round((self.start + origin) / stream.time_base), stream=stream)
                 for image in container.decode(stream):
                     before, time = time, time + self._frame_seconds if image.time is None else image.time - origin
                     if time - before > LONGEST_GAP * self._frame_seconds and before >= self.start:
@@ -135,7 +136,7 @@ class VideoFrames:
                     if self.end is not None and time >= self.end - TIME_TOLERANCE:
                         return
                     yield time, image
-            except av.error.FFmpegError as error:
+            except (av.error.FFmpegError, OSError) as error:
                 raise InputError(
                     f"{self.path}: damaged at {max(time, 0):.2f} s ({error.strerror}); make it again, or stop before "
                     f"it with --end {max(time, 0):.2f}"
@@ -162,7 +163,7 @@ class VideoFrames:
 
 
 class FolderFrames:
-    """A folder's numbered frames as RGB arrays of one size, with the interface of `VideoFrames`.
+    """A folder's numbered frames as RGB arrays, with the interface of `VideoFrames`; `size` is the first one's.
 
     Args:
         folder: PNG and JPEG files, in the order of the numbers in their names.
@@ -171,7 +172,7 @@ class FolderFrames:
         fps: the rate at which the frames were taken; None for 30.
 
     Raises:
-        InputError: as `FrameFolder`; frames of several sizes; no frame in the part; a setting out of its range.
+        InputError: as `FrameFolder`; no frame in the part; a setting out of its range.
     """
 
     def __init__(
@@ -191,13 +192,14 @@ class FolderFrames:
         ][::stride]
         if not self._indices:
             raise InputError(
-                f"{folder}: no frame in the part that is wanted; {count} frames at {rate:g} a second last "
+                f"{folder}: no frame in the part that is wanted; {counted(count, 'frame')} at {rate:g} a second take "
                 f"{count / rate:.2f} s"
             )
-        if len(self._frames.sizes) > 1:
-            sizes = ", ".join(f"{width}×{height}" for width, height in sorted(self._frames.sizes))
-            raise InputError(f"{folder}: frames of several sizes ({sizes}); give frames of one size")
-        self.size = next(iter(self._frames.sizes))
+        self.size = self._frames.frame_sizes[self._indices[0]]
+        sizes = {self._frames.frame_sizes[i] for i in self._indices}
+        if len(sizes) > 1:
+            told = ", ".join(f"{width}×{height}" for width, height in sorted(sizes))
+            logger.info("%s: frames of several sizes (%s); key points are shares of each frame's own", folder, told)
         self.fps = rate / stride
         self.estimated_length = len(self._indices)
         self._part = [start, end, stride, fps]
@@ -220,10 +222,10 @@ class FolderFrames:
 
 def check_part(start: float | None, end: float | None, stride: int, fps: float | None) -> None:
     """Raise InputError unless the part of a video makes sense: seconds, every so many-th frame, frames a second."""
-    if start is not None and not 0 <= start < float("inf"):
-        raise InputError(f"--start {start} is not a time in the video; give seconds from 0")
-    if end is not None and not (start or 0) < end < float("inf"):
-        raise InputError(f"--end {end:g} is not after --start {start or 0:g}; give seconds")
+    if start is not None and not 0 <= start <= LONGEST:
+        raise InputError(f"--start {start:g} is not a time in the video; give seconds from 0 to {LONGEST}")
+    if end is not None and not (start or 0) < end <= LONGEST:
+        raise InputError(f"--end {end:g} is not after --start {start or 0:g}; give seconds, at most {LONGEST}")
     if stride < 1:
         raise InputError(f"--stride {stride} is below 1; give 1 for every frame")
     if fps is not None and not 0 < fps <= LARGEST_FPS:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from animation.errors import InputError
 from animation.files import describe_file
+from animation.media.images import counted
 from animation.media.video import read_ahead
 from animation.skeletons.settings import SkeletonInputs, SkeletonSettings
 from DWPose.arrangement import photo_person
@@ -79,7 +80,9 @@ def _begin(settings: SkeletonSettings, inputs: SkeletonInputs, networks: _Networ
             continue
         if {key: earlier.sources.get(key) for key in sources} == sources:
             logger.info(
-                "%s: %d frames by these networks of this driver are taken from there", folder / name, len(earlier.video)
+                "%s: %s by these networks of this driver taken from there",
+                folder / name,
+                counted(len(earlier.video), "frame"),
             )
             return done, earlier
     return False, Recording(None, None, [], inputs.driver.size, inputs.driver.fps, sources)
@@ -95,8 +98,9 @@ def _record_driver(recording: Recording, driver, wholebody: Wholebody, unfinishe
     try:
         with progress, contextlib.closing(detecting) as detected:
             for frame, boxes in detected:
-                before = recording.video[-1] if widened and recording.video else None
-                recording.video.append(wholebody.estimate(frame, boxes, before))
+                scale = np.divide(recording.video_size, frame.shape[1::-1])  # where frames are of several sizes
+                before = recording.video[-1].scaled(1 / scale) if widened and recording.video else None
+                recording.video.append(wholebody.estimate(frame, boxes, before).scaled(scale))
                 progress.update()
                 if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                     _save(recording, unfinished)
@@ -108,7 +112,9 @@ def _record_driver(recording: Recording, driver, wholebody: Wholebody, unfinishe
         if recording.video:
             _save(recording, unfinished)
             logger.info(
-                "%d frames are kept in %s: the same command goes on from there", len(recording.video), unfinished
+                "%s kept in %s: the same command goes on from there",
+                counted(len(recording.video), "frame"),
+                unfinished,
             )
         raise
 

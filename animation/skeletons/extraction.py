@@ -12,14 +12,15 @@ import numpy as np
 from tqdm import tqdm
 
 from animation.cli import listed
+from animation.media.images import counted
 from animation.media.writing import PARTIAL_FOLDER, publish_frames, write_png
-from animation.skeletons.estimation import KEYPOINTS_FILE, UNFINISHED_FILE, record
+from animation.skeletons.estimation import UNFINISHED_FILE, record
 from animation.skeletons.preview import write_preview
 from animation.skeletons.settings import SkeletonChoices, SkeletonInputs, SkeletonSettings
 from DWPose.alignment import FAR_FROM_PHOTO
 from DWPose.arrangement import Arrangement, arrange
 from DWPose.drawing import SHORT_SIDE, draw
-from DWPose.recording import Drawn, Recording
+from DWPose.recording import KEYPOINTS_FILE, Drawn, Recording
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +51,8 @@ def extract(settings: SkeletonSettings, inputs: SkeletonInputs) -> Arrangement:
             settings.canvas,
         )
     logger.info(
-        "%d skeletons of %d×%d pixels and %s written to %s",
-        arrangement.drawn.num_frames,
+        "%s of %d×%d pixels and %s written to %s",
+        counted(arrangement.drawn.num_frames, "skeleton"),
         *arrangement.drawn.size,
         KEYPOINTS_FILE,
         folder,
