@@ -91,7 +91,7 @@ class Sampling(Settings):
     tile_size: int = flag(16, "frames that the UNet sees at once", least=2)
     frames_overlap: int = flag(4, "frames that neighbouring windows share", least=0)
     noise_aug_strength: float = flag(0.02, "noise added to the photo", least=0)
-    motion_bucket_id: float = flag(127, "amount of motion that the model is told")
+    motion_bucket_id: float = flag(127.0, "amount of motion that the model is told")
     noise: str = flag("repeat", "initial noise: one window's, repeated, or fresh for each", choices=NOISES)
     seed: int = flag(SEED, "the same seed gives the same frames", least=0, most=LARGEST_SEED)
     face: int | None = flag(
@@ -149,7 +149,7 @@ class InferenceSettings(Weights, Sampling, Levers):
     )
     output_dir: str = flag(help="where the results go; made where missing", metavar="DIR")
     max_frames: int | None = flag(None, "animate the first N poses; left out, all", least=1, metavar="N")
-    fps: float = flag(7, "frames a second of the written video", above=0, most=LARGEST_FPS, affects=FILES)
+    fps: float = flag(7.0, "frames a second of the written video", above=0, most=LARGEST_FPS, affects=FILES)
     no_gif: bool = flag(False, "do not write animated_images.gif", affects=FILES)
     no_png: bool = flag(False, "do not write animated_images/", affects=FILES)
     height: int | None = flag(None, "pixels, a multiple of 64; left out, what the checkpoint was trained for, 1024")

@@ -1,10 +1,12 @@
 """A clip that is killed at any moment and started again gives the very frames of one that was not."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from animation import files, pipeline
 from animation.clip.flow import Models, make_clip
+from animation.clip.request import finished
 from animation.clip.state import STATE_FOLDER, ClipState, DenoisingState, differences
 from animation.errors import InputError
 from animation.files import locked
@@ -237,6 +240,28 @@ def test_a_finished_clip_is_left_as_it_is(tmp_path, checkpoint, case, models, ex
     Path(settings.output, "animation.mp4").unlink()
     make(settings, models)
     assert np.array_equal(frames_of(settings.output), expected)
+
+
+def test_a_finished_clip_is_told_without_torch(tmp_path, checkpoint, case, models):
+    """The script answers before it imports torch, unless something changed."""
+    settings = clip_settings(tmp_path, checkpoint, case)
+    make(settings, models)
+    code = "import sys; from animation.commands import animate; animate.main(); print('torch' in sys.modules)"
+    command = [sys.executable, "-c", code, *flags_of(settings)]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "the clip is there already" in told and told.endswith("False\n")
+    resolved = settings.resolve()
+    inputs = resolved.read_inputs()
+    assert finished(resolved, inputs)
+    assert not finished(replace(resolved, seed=1), inputs)
+    assert not finished(replace(resolved, again=True), inputs)
+    os.utime(resolved.unet_model_name_or_path, ns=(0, 0))
+    assert not finished(resolved, inputs)
+    Path(settings.output, "animation.mp4").unlink()
+    make(settings, models)
+    assert finished(resolved, inputs)
+    Path(settings.output, "animation.mp4").unlink()
+    assert not finished(resolved, inputs)
 
 
 def test_what_changed_is_named():

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from animation import runtime
+from animation.clip.request import LIBRARIES, RUN_FILE, is_whole, request_key
 from animation.clip.results import CSIM_PLOT, SIDE_BY_SIDE, Results
 from animation.clip.settings import EMBEDDING_FILE, PHOTO_FILE, SKELETONS_FOLDER, ClipInputs, ClipSettings
 from animation.clip.skeletons import digest, make_skeletons
@@ -29,7 +30,6 @@ from DWPose.recording import KEYPOINTS_FILE
 
 logger = logging.getLogger(__name__)
 
-RUN_FILE = "run.json"
 REMOVABLE = {"animated_images.gif", FRAMES_FOLDER, CSIM_PLOT, SIDE_BY_SIDE}  # where an earlier run wrote it alone
 
 
@@ -104,9 +104,7 @@ class _Clip:
             sampling, decoding, writing = self._dependencies(digest(poses), embedding)
             key = hashlib.sha256(json.dumps([sampling, decoding, writing], default=str).encode()).hexdigest()
             earlier = read_json(self.output / RUN_FILE)
-            names = earlier.get("outputs", [])
-            is_whole = bool(names) and all((self.output / name).exists() for name in names)
-            if not settings.again and earlier.get("key") == key and is_whole:
+            if not settings.again and earlier.get("key") == key and is_whole(settings, earlier):
                 logger.info("%s: the clip is there already, made of the same; --again makes it anew", self.output)
                 return earlier
             state = ClipState(self.output, sampling, decoding)
@@ -117,6 +115,7 @@ class _Clip:
         report.write(
             self.output / RUN_FILE,
             key=key,
+            request=request_key(settings, self.inputs),
             driver={"kind": driver.kind, "path": str(driver.path), "fps": driver.fps},
             size=[framing.width, framing.height],
             face_channel_order=self.channel_order,
@@ -125,7 +124,9 @@ class _Clip:
             **facts,
         )
         state.remove()
-        for path in (self.output / name for name in (set(names) - set(facts["outputs"])) & REMOVABLE):
+        for path in (
+            self.output / name for name in (set(earlier.get("outputs", [])) - set(facts["outputs"])) & REMOVABLE
+        ):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         logger.info("written to %s: %s and %s", self.output, ", ".join(facts["outputs"]), RUN_FILE)
         return read_json(self.output / RUN_FILE)
@@ -173,7 +174,6 @@ class _Clip:
         settings, optimises = self.settings, isinstance(self.run, FaceOptimizationSettings)
         sampling = {f"--{name}": value for name, value in settings.affecting(LATENTS).items()}
         decoding = {f"--{name}": value for name, value in settings.affecting(FRAMES).items()}
-        libraries = library_versions(("torch", "diffusers", "transformers"))
         sampling |= decoding if optimises else {}  # it decodes on the way
         sampling |= {
             "--device": device_name(self.device),
@@ -184,7 +184,7 @@ class _Clip:
             "the skeletons": poses,
             "the face embedding": hashlib.sha256(embedding.tobytes()).hexdigest(),
             "the weights": {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in self.weights},
-            "the libraries": libraries,
+            "the libraries": library_versions(LIBRARIES),
         }
         return sampling, decoding, settings.affecting(FILES) | {"driver": self.inputs.driver.describe()}
 

@@ -1,0 +1,48 @@
+"""What a clip was asked for, so that the same command with nothing to do answers before torch is imported."""
+
+import hashlib
+import importlib.metadata
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from animation.clip.settings import ClipInputs, ClipSettings
+from animation.files import read_json
+
+RUN_FILE = "run.json"
+LIBRARIES = ("torch", "diffusers", "transformers")
+NETWORKS = (
+    "pretrained_model_name_or_path",
+    "unet_model_name_or_path",
+    "posenet_model_name_or_path",
+    "face_encoder_model_name_or_path",
+    "face_embedding_extractor_weight_path",
+    "face_models",
+    "dwpose_models",
+    "vae",
+)
+
+
+def request_key(settings: ClipSettings, inputs: ClipInputs) -> str:
+    """A hash of all that was asked for: resolved settings, and what tells files from others without reading them."""
+    named = [getattr(settings, name) for name in (*NETWORKS, "photo", "face_embedding")]
+    files = [path for root in map(Path, filter(None, named)) for path in (root, *root.parent.glob(f"{root.stem}.*"))]
+    files += [path for folder in files if folder.is_dir() for path in folder.rglob("*")]
+    states = {str(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in files if path.is_file()}
+    versions = [importlib.metadata.version(library) for library in LIBRARIES]
+    asked = [asdict(settings) | {"again": None}, inputs.driver.describe(), states, versions]
+    return hashlib.sha256(json.dumps(asked, default=str, sort_keys=True).encode()).hexdigest()
+
+
+def finished(settings: ClipSettings, inputs: ClipInputs) -> bool:
+    """Whether the clip that is asked for is in the output folder already."""
+    made = read_json(Path(settings.output) / RUN_FILE)
+    return not settings.again and made.get("request") == request_key(settings, inputs) and is_whole(settings, made)
+
+
+def is_whole(settings: ClipSettings, made: dict) -> bool:
+    """Whether everything that a run.json names is there."""
+    names = made.get("outputs")
+    return (
+        isinstance(names, list) and bool(names) and all((Path(settings.output) / str(name)).exists() for name in names)
+    )
