@@ -11,7 +11,7 @@ from animation.errors import InputError
 from animation.face.detection import FaceModels, find_face_models
 from animation.face.embedding import load_face_embedding
 from animation.flags import FILES, FRAMES, NOTHING, Settings, flag
-from animation.media.images import FrameFolder, check_size, load_photo
+from animation.media.images import FrameFolder, check_size, load_photo, warn_if_stretched
 from animation.media.writing import FRAMES_FOLDER, PARTIAL_FOLDER, check_writable
 
 SEED = 23123134
@@ -182,5 +182,12 @@ class InferenceSettings(Weights, Sampling, Levers):
             except InputError as error:
                 raise InputError(f"{error}, or give a stored vector with --face_embedding") from None
         check_writable(Path(self.output_dir), FRAMES_FOLDER, PARTIAL_FOLDER)
-        poses.warn_if_stretched(self.height, self.width)
+        size = self.width, self.height
+        warn_if_stretched("poses", poses.sizes, size, "extract them at the output's aspect ratio, or they may not fit")
+        warn_if_stretched(
+            "a photo",
+            [photo.size],
+            size,
+            "crop it to this shape, give --width and --height of its own, or use animate.py, whose --fit crops or pads",
+        )
         return Inputs(photo, poses, embedding)

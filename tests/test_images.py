@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from animation.errors import InputError
-from animation.media.images import FrameFolder, check_size, list_frames, load_photo, open_rgb
+from animation.media.images import FrameFolder, check_size, list_frames, load_photo, open_rgb, warn_if_stretched
 
 
 def save(path, size=(8, 6), colour="red", **options):
@@ -58,10 +58,10 @@ def test_frame_folder_reads_rgb_lazily_and_checks_at_the_edge(tmp_path, caplog):
     assert [frame.mode for frame in folder[0:5]] == ["RGB", "RGB"]
     assert len(FrameFolder(tmp_path, max_frames=1)) == 1
     with caplog.at_level("WARNING", "animation"):
-        folder.warn_if_stretched(height=6 * 64, width=8 * 64)
+        warn_if_stretched("poses", folder.sizes, (8 * 64, 6 * 64), "look")
         assert not caplog.text
-        folder.warn_if_stretched(height=64, width=64)
-    assert "8×6 (width × height) are stretched to 64×64" in caplog.text
+        warn_if_stretched("poses", folder.sizes, (64, 64), "look")
+    assert "poses of 8×6 (width × height) stretched to 64×64; look" in caplog.text
     whole = (tmp_path / "0.png").read_bytes()
     (tmp_path / "0.png").write_bytes(whole[:40])
     with pytest.raises(InputError, match=r"0\.png: not a readable image"):

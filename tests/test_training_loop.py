@@ -437,7 +437,7 @@ def test_a_stretched_validation_is_told(data, case, caplog):
     for size, told in (((64, 128), False), ((128, 128), True)):
         caplog.clear()
         Validation(settings, settings.read_validation(), [Bucket(*size, [])], {}, "bgr")
-        assert ("the validation photo of 64×128 pixels is stretched to 128×128" in caplog.text) is told
+        assert ("the validation's photo of 64×128 (width × height) stretched to 128×128" in caplog.text) is told
         assert ("poses of 64×128 (width × height) are stretched" in caplog.text) is told
 
 

@@ -15,8 +15,8 @@ from animation.clip.driver import Driver
 from animation.clip.settings import SKELETONS_FOLDER, ClipSettings
 from animation.errors import InputError
 from animation.files import describe_file, read_json, write_json
-from animation.media.framing import ASPECT_TOLERANCE, Framing
-from animation.media.images import FrameFolder, list_frames
+from animation.media.framing import Framing
+from animation.media.images import FrameFolder, list_frames, same_shape, warn_if_stretched
 from animation.media.video import FolderFrames
 from animation.media.writing import PARTIAL_FOLDER, publish_frames, write_png
 from animation.skeletons.estimation import record
@@ -173,19 +173,8 @@ def placing(framing: Framing, size: tuple[int, int]):
     if same_shape(size, framing.photo_size) and not same_shape(size, canvas):
         logger.info("the skeletons of %d×%d are fitted to %d×%d as the photo is", *size, *canvas)
         return lambda image: framing.apply(image, (0, 0, 0))
-    if not same_shape(size, canvas):
-        logger.warning(
-            "skeletons of %d×%d (width × height) are stretched to %d×%d: they may not fit the photo; "
-            "extract them at the photo's shape",
-            *size,
-            *canvas,
-        )
+    warn_if_stretched("skeletons", [size], canvas, "extract them at the photo's shape, or they may not fit it")
     return lambda image: image.resize(canvas, Image.Resampling.BICUBIC)
-
-
-def same_shape(first: tuple[int, int], second: tuple[int, int]) -> bool:
-    """Whether two sizes have the same aspect ratio, to 2 %."""
-    return abs(first[0] * second[1] / (first[1] * second[0]) - 1) <= ASPECT_TOLERANCE
 
 
 def looped(count: int, fps: float, loop: int, max_seconds: float | None) -> list[int]:

@@ -24,7 +24,7 @@ from animation.face.detection import RECOGNISER, FaceFinder, find_face_models
 from animation.face.embedding import choose_face
 from animation.files import describe_file
 from animation.flags import NOTHING, flag
-from animation.media.images import FrameFolder, frame_number, load_photo
+from animation.media.images import FrameFolder, frame_number, load_photo, warn_if_stretched
 from animation.settings import InferenceSettings, Inputs, Weights
 from animation.skeletons.estimation import KEYPOINTS_FILE
 from animation.weights.layout import set_of
@@ -34,6 +34,7 @@ from DWPose.recording import Recording, load_recording
 logger = logging.getLogger(__name__)
 
 NO_WHITE = f"black (below {MASK_THRESHOLD} of 255) or white all over, or its white is below {SMALLEST_FACE} pixels"
+MASK_ADVICE = "are these the right pictures?"
 EMPTY_MASK = f"a mask is {NO_WHITE}"
 CROP_MARGIN = 8  # latents, 64 pixels
 
@@ -189,8 +190,7 @@ class FaceOptimizationSettings(InferenceSettings, FaceOptimization):
         if folder is not None:
             masks = FrameFolder(folder)
             order = self._pair(folder, [frame_number(path) for path in masks.paths], poses)
-            for size in sorted(masks.sizes):
-                _warn_of_shape(f"{folder}: a mask", size, (self.width, self.height))
+            warn_if_stretched(f"{folder}: masks", masks.sizes, (self.width, self.height), MASK_ADVICE)
             boxes = boxes_from_masks((masks[i] for i in order), self.height, self.width)
             source, files, empty = folder, [masks.paths[i] for i in order], EMPTY_MASK
         elif recording is not None:
@@ -232,7 +232,7 @@ class FaceOptimizationSettings(InferenceSettings, FaceOptimization):
         if self.validation_image_mask is not None:
             path = Path(self.validation_image_mask)
             mask = load_photo(path).convert("L")
-            _warn_of_shape(f"{path}: a mask", mask.size, photo.size)
+            warn_if_stretched(f"{path}: a mask", [mask.size], photo.size, MASK_ADVICE)
             box, files = box_from_mask(np.asarray(mask), height, width), [path]
             if box is None:
                 raise InputError(
@@ -295,10 +295,3 @@ def _largest_face(recording: Recording, height: int, width: int) -> FaceBox | No
             left, top, right, bottom = bounds
             found.append(clip_box(top, bottom, left, right, height, width))
     return max(filter(None, found), key=lambda box: box.area, default=None)
-
-
-def _warn_of_shape(what: str, size: tuple[int, int], wanted: tuple[int, int], tolerance: float = 0.02) -> None:
-    if abs(size[0] / size[1] * wanted[1] / wanted[0] - 1) > tolerance:
-        logger.warning(
-            "%s of %d×%d (width × height) is stretched to %d×%d: are these the right pictures?", what, *size, *wanted
-        )

@@ -14,14 +14,13 @@ import numpy as np
 from PIL import Image
 
 from animation.errors import InputError
-from animation.media.images import LARGEST_PHOTO, SIZE_MULTIPLE, check_size, read_size
+from animation.media.images import ASPECT_TOLERANCE, LARGEST_PHOTO, SIZE_MULTIPLE, check_size, read_size
 
 logger = logging.getLogger(__name__)
 
 FITS = ("crop", "pad", "stretch")
 AUTO = "auto"
 BASE_SIZE = 512  # pixels a side of the square that the released weights were trained on
-ASPECT_TOLERANCE = 0.02  # of width over height: below it nobody sees a difference
 KEPT_ABOVE = 0.25  # of the height that a crop takes off, this share is taken from above, where heads are
 
 

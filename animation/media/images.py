@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,30 @@ from animation.errors import InputError
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+ASPECT_TOLERANCE = 0.02  # of width over height: below it nobody sees a difference
 SIZE_MULTIPLE = 64  # 8 of the VAE times 8 of the UNet
 LARGEST_PHOTO = 4096  # pixels of the longer side: anti-aliasing a larger photo for CLIP takes gigabytes
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises
+
+
+def same_shape(first: tuple[int, int], second: tuple[int, int]) -> bool:
+    """Whether two sizes, width and height, have the same aspect ratio, to 2 %."""
+    return abs(first[0] * second[1] / (first[1] * second[0]) - 1) <= ASPECT_TOLERANCE
+
+
+def warn_if_stretched(what: str, sizes: Iterable[tuple[int, int]], wanted: tuple[int, int], advice: str) -> None:
+    """Log a warning for each of the sizes, width and height, that has another shape than the wanted one.
+
+    Args:
+        what: is of these sizes, such as "poses".
+        advice: what to do.
+    """
+    for width, height in sorted(sizes):
+        if not same_shape((width, height), wanted):
+            logger.warning(
+                f"{what} of {width}×{height} (width × height) stretched to {wanted[0]}×{wanted[1]}; {advice}"
+            )
 
 
 def check_size(height: int, width: int) -> None:
@@ -176,16 +196,3 @@ class FrameFolder(Sequence):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         return open_rgb(self.paths[index])
-
-    def warn_if_stretched(self, height: int, width: int, tolerance: float = 0.02) -> None:
-        """Log a warning where resizing to `height` × `width` changes the frames' aspect ratio."""
-        for frame_width, frame_height in sorted(self.sizes):
-            if abs(frame_width / frame_height * height / width - 1) > tolerance:
-                logger.warning(
-                    "poses of %d×%d (width × height) are stretched to %d×%d: the skeleton may not fit the "
-                    "photo; extract the poses at the output's aspect ratio",
-                    frame_width,
-                    frame_height,
-                    width,
-                    height,
-                )

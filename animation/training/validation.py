@@ -10,10 +10,10 @@ from PIL import Image
 
 from animation.evaluation import metrics
 from animation.face.embedding import embed_face
+from animation.media.images import warn_if_stretched
 from animation.media.writing import AnimationWriter
 from animation.pipeline import AnimationPipeline
 from animation.settings import CONDITIONED_FPS
-from animation.training.check import ASPECT_TOLERANCE
 from animation.training.clips import Bucket
 from animation.training.settings import TrainingSettings, ValidationCase
 
@@ -70,12 +70,8 @@ class Validation:
         aspect = np.divide(*self.poses[0].size)
         sizes = [(bucket.width, bucket.height) for bucket in buckets]
         self.size = min(sizes, key=lambda size: abs(np.log(size[0] / size[1] / aspect)))
-        width, height = self.size
-        self.poses.warn_if_stretched(height, width)
-        if abs(self.photo.width / self.photo.height * height / width - 1) > ASPECT_TOLERANCE:
-            logger.warning(
-                "the validation photo of %d×%d pixels is stretched to %d×%d", *self.photo.size, width, height
-            )
+        warn_if_stretched("the validation's poses", self.poses.sizes, self.size, "extract them at that aspect ratio")
+        warn_if_stretched("the validation's photo", [self.photo.size], self.size, "crop it to that shape")
         self.embedding = embed_face(self.photo, settings.face_models, channel_order)
         self.truth = None
         if case.truth is not None:
