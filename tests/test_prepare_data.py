@@ -39,7 +39,9 @@ def videos(tmp_path):
     folder = tmp_path / "videos"
     folder.mkdir()
     for name, size, count in (("a", (64, 64), 5), ("b", (64, 128), 4), ("c", (64, 64), 2)):
-        frames = [np.asarray(synthetic.draw_person(size, 0.2 * i, skeleton=False)) for i in range(count)]
+        frames = [np.array(synthetic.draw_person(size, 0.2 * i, skeleton=False)) for i in range(count)]
+        for frame in frames:
+            frame[28:36, 28:36] = (255, 0, 0)  # what the stand-in of the detector takes for a person
         write_mp4(folder / f"{name}.mp4", iter(frames), 10)
     (folder / "d.mp4").write_bytes(b"no video")
     (folder / "notes.txt").write_text("not a video")
