@@ -106,10 +106,10 @@ def test_it_goes_on_where_it_was_stopped(monkeypatch, networks, videos, tmp_path
 
 def test_frames_that_are_there_already(monkeypatch, networks, tmp_path):
     (clip,) = synthetic.write_clips(tmp_path / "data" / "rec", 1, (64, 64), 3)
-    for folder in ("poses", "faces"):
-        shutil.rmtree(clip / folder)
     for path in list_frames(clip / "images"):
         Image.fromarray(somebody(Image.open(path))).save(path)
+    for folder in ("poses", "faces"):
+        shutil.rmtree(clip / folder)
     settings = PreparationSettings(root_path=str(tmp_path / "data"))
     assert not ClipJob(settings, None, clip).complete
     flags = {**networks, "--root_path": tmp_path / "data", "--name": "rec", "--least_frames": 3}
