@@ -60,7 +60,8 @@ _thread = threading.local()
 def canvas_size(width: int, height: int, short_side: int = SHORT_SIDE) -> tuple[int, int]:
     """Width and height of the canvas for a picture: its short side is 2160 pixels, unless said otherwise."""
     short = min(width, height)
-    return tuple(short_side if side == short else int(side * short_side / short) for side in (width, height))
+    across, down = (short_side if side == short else int(side * short_side / short) for side in (width, height))
+    return across, down
 
 
 def draw(

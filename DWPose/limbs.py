@@ -102,8 +102,8 @@ def fit_limbs(
     Raises:
         InputError: fewer than two bones are visible in both the photo and the driver.
     """
-    size, photo_size = np.array(size, float), np.array(photo_size, float)
-    pixels, photo_pixels = keypoints * size, photo_keypoints * photo_size
+    extent, photo_extent = np.array(size, float), np.array(photo_size, float)
+    pixels, photo_pixels = keypoints * extent, photo_keypoints * photo_extent
     visible, photo_visible = scores > confidence, photo_scores > confidence
     first, second = np.array(BONES).T
     lengths = _largest(
@@ -124,7 +124,7 @@ def fit_limbs(
     if face_ratio is None:
         face_ratio = ratios[BONES.index((NECK, NOSE))]
     necks = _typical_necks(pixels[:, BODY], visible[:, BODY])
-    fit = LimbFit(ratios, face_ratio, scale, necks, np.zeros(2), size, photo_size, confidence)
+    fit = LimbFit(ratios, face_ratio, scale, necks, np.zeros(2), extent, photo_extent, confidence)
     rebuilt = fit._rebuild(pixels, visible)[:, FITTED]  # (F, 14, 2)
     shared = (visible & photo_visible)[:, FITTED]
     if shared.any():

@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +22,8 @@ _PARTS = ("boxes", "keypoints", "scores", "detected", "size")
 _MEMBERS = {"format", "sources", "fps", "video_counts", "num_frames", "drawn_frame"} | {
     f"{name}_{part}" for name in ("photo", "video", "drawn") for part in _PARTS
 }
-_DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, OverflowError, MemoryError)
-_DAMAGE += (RecursionError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_DAMAGE: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError)
+_DAMAGE += (OverflowError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)  # RuntimeError: also recursion
 
 
 @dataclass
@@ -69,7 +70,7 @@ class Recording:
     def save(self, path: str | Path) -> None:
         """Write to a .npz file, whole or not at all."""
         path = Path(path)
-        arrays = {
+        arrays: dict[str, Any] = {
             "format": FORMAT,
             "sources": json.dumps(self.sources),
             "fps": self.fps,

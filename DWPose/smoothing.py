@@ -34,14 +34,13 @@ def fill_missing(
     if missing == "hold":
         return keypoints[before], scores[before]
     share = np.clip((frames - before) / np.maximum(after - before, 1), 0, 1)
-    return tuple(
-        np.where(
-            _column(present, values),
-            values,
-            values[before] * (1 - _column(share, values)) + values[after] * _column(share, values),
-        )
-        for values in (keypoints, scores)
-    )
+
+    def between(values: np.ndarray) -> np.ndarray:
+        """Key points or scores, those not present between the nearest two."""
+        along = _column(share, values)
+        return np.where(_column(present, values), values, values[before] * (1 - along) + values[after] * along)
+
+    return between(keypoints), between(scores)
 
 
 def one_euro(keypoints: np.ndarray, scores: np.ndarray, fps: float, confidence: float = CONFIDENCE) -> np.ndarray:

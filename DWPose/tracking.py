@@ -135,10 +135,10 @@ def choose(frames: Sequence[People], numbers: Sequence[np.ndarray], person: str 
     if person == "all":
         return list(frames)
     if person == "largest":
-        return [_take(people, _areas(people.boxes).argmax() if len(people) else None) for people in frames]
+        return [_take(people, int(_areas(people.boxes).argmax()) if len(people) else None) for people in frames]
     followed = _most_prominent(frames, numbers) if person == "track" else _from_the_left(frames, numbers, person)
     chosen = [np.flatnonzero(number == followed) for number in numbers]
-    return [_take(people, k[0] if len(k) else None) for people, k in zip(frames, chosen, strict=True)]
+    return [_take(people, int(k[0]) if len(k) else None) for people, k in zip(frames, chosen, strict=True)]
 
 
 def _most_prominent(frames: Sequence[People], numbers: Sequence[np.ndarray]) -> int:

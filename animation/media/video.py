@@ -223,7 +223,7 @@ class FolderFrames:
 def check_part(start: float | None, end: float | None, stride: int, fps: float | None) -> None:
     """Raise InputError unless the part of a video makes sense: seconds, every so many-th frame, frames a second."""
     if start is not None and not 0 <= start <= LONGEST:
-        raise InputError(f"--start {start:g} is not a time in the video; give seconds from 0 to {LONGEST}")
+        raise InputError(f"--start {start} is not a time in the video; give seconds from 0 to {LONGEST}")
     if end is not None and not (start or 0) < end <= LONGEST:
         raise InputError(f"--end {end:g} is not after --start {start or 0:g}; give seconds, at most {LONGEST}")
     if stride < 1:
