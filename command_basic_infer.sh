@@ -23,6 +23,8 @@ python skeleton_extraction.py \
   --target_video="$DRIVER" \
   --ref_image_path="$PHOTO" \
   --poses_folder_path="$OUTPUT/poses" \
+  --widen_boxes \
+  --outliers=drop \
   --preview="$OUTPUT/skeletons.mp4"
 
 python inference_basic.py \
