@@ -73,7 +73,7 @@ class NaiveIDAdapter(nn.Module):
 
 
 def naive_unet(unet: PoseGuidedUNet, fused: bool = False) -> PoseGuidedUNet:
-    """`unet`, its weights shared, with attention that has no economies, or only the layout that torch's kernels want."""
+    """`unet`, its weights shared, whose attention has no economies, or only the layout that torch's kernels want."""
     unet = copy.deepcopy(unet, {id(parameter): parameter for parameter in unet.parameters()})
     processors: dict[str, object] = {}
     for name, processor in unet.attn_processors.items():
