@@ -5,7 +5,7 @@ import functools
 from collections.abc import Iterator
 
 import torch
-from diffusers import AutoencoderKLTemporalDecoder
+from diffusers import AutoencoderKLTemporalDecoder, ModelMixin
 from diffusers.models.autoencoders.autoencoder_dc import ResBlock
 from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
 from diffusers.models.resnet import ResnetBlock2D, TemporalResnetBlock
@@ -16,7 +16,7 @@ LATENT_SIZE = 8  # pixels a side that one latent stands for
 RECOMPUTED_BLOCKS = (ResnetBlock2D, TemporalResnetBlock, Upsample2D, AutoencoderTinyBlock, ResBlock)
 
 
-def vae_device(vae: torch.nn.Module) -> torch.device:
+def vae_device(vae: ModelMixin) -> torch.device:
     """Where a VAE computes: its own device, or the one that an offloading hook moves it, or its layers, to."""
     for module in vae.modules():
         device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
@@ -25,7 +25,7 @@ def vae_device(vae: torch.nn.Module) -> torch.device:
     return vae.device
 
 
-def encode_frames(vae: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+def encode_frames(vae: ModelMixin, images: torch.Tensor) -> torch.Tensor:
     """The posterior of each frame.
 
     Args:
@@ -42,7 +42,7 @@ def encode_frames(vae: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
     return torch.cat([mean, torch.full_like(mean, -torch.inf)], dim=1)
 
 
-def decode_frames(vae: torch.nn.Module, latents: torch.Tensor, checkpointing: bool = False) -> torch.Tensor:
+def decode_frames(vae: ModelMixin, latents: torch.Tensor, checkpointing: bool = False) -> torch.Tensor:
     """Decode frames together, in the VAE's number format, on its device.
 
     Args:

@@ -1,9 +1,10 @@
 """AnimationPipeline: a photo, a sequence of poses and a face embedding become a video."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -178,7 +179,7 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
     def _encode_poses(self, poses: Sequence[Image.Image], height: int, width: int) -> torch.Tensor:
         """(F, C, h, w), once a video: every window takes its frames from it."""
         device, dtype = self._execution_device, self.pose_net.dtype
-        latents = None
+        latents = torch.empty(0)
         for start in range(0, len(poses), POSE_CHUNK):
             chunk = [
                 np.asarray(pose.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
@@ -186,7 +187,7 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
             ]
             pixels = rearrange(torch.from_numpy(np.stack(chunk)).to(device), "n h w rgb -> n rgb h w")
             features = self.pose_net((pixels.float() / 127.5 - 1).to(dtype))
-            if latents is None:
+            if start == 0:
                 latents = self._allocate_pose_latents((len(poses), *features.shape[1:]), features)
             latents[start : start + len(chunk)] = features.to(latents.device)
         return latents
@@ -259,12 +260,9 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
         self._guidance_scale = torch.linspace(first, guidance_scale, num_frames)
         self._num_timesteps = num_inference_steps
 
-        def on_step_end(step: int, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-            """Call diffusers' kind of callback."""
-            offered = {name: {"latents": latents}[name] for name in callback_on_step_end_tensor_inputs}
-            returned = callback_on_step_end(self, step, timestep, offered)
-            return (returned or {}).get("latents", latents)
-
+        on_step_end = None
+        if callback_on_step_end is not None:
+            on_step_end = functools.partial(self._call_back, callback_on_step_end, callback_on_step_end_tensor_inputs)
         self.denoiser = WindowedDenoiser(self.unet, conditions, windows, device, cfg_batch=cfg_batch)
         with self.progress_bar(total=num_inference_steps * len(windows)) as progress:
             return denoise(
@@ -273,10 +271,17 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
                 latents.to(device),
                 self._guidance_scale,
                 refine_x0=refine_x0,
-                on_step_end=on_step_end if callback_on_step_end else None,
+                on_step_end=on_step_end,
                 progress=progress,
                 checkpoint=checkpoint,
             )
+
+    def _call_back(
+        self, callback: Callable, names: Sequence[str], step: int, timestep: torch.Tensor, latents: torch.Tensor
+    ) -> torch.Tensor:
+        """Call diffusers' kind of callback, and return the latents to go on with."""
+        returned = callback(self, step, timestep, {name: {"latents": latents}[name] for name in names})
+        return (returned or {}).get("latents", latents)
 
     def _initial_latents(
         self, conditions: Conditions, tile_size: int, generator, fresh_noise: bool = False
@@ -317,13 +322,12 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
             frames = decode_frames(self.decoding_vae, chunk)
             finite = frames.isfinite().all()
             pixels = (frames / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
-            pixels = rearrange(pixels, "n rgb h w -> n h w rgb").cpu().numpy()
             if not finite:
                 raise NonFiniteError(
                     f"frames {start} to {start + len(chunk) - 1} hold NaN or infinity after decoding; try --dtype bf16 "
                     "or fp32, or --vae_device cpu"
                 )
-            yield pixels
+            yield rearrange(pixels, "n rgb h w -> n h w rgb").cpu().numpy()
 
     @torch.no_grad()
     def __call__(
@@ -374,7 +378,7 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
             noise_aug_strength=noise_aug_strength,
             generator=generator,
         )
-        frames = self.denoise(
+        frames: Any = self.denoise(
             conditions,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,

@@ -40,6 +40,7 @@ CONFIGS = {
         "clip": {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 16},
     },
 }
+MOST_WARM_UPS, STEADY = 5, 0.1  # repetitions before measuring, until no time changes by more than this share
 GOAL_SIZE = ("small", 8, 256, 256)  # config, frames, height and width that the goals are for
 GOALS = {("naive fp32", "ours fp32"): 1.15, ("naive fp32", "ours bf16"): 1.75, ("naive bf16", "ours bf16"): 2.5}
 
@@ -131,6 +132,7 @@ class Step:
         self.poses = random(frames, 3, height, width).clamp(-1, 1)
         self.timestep = torch.tensor(1.6, device=device)
         self.unet, self.pose_net, self.naive = models["unet"], models["pose_net"], naive_unet(models["unet"])
+        self.fused = naive_unet(models["unet"], fused=True)
         self.conditions = Conditions(
             tokens=random(1, 5, 1024),
             image_latents=random(1, 4, height // 8, width // 8),
@@ -139,13 +141,13 @@ class Step:
         )
         self.windows = [list(range(frames))]
 
-    def run_naive(self) -> torch.Tensor:
+    def run_naive(self, fused: bool = False) -> torch.Tensor:
         """Two calls of batch 1, PoseNet in each step, plain attention on broadcast tokens."""
         conditions = self.conditions
         image_latents = conditions.image_latents[:, None].expand_as(self.latents)
         return torch.cat(
             predict_window(
-                self.naive,
+                self.fused if fused else self.naive,
                 self.pose_net,
                 self.latents,
                 image_latents,
@@ -186,6 +188,7 @@ def main() -> None:
         models = build(args.config, device, dtype)
         step = Step(models, device, dtype, args.frames, args.height, args.width)
         variants[f"naive {name}"] = step.run_naive
+        variants[f"naive {name}, fused attention"] = lambda step=step: step.run_naive(fused=True)
         variants[f"ours {name}"] = lambda step=step: step.run_ours(1)
         variants[f"ours {name}, both branches in one batch"] = lambda step=step: step.run_ours(2)
         photo = torch.zeros(1, 3, args.height, args.width, device=device, dtype=dtype)
@@ -222,24 +225,29 @@ def main() -> None:
 def run_in_turn(
     calls: dict[str, Callable], device: torch.device, repeats: int, compare: list[str]
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Run all calls in turn, once to warm up and then `repeats` times; print how far the compared results are apart.
+    """Run all calls in turn, until their times are steady and then `repeats` times; print how far results are apart.
 
     Returns:
         Seconds and peak GiB of each call, by its name.
     """
     seconds, peaks = {name: [] for name in calls}, {name: [] for name in calls}
-    first = None
-    for repetition in range(repeats + 1):
+    results = {name: call().float() for name, call in calls.items() if name in compare}
+    first = results[compare[0]]
+    for name, result in results.items():
+        print(f"{name}: relative distance {((result - first).norm() / first.norm()).item():.1e} from {compare[0]}")
+    del first, results
+    before = dict.fromkeys(calls, float("inf"))
+    for _ in range(MOST_WARM_UPS):
+        now = {name: measure(call, device)[0] for name, call in calls.items()}
+        if all(abs(now[name] / before[name] - 1) < STEADY for name in calls):
+            break
+        before = now
+    for _ in range(repeats):
         for name, call in calls.items():
             elapsed, peak, result = measure(call, device)
-            if repetition:
-                seconds[name].append(elapsed)
-                peaks[name].append(peak)
-            elif name in compare:
-                first = result.float() if first is None else first
-                error = ((result.float() - first).norm() / first.norm()).item()
-                print(f"{name}: relative distance {error:.1e} from {compare[0]}")
             del result
+            seconds[name].append(elapsed)
+            peaks[name].append(peak)
     return seconds, peaks
 
 

@@ -205,10 +205,10 @@ def folded_attention(
     frames, pixels = hidden_states.shape[0] // samples, hidden_states.shape[1]
     heads, elements, dtype = attn.heads, pixels * channels, hidden_states.dtype
 
-    key = rearrange(id_key * attn.scale, "b n (h d) -> b n h d", h=heads)
-    query_weight = rearrange(attn.to_q.weight, "(h d) c -> h d c", h=heads)
-    query_fold = rearrange(torch.einsum("bnhd,hdc->bhnc", key, query_weight), "b h n c -> b c (h n)")
-    logits = rearrange(hidden_states, "(b f) s c -> b (f s) c", b=samples) @ query_fold
+    key = id_key.unflatten(-1, (heads, -1)) * attn.scale  # (N, n, heads, d)
+    query_weight = attn.to_q.weight.unflatten(0, (heads, -1))
+    query_fold = torch.einsum("bnhd,hdc->bhnc", key, query_weight).flatten(1, 2)  # (N, heads·n, C)
+    logits = hidden_states.reshape(samples, frames * pixels, -1) @ query_fold.mT
     probs = logits.unflatten(-1, (heads, n)).softmax(-1).flatten(-2)  # (N, F·S, heads·n)
 
     # A head's probabilities sum to 1: subtracting one number from all values shifts y, dividing all by another scales
@@ -217,13 +217,13 @@ def folded_attention(
     value = id_value.float()
     value = value - value.mean((1, 2), keepdim=True)
     unit = value.square().mean((1, 2), keepdim=True).sqrt().clamp(min=STD_EPSILON).log2().ceil().exp2()  # (N, 1, 1)
-    value = rearrange((value / unit).to(dtype), "b n (h d) -> b n h d", h=heads)
+    value = (value / unit).to(dtype).unflatten(-1, (heads, -1))  # (N, n, heads, d)
     gram = torch.einsum("bnhd,bmhd->bhnm", value, value)
     gram = torch.einsum("bhnm,hk->bhnkm", gram, torch.eye(heads, dtype=gram.dtype, device=gram.device))
-    y_square = (probs @ rearrange(gram, "b h n k m -> b (h n) (k m)")) * probs  # sums to |y|²
-    y_square_sum = rearrange(y_square, "b (f s) e -> b f s e", f=frames).sum((2, 3), dtype=torch.float32)  # (N, F)
-    probs = rearrange(probs, "b (f s) e -> b f s e", f=frames)
-    direction_sum = rearrange(value.sum(-1, dtype=torch.float32), "b n h -> b (h n) 1")
+    y_square = (probs @ gram.flatten(3).flatten(1, 2)) * probs  # sums to |y|² over pixels and directions
+    y_square_sum = y_square.unflatten(1, (frames, pixels)).sum((2, 3), dtype=torch.float32)  # (N, F)
+    probs = probs.unflatten(1, (frames, pixels))
+    direction_sum = rearrange(value.sum(-1, dtype=torch.float32), "b n heads -> b (heads n) 1")
     y_sum = (probs.sum(2, dtype=torch.float32) @ direction_sum).squeeze(-1)  # (N, F)
     y_mean = y_sum / elements
     y_std = ((y_square_sum - y_sum * y_mean) / (elements - 1)).clamp(min=0).sqrt()
@@ -234,9 +234,8 @@ def folded_attention(
     scale = alignment_scale(z_std, y_std, dtype, STD_EPSILON / unit[..., 0])  # (N, F)
 
     output_proj = attn.to_out[0]
-    output_weight = rearrange(output_proj.weight, "c (h d) -> c h d", h=heads)
-    output_fold = rearrange(torch.einsum("bnhd,chd->bhnc", value, output_weight), "b h n c -> b (h n) c")
+    output_fold = torch.einsum("bnhd,chd->bhnc", value, output_proj.weight.unflatten(-1, (heads, -1)))
     constant = output_proj((z + (z_mean - y_mean * scale)[..., None]).to(dtype))  # (N, F, C)
-    probs = rearrange(probs * scale[..., None, None], "b f s e -> b (f s) e")
-    output = rearrange(probs @ output_fold, "b (f s) c -> b f s c", f=frames) + constant[:, :, None]
-    return rearrange(output, "b f s c -> (b f) s c")
+    probs = (probs * scale[..., None, None]).flatten(1, 2)
+    output = (probs @ output_fold.flatten(1, 2)).unflatten(1, (frames, pixels)) + constant[:, :, None]
+    return output.flatten(0, 1)

@@ -43,8 +43,8 @@ class PerceiverResampler(nn.Module):
         super().__init__()
         self.proj_in = nn.Linear(image_dim, dim)
         self.proj_out = nn.Linear(dim, dim)
-        nn.init.zeros_(self.proj_out.weight)  # training starts from identity tokens of zero
-        nn.init.zeros_(self.proj_out.bias)
+        for parameter in self.proj_out.parameters():  # training starts from identity tokens of zero
+            nn.init.zeros_(parameter)
         self.norm_out = nn.LayerNorm(dim)
         self.layers = nn.ModuleList(
             nn.ModuleList(
@@ -64,7 +64,8 @@ class PerceiverResampler(nn.Module):
     def forward(self, image_tokens: torch.Tensor, id_tokens: torch.Tensor) -> torch.Tensor:
         """(B, T, image_dim) and (B, n, dim) → (B, n, dim)."""
         image_tokens = self.proj_in(image_tokens)
-        for attention, feed_forward in self.layers:
+        for layer in self.layers:
+            attention, feed_forward = layer.children()
             id_tokens = id_tokens + attention(image_tokens, id_tokens)
             id_tokens = id_tokens + feed_forward(id_tokens)
         return self.norm_out(self.proj_out(id_tokens))

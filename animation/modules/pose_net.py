@@ -27,12 +27,14 @@ class PoseNet(ModelMixin, ConfigMixin):
             layers += [nn.Conv2d(in_channels, channels, kernel_size, stride=kernel_size - 2, padding=1), nn.SiLU()]
             in_channels = channels
         self.conv_layers = nn.Sequential(*layers)
-        for layer in layers[::2]:  # without norms, eight narrow convolutions must keep the signal's size themselves
-            nn.init.kaiming_normal_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for parameter in self.conv_layers.parameters():
+            if parameter.ndim > 1:  # without norms, eight narrow convolutions must keep the signal's size themselves
+                nn.init.kaiming_normal_(parameter)
+            else:
+                nn.init.zeros_(parameter)
         self.final_proj = nn.Conv2d(in_channels, out_channels, 1)
-        nn.init.zeros_(self.final_proj.weight)  # training starts from the unguided UNet
-        nn.init.zeros_(self.final_proj.bias)
+        for parameter in self.final_proj.parameters():  # training starts from the unguided UNet
+            nn.init.zeros_(parameter)
         self.scale = nn.Parameter(torch.full((1,), 2.0))
 
     @staticmethod

@@ -18,7 +18,7 @@ class PoseGuidedUNet(UNetSpatioTemporalConditionModel):
     It takes the arguments of SVD's own `unet/config.json`; its tensor names are those of the released `unet.pth`.
     """
 
-    @functools.wraps(UNetSpatioTemporalConditionModel.__init__)
+    @functools.wraps(UNetSpatioTemporalConditionModel.__init__)  # type: ignore[misc]
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.layout = BatchLayout()
@@ -30,7 +30,8 @@ class PoseGuidedUNet(UNetSpatioTemporalConditionModel):
             return AttnProcessor2_0()
         if ".temporal_transformer_blocks." in name:
             return ImageTokenAttnProcessor(self.layout)
-        return IDAdapterAttnProcessor(*attn.to_k.weight.shape, self.layout)
+        hidden_size, cross_attention_dim = attn.to_k.weight.shape
+        return IDAdapterAttnProcessor(hidden_size, cross_attention_dim, self.layout)
 
     def set_folding(self, enabled: bool) -> None:
         """Let the ID-Adapter fold its keys and values into the weights of the layers around it, or not.
@@ -70,10 +71,12 @@ class PoseGuidedUNet(UNetSpatioTemporalConditionModel):
 
         def add_pose(_conv_in, _inputs, features: torch.Tensor) -> torch.Tensor:
             """Add the pose to the features (B·F, C, h, w) of the last N samples."""
-            pose = rearrange(pose_latents, "n f c h w -> (n f) c h w").to(features.dtype)
-            return features + F.pad(pose, (0, 0, 0, 0, 0, 0, len(features) - len(pose), 0))
+            return features + F.pad(pose.to(features.dtype), (0, 0, 0, 0, 0, 0, len(features) - len(pose), 0))
 
-        hook = None if pose_latents is None else self.conv_in.register_forward_hook(add_pose)
+        hook = None
+        if pose_latents is not None:
+            pose = rearrange(pose_latents, "n f c h w -> (n f) c h w")
+            hook = self.conv_in.register_forward_hook(add_pose)
         try:
             return super().forward(sample, timestep, encoder_hidden_states, added_time_ids, return_dict)
         finally:
