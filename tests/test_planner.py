@@ -120,6 +120,7 @@ def test_a_plan_on_the_cpu_meets_the_measurement():
         assert plan.needs[name].bytes - weights == pytest.approx(peak, rel=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_the_time_grows_with_the_work():
     def seconds(rate=1e9, **options):
         return make_plan(rehearsal(**options), rate=rate).seconds
@@ -184,6 +185,7 @@ def test_a_dry_run_tells_what_the_run_does(tmp_path, checkpoint, case, monkeypat
     assert json.loads((tmp_path / "out" / "run.json").read_text())["cfg_batch"] == batch
 
 
+@pytest.mark.slow
 def test_a_limit_is_kept_to_by_the_run(tmp_path, checkpoint, case, monkeypatch, capsys):
     """Less than a run takes makes it decode fewer frames together; what still does not fit is refused."""
     settings = clip_settings(tmp_path, checkpoint, case, decode_chunk_size=None)

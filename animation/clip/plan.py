@@ -15,8 +15,9 @@ def num_frames(settings: ClipSettings, inputs: ClipInputs) -> int:
 def describe(settings: ClipSettings, inputs: ClipInputs) -> str:
     """The plan of a clip of resolved settings, in lines."""
     driver, framing = inputs.driver, inputs.framing
-    count, steps = num_frames(settings, inputs), settings.num_inference_steps
-    windows = len(window_indices(count, settings.tile_size, settings.frames_overlap))
+    count, steps, overlap = num_frames(settings, inputs), settings.num_inference_steps, settings.frames_overlap
+    assert steps is not None and overlap is not None  # resolved
+    windows = len(window_indices(count, settings.tile_size, overlap))
     size = f"{framing.width}×{framing.height}"
     if framing.output_size != (framing.width, framing.height):
         size += f", cut to {framing.output_size[0]}×{framing.output_size[1]}"
@@ -25,7 +26,7 @@ def describe(settings: ClipSettings, inputs: ClipInputs) -> str:
         f"driver    {driver.path}, {IN_WORDS[driver.kind]}: {count} frames at {driver.fps:.4g} a second, "
         f"{count / driver.fps:.2f} s",
         f"sampling  {steps} steps of {windows} windows of {min(settings.tile_size, count)} frames that share "
-        f"{settings.frames_overlap}: {steps * windows * (1 + settings.guided)} calls of the UNet",
+        f"{overlap}: {steps * windows * (1 + settings.guided)} calls of the UNet",
         f"decoding  {settings.decode_chunk_size} frames together",
     ]
     if settings.face_optimization:

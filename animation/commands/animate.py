@@ -83,17 +83,18 @@ def animate_cases(settings: ClipSettings, path: str, processes: Processes, dry_r
 def plan_cases(cases: Sequence[Case]) -> None:
     """Print what each clip would take. Raises InputError where some make no sense or do not fit."""
     for case in cases:
-        print(f"{case.name}\n{case.error or describe(case.settings, case.inputs)}", flush=True)
+        told = describe(case.settings, case.inputs) if case.settings and case.inputs else case.error
+        print(f"{case.name}\n{told}", flush=True)
     cli.quiet_libraries()
     from animation.clip.fitting import fit
 
     for case in cases:
-        if case.error is None:
+        if case.settings and case.inputs and case.asked:
             try:
-                _, plan = fit(case.settings, case.inputs, case.asked)
+                told = fit(case.settings, case.inputs, case.asked)[1].text()
             except InputError as error:
-                case.error = str(error)
-            print(f"{case.name}\n{case.error or plan.text()}", flush=True)
+                told = case.error = str(error)
+            print(f"{case.name}\n{told}", flush=True)
     bad = [case.name for case in cases if case.error is not None]
     if bad:
         raise InputError(f"{len(bad)} of {len(cases)} cases make no sense: {cli.listed(bad)}")

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,8 +48,8 @@ class Plan:
     """
 
     needs: Mapping[str, Need]
-    levers: Mapping[str, object]
-    changed: Mapping[str, object]
+    levers: Mapping[str, Any]
+    changed: Mapping[str, Any]
     device: str
     max_vram: float | None
     rate: float
@@ -115,7 +116,7 @@ def make_plan(
         InputError: nothing fits; it says what the least would be.
     """
     asked, device = rehearsal.settings, rehearsal.device.type
-    least: tuple | None = None
+    least: tuple[float, str, dict[str, Any]] = math.inf, "", {}
     for settings in [asked] if max_vram is None else _candidates(rehearsal, fixed):
         needs = {
             name: Need(device_bytes(rehearsal.bytes(stage, settings), device), stage.flops)
@@ -127,7 +128,7 @@ def make_plan(
         levers["cfg_batch"] = rehearsal.cfg_batch(settings)
         if max_vram is None or needs[most].bytes <= max_vram * GB:
             return Plan(needs, levers, changed, device, max_vram, rate)
-        if least is None or needs[most].bytes < least[0]:
+        if needs[most].bytes < least[0]:
             least = needs[most].bytes, most, levers
     need, stage, levers = least
     raise InputError(
@@ -145,8 +146,8 @@ def device_bytes(tensors: int, device: str) -> int:
 def _candidates(rehearsal: Rehearsal, fixed: Collection[str]) -> Iterator[InferenceSettings]:
     """All settings that may be tried, the cheapest in quality first, then the cheapest in time."""
     asked = rehearsal.settings
-    ways = OFFLOADS[OFFLOADS.index(asked.offload) :] if rehearsal.device.type != "cpu" else [asked.offload]
-    choices = {
+    ways = list(OFFLOADS[OFFLOADS.index(asked.offload) :]) if rehearsal.device.type != "cpu" else [asked.offload]
+    choices: dict[str, list[Any]] = {
         "tile_size": [tile for tile in _halved(asked.tile_size, SMALLEST_TILE) if tile > asked.frames_overlap],
         "decode_chunk_size": _halved(asked.decode_chunk_size, 1),
         "cfg_batch": list(dict.fromkeys([asked.cfg_batch, "1"])) if asked.guided else [asked.cfg_batch],
@@ -187,9 +188,10 @@ def measure_rate(device: torch.device, dtype: torch.dtype) -> float:
             torch.cuda.synchronize(device)
         return time.perf_counter() - start
 
+    rounds: list[float] = []
     with torch.no_grad():
         trial()  # the first one finds its kernels
-        rounds, end = [], time.perf_counter() + TRIAL_SECONDS
+        end = time.perf_counter() + TRIAL_SECONDS
         while not rounds or time.perf_counter() < end:
             rounds.append(trial())
     return work / sorted(rounds)[len(rounds) // 2] * SHARE_OF_TRIAL
@@ -202,5 +204,5 @@ def duration(seconds: float) -> str:
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _flags(levers: Mapping[str, object]) -> str:
+def _flags(levers: Mapping[str, Any]) -> str:
     return " ".join(f"--{name} {value}" for name, value in levers.items())

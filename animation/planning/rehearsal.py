@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -69,18 +70,22 @@ class Rehearsal:
         arcface: torch.nn.Module | None = None,
         device_memory: int | None = None,
     ):
-        self.settings, self.num_frames, self.device, self.arcface = settings, num_frames, device, arcface
+        assert settings.height and settings.width and settings.num_inference_steps  # filled in by now
+        self.settings, self.num_frames, self.device = settings, num_frames, device
         self.device_memory = device_memory
-        self.networks = {name: part for name, part in components.items() if isinstance(part, torch.nn.Module)}
+        self.networks: dict[str, Any] = {
+            name: part for name, part in components.items() if isinstance(part, torch.nn.Module)
+        }
         if arcface is not None:
             self.networks["arcface"] = arcface
         self._counter = MetaCounter(None if device.type == "cpu" else cuda_workspace)
         for network in self.networks.values():
             self._counter.hold(network.to(META))
         self._base = self._counter.now
-        self._pipeline = AnimationPipeline(**components)
+        self._pipeline = cast(Any, AnimationPipeline(**components))
         self._pipeline._allocate_pose_latents = self._allocate_pose_latents
         self._decoder = "vae" if self._pipeline.preview_vae is None else "preview_vae"
+        self._height, self._width, self._steps = settings.height, settings.width, settings.num_inference_steps
         self._latent_size = settings.height // LATENT_SIZE, settings.width // LATENT_SIZE
         self._guidance = torch.full((num_frames,), 3.0 if settings.guided else 1.0)
         self._stages: dict[tuple, Stage] = {}
@@ -98,13 +103,13 @@ class Rehearsal:
         folding = settings.offload != "sequential"  # it reads weights that would lie elsewhere
         stage = self._rehearse("denoise", ("unet",), self._denoise, batch, tile, folding)
         windows = len(window_indices(self.num_frames, settings.tile_size, settings.frames_overlap))
-        stages["denoise"] = replace(stage, flops=stage.flops * settings.num_inference_steps * windows)
+        stages["denoise"] = replace(stage, flops=stage.flops * self._steps * windows)
         if settings.vae_device == "cpu":
             return stages
         chunk = settings.decode_chunk_size
         shown = min(self.num_frames, REHEARSED_CHUNKS * chunk)
         if isinstance(settings, FaceOptimizationSettings):
-            steps = min(settings.end_refine_step, settings.num_inference_steps - 1) - settings.start_refine_step + 1
+            steps = min(settings.end_refine_step, self._steps - 1) - settings.start_refine_step + 1
             passes = (PASSES * settings.num_optimization_iter + 1) / (PASSES + 1)
             stage = self._rehearse("refine", (self._decoder,), self._refine, chunk, settings.hjb_crop, shown)
             stages["refine"] = replace(stage, flops=stage.flops * steps * passes * self.num_frames / shown)
@@ -147,12 +152,11 @@ class Rehearsal:
 
     def _encode(self) -> None:
         """Encode blank pictures; the conditions stay for the later stages."""
-        width, height = self.settings.width, self.settings.height
-        pixels = np.zeros((height, width, 3), np.uint8)
+        pixels = np.zeros((self._height, self._width, 3), np.uint8)
         pose = SimpleNamespace(convert=lambda mode: SimpleNamespace(resize=lambda size, resample: pixels))
         embedding = np.zeros(self.networks["face_encoder"].config.embedding_dim, np.float32)
         photo = Image.new("RGB", (LATENT_SIZE, LATENT_SIZE))  # it is resized on the host
-        self._conditions = self._pipeline.encode(photo, [pose] * self.num_frames, embedding, height, width)
+        self._conditions = self._pipeline.encode(photo, [pose] * self.num_frames, embedding, self._height, self._width)
 
     def _allocate_pose_latents(self, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
         """On the device while they take a small share of it, as the pipeline's own does."""
@@ -176,12 +180,12 @@ class Rehearsal:
     def _refine(self, chunk: int, crop: int | None, shown: int) -> None:
         """One gradient step on the first chunks, while the sampler waits."""
         waiting = [self._latents() for _ in range(3 + self.settings.guided)]  # latents, predictions, v
-        third, eighth = self.settings.width // 3, self.settings.height // 8
+        third, eighth = self._width // 3, self._height // 8
         box = FaceBox(y_min=eighth, y_max=3 * eighth, x_min=third, x_max=2 * third)
         optimizer = FaceOptimizer(
             self.networks[self._decoder],
-            self.arcface,
-            torch.empty(1, self.arcface.config.embedding_dim, device=META),
+            self.networks["arcface"],
+            torch.empty(1, self.networks["arcface"].config.embedding_dim, device=META),
             [box] * shown + [None] * (self.num_frames - shown),
             num_iterations=1,
             decode_chunk_size=chunk,
@@ -208,8 +212,8 @@ def load_rehearsal(settings: InferenceSettings, num_frames: int, device: torch.d
         InputError: the device does not compute in the number format.
     """
     components = load_components(**component_paths(settings, choose_dtype(settings.dtype, device)), device="meta")
-    arcface = None
+    arcface: Any = None
     if isinstance(settings, FaceOptimizationSettings):
-        arcface = load_arcface(settings.find_extractor(), device="meta")
+        arcface = load_arcface(settings.find_extractor(settings.face_models or ""), device="meta")
     memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
     return Rehearsal(components, settings, num_frames, device, arcface, memory)
