@@ -214,6 +214,6 @@ def load_rehearsal(settings: InferenceSettings, num_frames: int, device: torch.d
     components = load_components(**component_paths(settings, choose_dtype(settings.dtype, device)), device="meta")
     arcface: Any = None
     if isinstance(settings, FaceOptimizationSettings):
-        arcface = load_arcface(settings.find_extractor(settings.face_models or ""), device="meta")
+        arcface = load_arcface(settings.find_extractor(), device="meta")
     memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
     return Rehearsal(components, settings, num_frames, device, arcface, memory)
