@@ -99,10 +99,7 @@ class TrainingData(Settings):
     TITLE: ClassVar = "data: folders with images/, poses/ and faces/, named by text files"
 
     data_root_path: str | None = flag(
-        None,
-        "where listed folders are looked for; alone: its rec/ and vec/ are read",
-        metavar="DIR",
-        affects=NOTHING,
+        None, "where listed folders are looked for; alone: its rec/ and vec/ are read", metavar="DIR", affects=NOTHING
     )
     rec_data_path: str | None = flag(None, "clips trained at 512×512", metavar="LIST", affects=NOTHING)
     vec_data_path: str | None = flag(
@@ -125,10 +122,7 @@ class TrainingData(Settings):
     )
     check_data: bool = flag(False, "only read all the data and say what it lacks", affects=NOTHING)
     cache_dir: str | None = flag(
-        None,
-        "keeps face embeddings and latents; left out, cache/ in the output folder",
-        metavar="DIR",
-        affects=NOTHING,
+        None, "keeps face embeddings and latents; left out, cache/ in the output folder", metavar="DIR", affects=NOTHING
     )
 
     def read_data(self) -> list[Bucket]:
