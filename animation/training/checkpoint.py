@@ -32,13 +32,7 @@ PARTIAL_SUFFIX = ".partial"
 
 
 def find_checkpoint(name: str, output_dir: Path) -> Path | None:
-    """The checkpoint that `--resume_from_checkpoint` names.
-
-    Args:
-        name: `latest`, a folder, or the name of a checkpoint in the output folder.
-
-    Returns:
-        Its folder; None for `latest` where there is none yet.
+    """The checkpoint named by its folder, by its name in the output folder, or as `latest`: None where there is none.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it has no training state.
@@ -112,10 +106,11 @@ class TrainingState:
         files: dict[str, Mapping[str, torch.Tensor]] = {}
         numbers: dict[str, Any] = {}
         if self.optimizer is not None:
-            files = {"parameters": self.parameters, "optimizer": {}}
+            moments: dict[str, torch.Tensor] = {}
             for name, parameter in self.parameters.items():
                 for key, value in self.optimizer.state.get(parameter, {}).items():
-                    (files["optimizer"] if isinstance(value, torch.Tensor) else numbers)[f"{name}::{key}"] = value
+                    (moments if isinstance(value, torch.Tensor) else numbers)[f"{name}::{key}"] = value
+            files |= {"parameters": self.parameters, "optimizer": moments}
         if self.ema is not None:
             files["ema"] = self.averages()
         for name, tensors in files.items():

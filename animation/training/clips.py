@@ -112,7 +112,7 @@ def _read_list(path: Path, root: Path | None) -> list[Path]:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not a text file"
+        why = getattr(error, "strerror", "not a text file")
         raise InputError(f"{path}: cannot be read ({why}); give a text file with a clip folder on each line") from None
     folders = [Path(line) for line in lines if line and not line.startswith("#")]
     if not folders:

@@ -1,5 +1,6 @@
 """What training runs on: processes, devices and number format by accelerate; the optimizer."""
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def make_optimizer(settings: TrainingSettings, parameters: list, learning_rate: 
     optimizer_class: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW
     if settings.use_8bit_adam:
         try:
-            from bitsandbytes.optim import AdamW8bit as optimizer_class
+            optimizer_class = importlib.import_module("bitsandbytes.optim").AdamW8bit
         except (ImportError, RuntimeError) as error:
             raise InputError(f"--use_8bit_adam: bitsandbytes fails here ({error}); leave the flag out") from None
     betas = settings.adam_beta1, settings.adam_beta2

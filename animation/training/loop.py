@@ -202,8 +202,8 @@ class Trainer:
         self.journal.start(self.step, asdict(settings))
         batches = iter(self._loader())
         saved = self.step
-        options = {"desc": "training", "unit": "step", "disable": not self.is_main}
-        with tqdm(total=self.max_steps, initial=self.step, **options) as progress:
+        progress = tqdm(total=self.max_steps, initial=self.step, desc="training", unit="step", disable=not self.is_main)
+        with progress:
             while self.step < self.max_steps:
                 started = time.perf_counter()
                 loss, grad_norm, rate = self._optimize(batches)
@@ -266,8 +266,7 @@ class Trainer:
                 total += mean.detach() / settings.gradient_accumulation_steps
                 accelerator.backward(mean)
                 if accelerator.sync_gradients:
-                    limit = settings.max_grad_norm or math.inf
-                    norm = accelerator.clip_grad_norm_(self.model.parameters(), limit)
+                    norm = accelerator.clip_grad_norm_(self.model.parameters(), settings.max_grad_norm or math.inf)
                     grad_norm = math.nan if norm is None else float(norm)  # an engine that clips by itself says nothing
                 self.optimizer.step()
                 self.optimizer.zero_grad()

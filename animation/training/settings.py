@@ -63,16 +63,10 @@ class StartingWeights(Settings):
     face_encoder_finetune_path: str | None = flag(None, "weights of face_encoder", metavar="FILE", affects=NOTHING)
     unet_model_finetune_path: str | None = flag(None, "weights of unet", metavar="FILE", affects=NOTHING)
     trainable: str = flag(
-        "method",
-        "method: PoseNet, FaceEncoder and the UNet's attention; all: every part, to train from nothing",
-        choices=("method", "all"),
+        "method", "method: PoseNet, FaceEncoder and the UNet's attention; all: every part", choices=("method", "all")
     )
     lora_rank: int = flag(
-        0,
-        "train only low-rank adapters of this rank on the attention layers of a finetuned checkpoint; they are merged "
-        "into the saved weights. 0: no adapters",
-        least=0,
-        metavar="R",
+        0, "train only adapters of this rank on the attention layers, merged when saved; 0: none", least=0, metavar="R"
     )
     lora_alpha: float | None = flag(None, "adapters' output is scaled by alpha/rank; left out, by 1", above=0)
     face_models: str | None = flag(None, "insightface's antelopev2", metavar="DIR", affects=NOTHING)
@@ -191,16 +185,10 @@ class TrainingOutputs(Settings):
     resume_from_checkpoint: str | None = flag(None, "a checkpoint folder, or latest", metavar="NAME", affects=NOTHING)
     validation_steps: int = flag(500, "steps from one validation video to the next", least=1, affects=NOTHING)
     validation_image: str | None = flag(
-        None,
-        "photo of the validation; left out, the first of --validation_image_folder, and without that there is none",
-        metavar="FILE",
-        affects=NOTHING,
+        None, "photo; left out, the first of --validation_image_folder, if given", metavar="FILE", affects=NOTHING
     )
     validation_control_folder: str | None = flag(
-        None,
-        "its skeleton images; left out, poses/ beside --validation_image_folder, as a clip's folders lie",
-        metavar="DIR",
-        affects=NOTHING,
+        None, "its skeletons; left out, poses/ beside --validation_image_folder", metavar="DIR", affects=NOTHING
     )
     validation_image_folder: str | None = flag(None, "the true frames, for the metrics", metavar="DIR", affects=NOTHING)
     validation_inference_steps: int = flag(25, "denoising steps of the validation video", least=1, affects=NOTHING)
