@@ -7,11 +7,11 @@ import re
 
 import pytest
 import torch
-from animation.planning.memory import META, Job, Rehearsal, peak_bytes
 
 from animation.errors import InputError
 from animation.face.settings import FaceOptimizationSettings
 from animation.planning import planner
+from animation.planning.memory import META, Job, Rehearsal, peak_bytes
 from animation.planning.planner import (
     GB,
     OFFLOADS,
