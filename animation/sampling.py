@@ -175,7 +175,7 @@ class _FiniteCheck:
             )
 
 
-def predicted_x0(v: torch.Tensor, latents: torch.Tensor, sigma: float) -> torch.Tensor:
+def predicted_x0(v: torch.Tensor, latents: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
     """Clean latents from a v-prediction: x₀ = x/(σ² + 1) − v·σ/√(σ² + 1) (Salimans & Ho 2022, in EDM's scaling)."""
     return latents / (sigma**2 + 1) - v * (sigma / (sigma**2 + 1) ** 0.5)
 

@@ -14,6 +14,7 @@ from animation.training.check import check_data
 from animation.training.clips import Bucket, ClipError, choose_frames, parse_bucket, read_buckets, read_clip
 from animation.training.dataset import ClipDataset, make_batch
 from animation.training.plan import MicroBatches, SampleKey, SamplePlan
+from animation.training.settings import TrainingSettings
 from tests import synthetic
 from tests.face_models import write_face_models
 
@@ -29,21 +30,10 @@ def clips(tmp_path):
 
 
 def dataset(clips, face_models, tmp_path, **changes):
-    arguments = {
-        "buckets": [Bucket(64, 128, clips)],
-        "batch_size": 2,
-        "seed": 5,
-        "sample_n_frames": 3,
-        "stride": 2,
-        "latent_channels": 4,
-        "latent_scale": 8,
-        "face_models": face_models,
-        "face_channel_order": "bgr",
-        "resample": Image.Resampling.BICUBIC,
-        "embeddings": FrameCache(tmp_path / "embeddings"),
-        **changes,
-    }
-    return ClipDataset(**arguments)
+    values = {"seed": 5, "sample_n_frames": 3, "sample_stride": 2, "face_models": str(face_models), **changes}
+    order = values.pop("channel_order", "bgr")
+    settings = TrainingSettings(output_dir=str(tmp_path / "out"), **values)
+    return ClipDataset(settings, [Bucket(64, 128, clips)], 2, order, latent_channels=4, latent_scale=8)
 
 
 def test_every_choice_of_frames():
@@ -168,7 +158,7 @@ def test_a_sample(clips, face_models, tmp_path):
     assert np.array_equal(sample.tensors["pixels"][0], first)
     mask = Image.open(str(sample.images[0]).replace("images", "faces")).resize((64, 128))
     assert np.array_equal(sample.tensors["face_masks"][0, 0], np.asarray(mask))
-    lanczos = dataset(clips, face_models, tmp_path, resample=Image.Resampling.LANCZOS)[key]
+    lanczos = dataset(clips, face_models, tmp_path, resample="lanczos")[key]
     assert not np.array_equal(lanczos.tensors["pixels"][0], first)
     batch = make_batch([sample, other], torch.device("cpu"))
     assert batch.pixels.shape == (2, 3, 3, 128, 64)
@@ -222,7 +212,7 @@ def test_embeddings_are_computed_once(clips, face_models, tmp_path, monkeypatch)
     assert len(calls) == computed
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert first[0].any()
-    rgb = dataset(clips, face_models, tmp_path, face_channel_order="rgb", embeddings=FrameCache(tmp_path / "rgb"))
+    rgb = dataset(clips, face_models, tmp_path, channel_order="rgb")
     assert not torch.allclose(rgb[keys[0]].tensors["face_embedding"], first[0])
 
 

@@ -438,7 +438,7 @@ def test_a_stretched_validation_is_told(data, case, caplog):
         caplog.clear()
         Validation(settings, settings.read_validation(), [Bucket(*size, [])], {}, "bgr")
         assert ("the validation's photo of 64×128 (width × height) stretched to 128×128" in caplog.text) is told
-        assert ("poses of 64×128 (width × height) are stretched" in caplog.text) is told
+        assert ("poses of 64×128 (width × height) stretched" in caplog.text) is told
 
 
 RELEASED_FLAGS = """

@@ -7,7 +7,6 @@ video_vec_path.txt. The same command goes on where it was stopped.
 """
 
 from animation import cli
-from animation.errors import InputError
 from animation.flags import parse
 from animation.training.preparation import PreparationSettings, prepare
 from animation.weights.layout import fill_in
@@ -17,6 +16,4 @@ def main() -> None:
     """Parse, check, prepare."""
     cli.start_logging()
     settings = fill_in(parse(PreparationSettings, __doc__))
-    jobs = settings.read_inputs()
-    if len(prepare(settings, jobs)) == len(jobs):
-        raise InputError(f"none of {len(jobs)} clips could be prepared; the reasons stand above")
+    prepare(settings, settings.read_inputs())

@@ -1,6 +1,7 @@
 """Arrays computed once from an image file, kept on disk: face embeddings and VAE latents."""
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,21 +9,18 @@ import numpy as np
 from animation.files import write_whole
 
 
+@dataclass(frozen=True)
 class FrameCache:
     """One .npy file an image. It is found by the image's path, size and time of change, so that none is ever stale.
 
     Several processes may read and write at once: a file is whole or not there.
-
-    Args:
-        folder: made when something is written.
     """
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+    folder: Path
 
     def path(self, image: Path) -> Path:
         """Where the array of an image is, or would be."""
-        image = Path(image).resolve()
+        image = image.resolve()
         facts = image.stat()
         key = hashlib.sha1(f"{image}|{facts.st_size}|{facts.st_mtime_ns}".encode(), usedforsecurity=False).hexdigest()
         return self.folder / key[:2] / f"{key[2:]}.npy"

@@ -9,9 +9,8 @@ A checkpoint is written under another name and renamed: it is whole or absent.
 
 import json
 import logging
-import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,38 +20,27 @@ from safetensors.torch import save_file
 
 from animation.errors import CheckpointError
 from animation.files import write_json
-from animation.training.model import PART_NAMES
+from animation.training.settings import checkpoint_folders
 from animation.weights.loading import PROPERTIES_FILE, read_state_dict
 
 logger = logging.getLogger(__name__)
 
 STATE_FOLDER = "training_state"
+STATE_FILE = f"{STATE_FOLDER}/state.json"
 SHARDS_FOLDER = f"{STATE_FOLDER}/shards"  # accelerate's own files, where the state is spread over the processes
 PARTIAL_SUFFIX = ".partial"
 
 
-def checkpoint_folders(output_dir: str | Path) -> list[Path]:
-    """The whole checkpoints of an output folder, by ascending step."""
-    folders = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(folders, key=lambda path: int(path.name.rpartition("-")[2]))
-
-
-def find_checkpoint(name: str, output_dir: str | Path) -> Path | None:
-    """The checkpoint that `--resume_from_checkpoint` names.
-
-    Args:
-        name: `latest`, a folder, or the name of a checkpoint in the output folder.
-
-    Returns:
-        Its folder; None for `latest` where there is none yet.
+def find_checkpoint(name: str, output_dir: Path) -> Path | None:
+    """The checkpoint named by its folder, by its name in the output folder, or as `latest`: None where there is none.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it has no training state.
     """
     if name == "latest":
         return next(reversed(checkpoint_folders(output_dir)), None)
-    for folder in (Path(name), Path(output_dir) / name):
-        if (folder / STATE_FOLDER / "state.json").is_file():
+    for folder in (Path(name), output_dir / name):
+        if (folder / STATE_FILE).is_file():
             return folder
     there = ", ".join(path.name for path in checkpoint_folders(output_dir)) or "none"
     raise CheckpointError(
@@ -61,27 +49,14 @@ def find_checkpoint(name: str, output_dir: str | Path) -> Path | None:
     )
 
 
-def partial_folder(output_dir: str | Path, step: int) -> Path:
-    """Where the checkpoint of a step is while it is written."""
-    return Path(output_dir) / f"checkpoint-{step}{PARTIAL_SUFFIX}"
-
-
-def begin_checkpoint(partial: Path) -> None:
-    """Make an empty folder to write a checkpoint to."""
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / STATE_FOLDER).mkdir(parents=True)
-
-
-def finish_checkpoint(partial: Path, limit: int | None) -> Path:
+def finish_checkpoint(partial: Path, limit: int | None) -> None:
     """Give a written checkpoint its name, then remove the oldest above `limit` (None: keep all)."""
-    folder = partial.with_name(partial.name.removesuffix(PARTIAL_SUFFIX))
+    folder = partial.with_suffix("")
     if folder.exists():
         _remove(folder)
     partial.replace(folder)
-    if limit is not None:
-        for old in checkpoint_folders(folder.parent)[:-limit]:
-            _remove(old)
-    return folder
+    for old in checkpoint_folders(folder.parent)[:-limit] if limit is not None else []:
+        _remove(old)
 
 
 def _remove(folder: Path) -> None:
@@ -90,23 +65,12 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def remove_partial(output_dir: str | Path) -> None:
-    """Remove what a killed run left half-written."""
-    for folder in Path(output_dir).glob(f"checkpoint-*{PARTIAL_SUFFIX}"):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def write_parts(folder: Path, parts: Mapping[str, dict[str, torch.Tensor]], properties: Mapping[str, Any]) -> None:
-    """Write the three parts in the released layout.
-
-    Args:
-        parts: a state dict for each of `PART_NAMES`.
-        properties: of the checkpoint, for `checkpoint.json`.
-    """
-    for name in PART_NAMES:
-        torch.save(parts[name], folder / f"{name}.pth")
-        save_file(parts[name], folder / f"{name}.safetensors")
-    write_json(folder / PROPERTIES_FILE, dict(properties))
+    """Write a state dict for each part in the released layout, and the checkpoint's properties as JSON."""
+    for name, state in parts.items():
+        torch.save(state, folder / f"{name}.pth")
+        save_file(state, folder / f"{name}.safetensors")
+    write_json(folder / PROPERTIES_FILE, properties)
 
 
 def read_tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
@@ -139,28 +103,25 @@ class TrainingState:
 
     def write(self, folder: Path, position: Mapping[str, Any]) -> None:
         """Write to a checkpoint's folder, with JSON values that `read` gives back."""
+        files: dict[str, Mapping[str, torch.Tensor]] = {}
         numbers: dict[str, Any] = {}
         if self.optimizer is not None:
-            tensors: dict[str, torch.Tensor] = {}
+            moments: dict[str, torch.Tensor] = {}
             for name, parameter in self.parameters.items():
                 for key, value in self.optimizer.state.get(parameter, {}).items():
-                    (tensors if isinstance(value, torch.Tensor) else numbers)[f"{name}::{key}"] = value
-            self._save(folder, "parameters", self.parameters)
-            self._save(folder, "optimizer", tensors)
+                    (moments if isinstance(value, torch.Tensor) else numbers)[f"{name}::{key}"] = value
+            files |= {"parameters": self.parameters, "optimizer": moments}
         if self.ema is not None:
-            self._save(folder, "ema", self.averages())
+            files["ema"] = self.averages()
+        for name, tensors in files.items():
+            kept = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+            save_file(kept, folder / STATE_FOLDER / f"{name}.safetensors")
         state = {
-            **position,
             "optimizer_numbers": numbers,
             "scaler": self.scaler.state_dict() if self.scaler is not None else None,
             "ema_steps": self.ema.optimization_step if self.ema is not None else None,
         }
-        write_json(folder / STATE_FOLDER / "state.json", state)
-
-    @staticmethod
-    def _save(folder: Path, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        kept = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        save_file(kept, folder / STATE_FOLDER / f"{name}.safetensors")
+        write_json(folder / STATE_FILE, {**position, **state})
 
     def read(self, folder: Path) -> dict[str, Any]:
         """Take everything from a checkpoint, and return the position that was written with it.
@@ -168,17 +129,16 @@ class TrainingState:
         Raises:
             CheckpointError: a file is missing or damaged, or another set of parameters was trained.
         """
-        path = folder / STATE_FOLDER / "state.json"
+        path = folder / STATE_FILE
         try:
             position = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path}: cannot be read ({error}); resume from another checkpoint") from None
         if self.optimizer is not None:
-            self._copy(folder, "parameters", list(self.parameters.values()))
-            values = {**read_tensors(folder, "optimizer"), **position["optimizer_numbers"]}
-            self._restore_optimizer(self.optimizer, values)
+            self._copy(folder, "parameters", self.parameters.values())
+            self._restore_optimizer({**read_tensors(folder, "optimizer"), **position["optimizer_numbers"]})
         if self.ema is not None and position["ema_steps"] is None:
-            logger.warning("%s holds no averaged weights: averaging starts anew", folder)
+            logger.warning(f"{folder} holds no averaged weights: averaging starts anew")
         elif self.ema is not None:
             self._copy(folder, "ema", self.ema.shadow_params)
             self.ema.optimization_step = position["ema_steps"]
@@ -186,11 +146,9 @@ class TrainingState:
             self.scaler.load_state_dict(position["scaler"])
         return position
 
-    def _copy(self, folder: Path, name: str, targets: list[torch.Tensor]) -> None:
+    def _copy(self, folder: Path, name: str, targets: Iterable[torch.Tensor]) -> None:
         state = read_tensors(folder, name)
-        if {key: tensor.shape for key, tensor in state.items()} != {
-            key: parameter.shape for key, parameter in self.parameters.items()
-        }:
+        if {key: tensor.shape for key, tensor in state.items()} != {k: p.shape for k, p in self.parameters.items()}:
             raise CheckpointError(
                 f"{folder}: its run trained other parameters ({len(state)}) than this one does "
                 f"({len(self.parameters)}); resume with the same models, --trainable and --lora_rank"
@@ -198,11 +156,11 @@ class TrainingState:
         for key, target in zip(self.parameters, targets, strict=True):
             target.data.copy_(state[key])
 
-    def _restore_optimizer(self, optimizer: torch.optim.Optimizer, values: Mapping[str, Any]) -> None:
-        ordered = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    def _restore_optimizer(self, values: Mapping[str, Any]) -> None:
+        ordered = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
         numbered = {id(parameter): number for number, parameter in enumerate(ordered)}
         state: dict[int, dict[str, Any]] = {}
         for full_name, value in values.items():
             name, _, key = full_name.partition("::")
             state.setdefault(numbered[id(self.parameters[name])], {})[key] = value
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})

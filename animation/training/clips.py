@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from animation.errors import InputError
-from animation.media.images import IMAGE_SUFFIXES, check_size, load_photo
+from animation.media.images import IMAGE_SUFFIXES, check_size, frame_number, load_photo
 
 RELEASED_BUCKETS = {"rec": (512, 512), "vec": (576, 1024)}  # (width, height)
 
@@ -32,11 +32,9 @@ class Bucket:
 
 @dataclass
 class Clip:
-    """The frames of one clip that have a skeleton, in order.
+    """The frames of one clip that have a skeleton, in order: one path a frame, None for a frame without a face mask.
 
     Attributes:
-        images, poses: one path a frame.
-        masks: of the face; None where there is none.
         missing_poses: number of frames left out because they have no skeleton.
     """
 
@@ -45,34 +43,27 @@ class Clip:
     masks: list[Path | None]
     missing_poses: int
 
-    def __len__(self) -> int:
-        return len(self.images)
-
     @property
     def missing_masks(self) -> int:
         """Frames without a face mask: theirs counts as empty."""
-        return sum(mask is None for mask in self.masks)
+        return self.masks.count(None)
 
 
 def _numbered(folder: Path) -> dict[int, Path]:
     """The image files of a folder by the last number in their names."""
     try:
-        names = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+        paths = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
     except OSError as error:
         raise ClipError(f"{folder.name}/ cannot be read ({error.strerror})") from None
-    numbers = ((re.findall(r"\d+", path.stem), path) for path in names if not path.name.startswith("."))
-    return {int(found[-1]): path for found, path in numbers if found}
+    numbers = {path: frame_number(path) for path in paths if not path.name.startswith(".")}
+    return {number: path for path, number in numbers.items() if number is not None}
 
 
 def read_clip(folder: Path, least_frames: int = 1) -> Clip:
-    """List a clip's frames.
-
-    Args:
-        folder: holds images/, poses/ and faces/.
-        least_frames: how many with a skeleton it must have.
+    """List the frames of a folder with images/, poses/ and faces/.
 
     Raises:
-        ClipError: a folder is missing, or there are fewer frames.
+        ClipError: images/ or poses/ is missing, or fewer frames than `least_frames` have a skeleton.
     """
     images, poses = _numbered(folder / "images"), _numbered(folder / "poses")
     masks = _numbered(folder / "faces") if (folder / "faces").is_dir() else {}
@@ -96,53 +87,39 @@ def read_image(path: Path) -> Image.Image:
         raise ClipError(f"{path.parent.name}/{path.name} cannot be read ({error})") from None
 
 
-def choose_frames(
-    num_frames: int, sample_n_frames: int, stride: int, rng: np.random.Generator
-) -> tuple[list[int], int]:
-    """Choose the frames of a sample and its reference frame.
-
-    Args:
-        num_frames: of the clip, at least `sample_n_frames`.
-        sample_n_frames: how many to take.
-        stride: step between them; smaller where the clip is too short for it.
-        rng: draws the start and the reference.
+def choose_frames(length: int, count: int, stride: int, rng: np.random.Generator) -> tuple[list[int], int]:
+    """Choose `count` equally spaced frames of a clip that has at least as many, and a reference frame.
 
     Returns:
-        The frames, equally spaced, and the reference: one of the others, or of these where there are no others.
+        The frames, `stride` apart or less where the clip is too short for it, and the reference: one of the others, or
+        of these where there are no others.
     """
-    if sample_n_frames > 1:
-        stride = min(stride, (num_frames - 1) // (sample_n_frames - 1))
-    span = (sample_n_frames - 1) * stride + 1
-    start = int(rng.integers(num_frames - span + 1))
+    if count > 1:
+        stride = min(stride, (length - 1) // (count - 1))
+    span = (count - 1) * stride + 1
+    start = int(rng.integers(length - span + 1))
     frames = list(range(start, start + span, stride))
-    others = sorted(set(range(num_frames)) - set(frames)) or frames
+    others = sorted(set(range(length)) - set(frames)) or frames
     return frames, others[rng.integers(len(others))]
 
 
-def read_clip_list(path: str | Path, root: str | Path | None = None) -> list[Path]:
+def _read_list(path: Path, root: Path | None) -> list[Path]:
     """The clip folders that a text file lists, one a line.
 
     A folder that is not where the line says is looked for under `root` and beside the list, by the line's whole path
     and by its last two names, so that a moved data set keeps working.
-
-    Raises:
-        InputError: the file is missing or lists nothing.
     """
-    path = Path(path)
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise InputError(
-            f"{path}: cannot be read ({reason}); give a text file with a clip folder on each line"
-        ) from None
+        why = getattr(error, "strerror", "not a text file")
+        raise InputError(f"{path}: cannot be read ({why}); give a text file with a clip folder on each line") from None
     folders = [Path(line) for line in lines if line and not line.startswith("#")]
     if not folders:
         raise InputError(f"{path}: lists no clip; write a clip folder on each line")
-    bases = [Path(base) for base in (root, path.parent) if base is not None]
+    bases = [base for base in (root, path.parent) if base is not None]
 
     def locate(folder: Path) -> Path:
-        """Where a line's folder is."""
         candidates = [folder] if folder.is_absolute() else [*(base / folder for base in bases), folder]
         candidates += [base / Path(*folder.parts[-2:]) for base in bases]
         return next((candidate for candidate in candidates if candidate.is_dir()), folder)
@@ -158,21 +135,22 @@ def parse_bucket(text: str) -> tuple[int, int, str]:
     return int(match[1]), int(match[2]), match[3]
 
 
-def read_buckets(lists: Sequence[tuple[int, int, str]], root: str | Path | None = None) -> list[Bucket]:
+def read_buckets(lists: Sequence[tuple[int, int, str | Path]], root: str | Path | None = None) -> list[Bucket]:
     """Read the clips of each (width, height, list file); without any, those of `root`'s own lists, or
     where it has none, of its rec/ and vec/ folders.
 
     Raises:
-        InputError: a size is not a multiple of 64, or there are no clips.
+        InputError: a size is not a multiple of 64, a list cannot be read, or there are no clips.
     """
-    buckets = [Bucket(width, height, read_clip_list(path, root)) for width, height, path in lists]
+    root = Path(root) if root is not None else None
+    buckets = [Bucket(width, height, _read_list(Path(path), root)) for width, height, path in lists]
     if not lists and root is not None:
         for name, size in RELEASED_BUCKETS.items():
-            folder, listed = Path(root) / name, Path(root) / f"video_{name}_path.txt"
+            listed = root / f"video_{name}_path.txt"
             if listed.is_file() and listed.stat().st_size:
-                clips = read_clip_list(listed, root)
+                clips = _read_list(listed, root)
             else:
-                clips = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+                clips = sorted(root.glob(f"{name}/*/"))
             buckets += [Bucket(*size, clips)] if clips else []
     for bucket in buckets:
         check_size(bucket.height, bucket.width)

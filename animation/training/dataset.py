@@ -1,7 +1,7 @@
 """Samples, read by worker processes: frames, skeletons, masks, face embedding, and every random number of the step."""
 
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,13 +10,16 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from animation.face.detection import FaceFinder
+from animation.face.detection import RECOGNISER, FaceFinder, find_face_models
 from animation.face.embedding import EMBEDDING_DIM, embed_largest
+from animation.files import describe_file
 from animation.training.cache import FrameCache
 from animation.training.clips import Bucket, ClipError, choose_frames, read_clip, read_image
 from animation.training.losses import NOISE_DIMS, cosine_interpolated_sigma
 from animation.training.plan import Purpose, SampleKey, random_stream
-from animation.training.step import Batch
+from animation.training.settings import TrainingSettings
+from animation.training.step import Batch, FrozenEncoders
+from animation.weights.loading import resolve_svd_folder, weights_file
 
 REPLACEMENTS = 20  # clips that are tried in place of one that cannot be read
 
@@ -34,17 +37,6 @@ class Sample:
     tensors: dict[str, torch.Tensor]
     images: list[Path]
     bad_clips: dict[str, str] = field(default_factory=dict)
-
-
-def load_pixels(path: Path, size: tuple[int, int], mode: str, resample: Image.Resampling) -> np.ndarray:
-    """Read an image at a size (width, height), as (C, H, W) uint8, C = 3 for mode RGB and 1 for mode L.
-
-    Raises:
-        ClipError: it cannot be read.
-    """
-    image = read_image(path).convert(mode)
-    pixels = np.asarray(image if image.size == size else image.resize(size, resample))
-    return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1))
 
 
 def draw_random_numbers(
@@ -69,7 +61,6 @@ def draw_random_numbers(
     u, dropout = stream.random(2)
 
     def normal(*shape: int) -> torch.Tensor:
-        """Standard normal numbers, float32."""
         return torch.from_numpy(stream.standard_normal(shape, dtype=np.float32))
 
     sigma = cosine_interpolated_sigma(torch.tensor((key.stratum + u) / batch_size, dtype=torch.float64), noise_dims)
@@ -90,117 +81,115 @@ def ignore_interrupts(_worker: int) -> None:
 
 
 class ClipDataset(Dataset):
-    """Reads the samples that a `SamplePlan` names.
+    """Reads the samples that a `SamplePlan` names, and keeps face embeddings and latents on disk.
 
-    A clip that cannot be used is replaced by another of its bucket, and told in the sample's `bad_clips`.
+    A clip that cannot be used is replaced by another of its bucket, and told in the sample's `bad_clips`. Caches are
+    tied to the weights that fill them.
 
     Args:
-        buckets: the clips.
         batch_size: of the global batch.
-        seed: of every draw.
-        sample_n_frames, stride: how many frames a sample takes, and how far apart.
+        channel_order: of the face crops, `rgb` or `bgr`.
         latent_channels, latent_scale: of the VAE: its channels, and pixels a side of one latent.
-        face_models: antelopev2's folder.
-        face_channel_order: handed to it, `rgb` or `bgr`.
-        resample: how images are resized.
-        embeddings: keeps face embeddings.
-        moments: keeps VAE latents by (width, height); None: frames are encoded each time.
-        noise_dims: see `cosine_interpolated_sigma`.
     """
 
     def __init__(
         self,
+        settings: TrainingSettings,
         buckets: Sequence[Bucket],
         batch_size: int,
-        seed: int,
-        sample_n_frames: int,
-        stride: int,
+        channel_order: str,
         latent_channels: int,
         latent_scale: int,
-        face_models: str | Path,
-        face_channel_order: str,
-        resample: Image.Resampling,
-        embeddings: FrameCache,
-        moments: dict[tuple[int, int], FrameCache] | None = None,
-        noise_dims: Sequence[int] = NOISE_DIMS,
     ):
-        self.buckets, self.batch_size, self.seed = buckets, batch_size, seed
-        self.sample_n_frames, self.stride = sample_n_frames, stride
-        self.latent_channels, self.latent_scale = latent_channels, latent_scale
-        self.face_models, self.face_channel_order = face_models, face_channel_order
-        self.resample = resample
-        self.embeddings, self.moments, self.noise_dims = embeddings, moments, noise_dims
+        self.settings, self.buckets, self.batch_size = settings, buckets, batch_size
+        self.channel_order, self.latent_channels, self.latent_scale = channel_order, latent_channels, latent_scale
+        self._resample = Image.Resampling[settings.resample.upper()]
         self._finder: FaceFinder | None = None  # loaded in the worker that needs it
+        cache = Path(settings.cache_dir or Path(settings.output_dir) / "cache")
+        recogniser = find_face_models(settings.face_models) / RECOGNISER
+        self._embeddings = FrameCache(cache / f"faces-{channel_order}-{_fingerprint(recogniser)}")
+        self._latents: Path | None = None  # has a folder for each size
+        if settings.cache_latents:
+            vae = resolve_svd_folder(settings.pretrained_model_name_or_path, settings.revision) / "vae"
+            weights = weights_file(vae, "diffusion_pytorch_model", prefer_half=False)
+            self._latents = cache / f"latents-{settings.resample}-{_fingerprint(weights)}"
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        bucket, clip = self.buckets[key.bucket], key.clip
+        clips, clip = self.buckets[key.bucket].clips, key.clip
         bad: dict[str, str] = {}
-        replacements = random_stream(self.seed, Purpose.REPLACEMENT, key.step, key.slot)
+        replacements = random_stream(self.settings.seed, Purpose.REPLACEMENT, key.step, key.slot)
         for _ in range(REPLACEMENTS + 1):
-            folder = bucket.clips[clip]
             try:
-                sample = self._read(folder, bucket, key)
-                sample.bad_clips = bad
-                return sample
+                tensors, images = self._read(clips[clip], key)
+                return Sample(tensors, images, bad)
             except ClipError as error:
-                bad[str(folder)] = str(error)
-            clip = int(replacements.integers(len(bucket.clips)))
+                bad[str(clips[clip])] = str(error)
+            clip = int(replacements.integers(len(clips)))
         return Sample({}, [], bad)
 
-    def _read(self, folder: Path, bucket: Bucket, key: SampleKey) -> Sample:
-        clip = read_clip(folder, self.sample_n_frames)
-        stream = random_stream(self.seed, Purpose.FRAMES, key.step, key.slot)
-        frames, reference = choose_frames(len(clip), self.sample_n_frames, self.stride, stream)
+    def _read(self, folder: Path, key: SampleKey) -> tuple[dict[str, torch.Tensor], list[Path]]:
+        settings, bucket = self.settings, self.buckets[key.bucket]
+        clip = read_clip(folder, settings.sample_n_frames)
+        stream = random_stream(settings.seed, Purpose.FRAMES, key.step, key.slot)
+        frames, reference = choose_frames(len(clip.images), settings.sample_n_frames, settings.sample_stride, stream)
         size = (bucket.width, bucket.height)
+
+        def pixels(path: Path, mode: str = "RGB") -> torch.Tensor:
+            """(3, H, W) uint8, or (1, H, W) for mode L."""
+            image = read_image(path).convert(mode)
+            resized = image if image.size == size else image.resize(size, self._resample)
+            return torch.from_numpy(np.atleast_3d(np.array(resized))).permute(2, 0, 1).contiguous()
+
+        def mask(path: Path | None) -> torch.Tensor:
+            return torch.zeros(1, *size[::-1], dtype=torch.uint8) if path is None else pixels(path, "L")
+
         images = [clip.images[i] for i in frames]
         tensors = {
-            "reference": torch.from_numpy(load_pixels(clip.images[reference], size, "RGB", self.resample)),
-            "poses": stack_images(load_pixels(clip.poses[i], size, "RGB", self.resample) for i in frames),
-            "face_masks": stack_images(self._mask(clip.masks[i], size) for i in frames),
+            "reference": pixels(clip.images[reference]),
+            "poses": torch.stack([pixels(clip.poses[i]) for i in frames]),
+            "face_masks": torch.stack([mask(clip.masks[i]) for i in frames]),
             "face_embedding": torch.from_numpy(self._embedding(clip.images[reference])),
         }
-        moments = self._cached_moments(images, size)
-        if moments is None:
-            tensors["pixels"] = stack_images(load_pixels(path, size, "RGB", self.resample) for path in images)
+        cached = [self._moments(*size).read(image) for image in images] if self._latents is not None else [None]
+        if any(array is None for array in cached):
+            tensors["pixels"] = torch.stack([pixels(image) for image in images])
         else:
-            tensors["moments"] = moments
-        latent_shape = (self.latent_channels, bucket.height // self.latent_scale, bucket.width // self.latent_scale)
-        tensors |= draw_random_numbers(
-            self.seed,
+            tensors["moments"] = torch.from_numpy(np.stack(cached))
+        return tensors | draw_random_numbers(
+            settings.seed,
             key,
             batch_size=self.batch_size,
             frames=len(frames),
-            latent_shape=latent_shape,
-            image_shape=(3, bucket.height, bucket.width),
-            noise_dims=self.noise_dims,
-        )
-        return Sample(tensors, images)
-
-    def _mask(self, path: Path | None, size: tuple[int, int]) -> np.ndarray:
-        if path is None:
-            return np.zeros((1, size[1], size[0]), np.uint8)
-        return load_pixels(path, size, "L", self.resample)
+            latent_shape=(self.latent_channels, size[1] // self.latent_scale, size[0] // self.latent_scale),
+            image_shape=(3, *size[::-1]),
+            noise_dims=(settings.noise_d_low, settings.noise_d_high),
+        ), images
 
     def _embedding(self, image: Path) -> np.ndarray:
-        embedding = self.embeddings.read(image)
+        embedding = self._embeddings.read(image)
         if embedding is None:
-            self._finder = self._finder or FaceFinder(self.face_models, threads=1)
-            embedding = embed_largest(self._finder, np.asarray(read_image(image)), self.face_channel_order)
+            self._finder = self._finder or FaceFinder(self.settings.face_models, threads=1)
+            embedding = embed_largest(self._finder, np.asarray(read_image(image)), self.channel_order)
             embedding = np.zeros(EMBEDDING_DIM, np.float32) if embedding is None else embedding
-            self.embeddings.write(image, embedding)
+            self._embeddings.write(image, embedding)
         return embedding
 
-    def _cached_moments(self, images: Sequence[Path], size: tuple[int, int]) -> torch.Tensor | None:
-        if self.moments is None:
-            return None
-        cached = [self.moments[size].read(image) for image in images]
-        arrays = [array for array in cached if array is not None]
-        return stack_images(arrays) if len(arrays) == len(images) else None
+    def _moments(self, width: int, height: int) -> FrameCache:
+        return FrameCache(self._latents / f"{width}x{height}")
+
+    def encode_missing(self, samples: Sequence[Sample], encoders: FrozenEncoders, device: torch.device) -> None:
+        """Where latents are cached, replace the pixels of samples by moments of the VAE's posterior, and keep those."""
+        for sample in samples:
+            if self._latents is not None and "pixels" in sample.tensors:
+                pixels = sample.tensors.pop("pixels")
+                sample.tensors["moments"] = found = encoders.moments(to_unit_range(pixels.to(device))).cpu()
+                for image, array in zip(sample.images, found.numpy(), strict=True):
+                    self._moments(pixels.shape[-1], pixels.shape[-2]).write(image, array)
 
 
-def stack_images(images: Iterable[np.ndarray]) -> torch.Tensor:
-    """Arrays of one shape → one tensor with a first dimension more."""
-    return torch.from_numpy(np.stack(list(images)))
+def _fingerprint(path: Path) -> str:
+    """Tells files of weights apart."""
+    return describe_file(path)["sha256"][:12]
 
 
 def to_unit_range(pixels: torch.Tensor) -> torch.Tensor:

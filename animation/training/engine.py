@@ -1,5 +1,6 @@
 """What training runs on: processes, devices and number format by accelerate; the optimizer."""
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,19 +17,13 @@ SCALE_GROWTH_STEPS = 100
 
 
 def make_accelerator(settings: TrainingSettings) -> Accelerator:
-    """The engine: processes, devices, number format, gradient accumulation and trackers.
-
-    Raises:
-        InputError: the device does not compute in the number format.
-    """
-    log_with = None if settings.report_to == "none" else settings.report_to
+    """Start accelerate. Raises InputError where the device does not compute in the number format."""
+    steps = settings.gradient_accumulation_steps
     accelerator = Accelerator(
         cpu=settings.cpu,
         mixed_precision=settings.mixed_precision,
-        gradient_accumulation_plugin=GradientAccumulationPlugin(
-            num_steps=settings.gradient_accumulation_steps, sync_with_dataloader=False
-        ),
-        log_with=log_with,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=steps, sync_with_dataloader=False),
+        log_with=None if settings.report_to == "none" else settings.report_to,
         project_config=ProjectConfiguration(settings.output_dir, str(Path(settings.output_dir) / settings.logging_dir)),
         kwargs_handlers=[
             DistributedDataParallelKwargs(gradient_as_bucket_view=True),
@@ -50,10 +45,9 @@ def make_optimizer(settings: TrainingSettings, parameters: list, learning_rate: 
     optimizer_class: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW
     if settings.use_8bit_adam:
         try:
-            from bitsandbytes.optim import AdamW8bit
+            optimizer_class = importlib.import_module("bitsandbytes.optim").AdamW8bit
         except (ImportError, RuntimeError) as error:
             raise InputError(f"--use_8bit_adam: bitsandbytes fails here ({error}); leave the flag out") from None
-        optimizer_class = AdamW8bit
     betas = settings.adam_beta1, settings.adam_beta2
     decay, epsilon = settings.adam_weight_decay, settings.adam_epsilon
     return optimizer_class(parameters, lr=learning_rate, betas=betas, weight_decay=decay, eps=epsilon)

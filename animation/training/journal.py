@@ -10,26 +10,18 @@ from accelerate import Accelerator
 
 from animation.files import write_text
 
-LOG_FILE = "training_log.jsonl"
-
 
 class Journal:
     """Writes `training_log.jsonl`, one JSON object a line, and passes the same numbers to accelerate's trackers.
 
-    Args:
-        accelerator: its first process writes.
-        output_dir: where the file is.
+    The accelerator's first process writes.
     """
 
     def __init__(self, accelerator: Accelerator, output_dir: Path):
-        self.accelerator, self.path = accelerator, output_dir / LOG_FILE
+        self.accelerator, self.path = accelerator, output_dir / "training_log.jsonl"
 
     def start(self, step: int, config: Mapping) -> None:
-        """Begin after a step: lines of later ones, which are done again, are dropped.
-
-        Args:
-            config: settings, for the tracker.
-        """
+        """Begin after a step: lines of later ones, which are done again, are dropped. Trackers get the config."""
         if self.accelerator.is_main_process and self.path.is_file():
             kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
             write_text(self.path, "".join(f"{line}\n" for line in kept))

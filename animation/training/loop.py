@@ -2,14 +2,14 @@
 
 import logging
 import math
+import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from accelerate.utils import DistributedType, set_seed
+from accelerate.utils import DistributedType, gather_object, set_seed
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader
@@ -21,39 +21,36 @@ from animation.flags import LATENTS
 from animation.runtime import DTYPES, is_out_of_memory
 from animation.training import checkpoint as checkpoints
 from animation.training import model as models
-from animation.training.bad_clips import BadClips
+from animation.training.check import check_share
 from animation.training.clips import Bucket
-from animation.training.dataset import Sample, ignore_interrupts, make_batch
+from animation.training.dataset import ClipDataset, Sample, ignore_interrupts, make_batch
 from animation.training.engine import make_accelerator, make_optimizer
 from animation.training.journal import Journal
-from animation.training.loading import encode_missing, make_dataset
 from animation.training.plan import MicroBatches, SamplePlan
 from animation.training.settings import TrainingSettings
 from animation.training.step import FrozenEncoders, training_step
-from animation.training.validation import Metrics, Validation, default_metrics
-from animation.weights.loading import read_face_channel_order
+from animation.training.validation import Validation
 
 logger = logging.getLogger(__name__)
 
+PROBE_SIZE = 64  # pixels a side of a picture that is encoded to see the latents' size
 MEMORY_LEVERS = (
     "--gradient_checkpointing, --mixed_precision bf16, --use_8bit_adam, --cache_latents, fewer --sample_n_frames, "
     "smaller buckets, --lora_rank 16 with --finetune_mode"
 )
 
 
-def train(settings: TrainingSettings, buckets: list[Bucket], metrics: Metrics = default_metrics) -> None:
+def train(settings: TrainingSettings, buckets: list[Bucket]) -> None:
     """Train, and write checkpoints, validation videos and the log to `settings.output_dir`.
 
     Args:
-        settings: of the run.
         buckets: what `settings.read_inputs()` returned.
-        metrics: compare validation videos with the true frames.
 
     Raises:
         InputError: a checkpoint, a device or the data does not do.
         RunError: memory did not suffice, or NaN appeared.
     """
-    trainer = Trainer(settings, buckets, metrics)
+    trainer = Trainer(settings, buckets)
     try:
         trainer.run()
     except Exception as error:
@@ -65,83 +62,67 @@ def train(settings: TrainingSettings, buckets: list[Bucket], metrics: Metrics = 
 
 
 class Trainer:
-    """Everything that a run holds between steps.
+    """Everything that a run holds between steps."""
 
-    Args:
-        settings: of the run.
-        buckets: the clips by size.
-        metrics: of validation videos.
-    """
-
-    def __init__(self, settings: TrainingSettings, buckets: list[Bucket], metrics: Metrics = default_metrics):
+    def __init__(self, settings: TrainingSettings, buckets: list[Bucket]):
         self.settings, self.buckets = settings, buckets
         self.accelerator = make_accelerator(settings)
         self.output_dir = Path(settings.output_dir)
         self.is_main = self.accelerator.is_main_process
+        # Whether parameters or optimizer states are spread over the processes.
+        self.sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
         if not self.is_main:
             logging.getLogger("animation").setLevel(logging.WARNING)
         set_seed(settings.seed)  # nothing below draws from global generators; libraries might
+        # Samples of one optimizer step, over all processes and accumulated batches.
+        accumulated = settings.per_gpu_batch_size * settings.gradient_accumulation_steps
+        self.batch_size = accumulated * self.accelerator.num_processes
         sizes = [len(bucket.clips) for bucket in buckets]
         self.plan = SamplePlan(sizes, self.batch_size, settings.seed, repeat=settings.overfit)
         self.max_steps = settings.max_train_steps or settings.num_train_epochs * self.plan.steps_per_epoch
-        self.bad_clips = BadClips(self.accelerator, sum(sizes), settings.max_bad_clips)
+        self.bad_clips: dict[str, str] = {}  # and why, known to all processes
         self.journal = Journal(self.accelerator, self.output_dir)
         self.step = 0
         self._load_models()
-        self.dataset = make_dataset(
-            settings,
-            buckets,
-            batch_size=self.batch_size,
-            channel_order=self.channel_order,
-            encoders=self.encoders,
-            device=self.accelerator.device,
-        )
         self._prepare()
-        self.validation = None
         case = settings.read_validation() if self.is_main else None
+        self.validation = None
         if case is not None:
-            self.validation = Validation(settings, case, buckets, self.svd, self.channel_order, metrics)
-
-    @property
-    def batch_size(self) -> int:
-        """Samples of one optimizer step, over all processes and accumulated batches."""
-        settings = self.settings
-        return settings.per_gpu_batch_size * settings.gradient_accumulation_steps * self.accelerator.num_processes
-
-    @property
-    def sharded(self) -> bool:
-        """Whether parameters or optimizer states are spread over the processes."""
-        return self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+            self.validation = Validation(settings, case, buckets, self.svd, self.channel_order)
 
     def _load_models(self) -> None:
         settings, device = self.settings, self.accelerator.device
-        stored = read_face_channel_order(settings.face_encoder_finetune_path) if settings.finetune_mode else None
-        self.channel_order = models.default_channel_order(settings, stored)
-        parts, self.svd = models.load_models(settings)
-        self.adapter_scale = models.start_training(parts, settings)
+        self.channel_order = models.choose_channel_order(settings)
+        self.parts, self.svd = models.load_models(settings)
+        if settings.gradient_checkpointing:
+            self.parts.unet.enable_gradient_checkpointing()
+        self.adapter_scale = models.choose_trainable(self.parts, settings)
         dtype = DTYPES.get(self.accelerator.mixed_precision, torch.float32)
         self.exact: dict[str, torch.Tensor] = {}  # frozen weights as they were read, for the checkpoints
         if dtype != torch.float32 and not self.sharded:  # sharded ones are cast and gathered by their engines
-            exact = models.convert_frozen(parts, dtype)
+            exact = models.convert_frozen(self.parts, dtype)
             self.exact = exact if self.is_main else {}
         vae = self.svd["vae"]
         self.svd["vae"] = vae.to(device, torch.float32 if vae.config.get("force_upcast", True) else dtype)
         self.svd["image_encoder"] = self.svd["image_encoder"].to(device, dtype)
         self.encoders = FrozenEncoders(self.svd["vae"], self.svd["image_encoder"], self.svd["feature_extractor"])
-        self.parts = parts
-        self.trainable = {name: p for name, p in parts.named_parameters() if p.requires_grad}
-        counts = (sum(p.numel() for p in params) for params in (self.trainable.values(), parts.parameters()))
-        logger.info(
-            "%d of %d parameters are trained, %s; faces in %s order",
-            *counts,
-            f"in batches of {self.batch_size}",
-            self.channel_order,
+        probe = self.encoders.moments(torch.zeros(1, 3, PROBE_SIZE, PROBE_SIZE, device=device))  # (1, 2·C, h, w)
+        self.dataset = ClipDataset(
+            settings,
+            self.buckets,
+            batch_size=self.batch_size,
+            channel_order=self.channel_order,
+            latent_channels=probe.shape[1] // 2,
+            latent_scale=PROBE_SIZE // probe.shape[-1],
         )
 
     def _prepare(self) -> None:
         settings = self.settings
-        scale = self.batch_size if settings.scale_lr else 1
-        self.learning_rate = settings.learning_rate * scale
+        self.trainable = {name: p for name, p in self.parts.named_parameters() if p.requires_grad}
+        trained, total = (sum(p.numel() for p in ps) for ps in (self.trainable.values(), self.parts.parameters()))
+        batches = f"in batches of {self.batch_size}; faces in {self.channel_order} order"
+        logger.info(f"{trained} of {total} parameters are trained, {batches}")
+        self.learning_rate = settings.learning_rate * (self.batch_size if settings.scale_lr else 1)
         optimizer = make_optimizer(settings, list(self.trainable.values()), self.learning_rate)
         # The rate is a pure function of the step: the schedule's own counter is never used.
         self.lr_factor = get_scheduler(
@@ -151,19 +132,15 @@ class Trainer:
             num_training_steps=self.max_steps,
         ).lr_lambdas[0]
         self.model, self.optimizer = self.accelerator.prepare(self.parts, optimizer)
-        self.ema = None
-        if settings.use_ema:
-            if self.sharded:
-                raise InputError("--use_ema: not for weights that are spread over processes (FSDP, DeepSpeed)")
-            self.ema = EMAModel(list(self.trainable.values()))
+        if settings.use_ema and self.sharded:
+            raise InputError("--use_ema: not for weights that are spread over processes (FSDP, DeepSpeed)")
+        self.ema = EMAModel(list(self.trainable.values())) if settings.use_ema else None
         self.state = checkpoints.TrainingState(
             None if self.sharded else getattr(self.optimizer, "optimizer", self.optimizer),
             self.trainable,
             self.ema,
             self.accelerator.scaler,
         )
-
-    # --- state -------------------------------------------------------------------------------------------------
 
     def _identity(self) -> dict:
         """What must be equal for a resumed run to be as one that was never stopped."""
@@ -173,15 +150,15 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint of the current step; all processes call it."""
         accelerator = self.accelerator
-        partial = checkpoints.partial_folder(self.output_dir, self.step)
+        partial = self.output_dir / f"checkpoint-{self.step}{checkpoints.PARTIAL_SUFFIX}"
         if self.is_main:
-            checkpoints.begin_checkpoint(partial)
+            shutil.rmtree(partial, ignore_errors=True)
+            (partial / checkpoints.STATE_FOLDER).mkdir(parents=True)
         accelerator.wait_for_everyone()
         weights = accelerator.get_state_dict(self.model)
         if self.sharded:
             accelerator.save_state(str(partial / checkpoints.SHARDS_FOLDER))
         if self.is_main:
-            position = {"step": self.step, "run": self._identity(), "bad_clips": self.bad_clips.reasons}
             properties = {
                 "face_channel_order": self.channel_order,
                 "step": self.step,
@@ -190,7 +167,7 @@ class Trainer:
             }
             weights = {**weights, **self.exact, **self.state.averages()}
             checkpoints.write_parts(partial, models.split_parts(weights, self.adapter_scale), properties)
-            self.state.write(partial, position)
+            self.state.write(partial, {"step": self.step, "run": self._identity(), "bad_clips": self.bad_clips})
             checkpoints.finish_checkpoint(partial, self.settings.checkpoints_total_limit)
         accelerator.wait_for_everyone()
 
@@ -201,22 +178,18 @@ class Trainer:
         position = self.state.read(folder)
         changed = [name for name, value in self._identity().items() if position["run"].get(name, value) != value]
         if changed:
-            logger.warning(
-                "%s was made with other settings (%s): the run goes on, but not as if it had never stopped",
-                folder,
-                ", ".join(changed),
-            )
-        self.step, self.bad_clips.reasons = position["step"], position["bad_clips"]
-        logger.info("resumed from %s", folder)
-
-    # --- steps -------------------------------------------------------------------------------------------------
+            goes_on = "the run goes on, but not as if it had never stopped"
+            logger.warning(f"{folder} was made with other settings ({', '.join(changed)}): {goes_on}")
+        self.step, self.bad_clips = position["step"], position["bad_clips"]
+        logger.info(f"resumed from {folder}")
 
     def run(self) -> None:
         """All steps that are left."""
         settings = self.settings
         if self.is_main:
             self.output_dir.mkdir(parents=True, exist_ok=True)
-            checkpoints.remove_partial(self.output_dir)
+            for partial in self.output_dir.glob(f"checkpoint-*{checkpoints.PARTIAL_SUFFIX}"):  # of a killed run
+                shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         if self.ema is not None:
             self.ema.to(self.accelerator.device)
@@ -225,11 +198,11 @@ class Trainer:
             if folder is not None:
                 self.resume(folder)
             else:
-                logger.info("no checkpoint in %s yet: starting from the beginning", self.output_dir)
+                logger.info(f"no checkpoint in {self.output_dir} yet: starting from the beginning")
         self.journal.start(self.step, asdict(settings))
         batches = iter(self._loader())
-        progress = tqdm(total=self.max_steps, initial=self.step, desc="training", unit="step", disable=not self.is_main)
         saved = self.step
+        progress = tqdm(total=self.max_steps, initial=self.step, desc="training", unit="step", disable=not self.is_main)
         with progress:
             while self.step < self.max_steps:
                 started = time.perf_counter()
@@ -254,18 +227,18 @@ class Trainer:
             self.save()
 
     def _loader(self) -> DataLoader:
-        settings, accelerator = self.settings, self.accelerator
+        batches = MicroBatches(
+            self.plan,
+            first_step=self.step,
+            last_step=self.max_steps,
+            per_process=self.settings.per_gpu_batch_size,
+            rank=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
+        )
         return DataLoader(
             self.dataset,
-            batch_sampler=MicroBatches(
-                self.plan,
-                first_step=self.step,
-                last_step=self.max_steps,
-                per_process=settings.per_gpu_batch_size,
-                rank=accelerator.process_index,
-                processes=accelerator.num_processes,
-            ),
-            num_workers=settings.num_workers,
+            batch_sampler=batches,
+            num_workers=self.settings.num_workers,
             collate_fn=list,
             worker_init_fn=ignore_interrupts,
         )
@@ -285,8 +258,7 @@ class Trainer:
                 if not sample.tensors:
                     tries = f"no usable clip in {len(bad)} tries; run --check_data"
                     raise RunError(f"{tries}: {cli.listed([f'{clip}: {reason}' for clip, reason in bad.items()], 3)}")
-            if self.dataset.moments is not None:
-                encode_missing(samples, self.dataset.moments, self.encoders, accelerator.device)
+            self.dataset.encode_missing(samples, self.encoders, accelerator.device)
             batch = make_batch(samples, accelerator.device)
             with accelerator.accumulate(self.model):
                 result = training_step(self.model, self.encoders, batch, settings.conditioning_dropout_prob)
@@ -294,47 +266,45 @@ class Trainer:
                 total += mean.detach() / settings.gradient_accumulation_steps
                 accelerator.backward(mean)
                 if accelerator.sync_gradients:
-                    limit = settings.max_grad_norm or math.inf
-                    norm = accelerator.clip_grad_norm_(self.model.parameters(), limit)
+                    norm = accelerator.clip_grad_norm_(self.model.parameters(), settings.max_grad_norm or math.inf)
                     grad_norm = math.nan if norm is None else float(norm)  # an engine that clips by itself says nothing
                 self.optimizer.step()
                 self.optimizer.zero_grad()
         if self.ema is not None:
             self.ema.step(self.trainable.values())
-        self.bad_clips.add(bad)
+        self._leave_out(bad)
         loss = float(accelerator.reduce(total, "mean"))
         if not math.isfinite(loss):
-            raise NonFiniteError(
-                f"the loss is {loss} at step {self.step + 1}; try --mixed_precision bf16 or no, a smaller "
-                "--learning_rate, and resume from the last checkpoint"
-            )
+            remedy = "try --mixed_precision bf16 or no, a smaller --learning_rate, and resume from the last checkpoint"
+            raise NonFiniteError(f"the loss is {loss} at step {self.step + 1}; {remedy}")
         return loss, grad_norm, rate
 
-    # --- what is told ------------------------------------------------------------------------------------------
+    def _leave_out(self, found: dict[str, str]) -> None:
+        """Tell all processes which clips each could not use. Raises InputError where they are too many."""
+        total = sum(len(bucket.clips) for bucket in self.buckets)
+        for clip, reason in gather_object(list(found.items())):
+            if clip not in self.bad_clips:
+                self.bad_clips[clip] = reason
+                logger.info(f"skipped: {clip}: {reason} ({len(self.bad_clips)} of {total} clips so far)")
+        check_share(self.bad_clips, total, self.settings.max_bad_clips)
 
     def _validate(self) -> None:
         """Make the validation video on the first process, with averaged weights where they are kept."""
         if self.validation is not None and self.sharded:
             logger.warning("no validation video: the weights are spread over the processes")
         elif self.validation is not None:
-            with self._averaged(), self.accelerator.autocast(), torch.no_grad():
-                folder = self.output_dir / "validation" / f"step-{self.step}"
-                frames, values = self.validation.run(self.parts, folder)
+            folder = self.output_dir / "validation" / f"step-{self.step}"
+            if self.ema is not None:
+                self.ema.store(self.trainable.values())
+                self.ema.copy_to(self.trainable.values())
+            try:
+                with self.accelerator.autocast(), torch.no_grad():
+                    frames, values = self.validation.run(self.parts, folder)
+            finally:
+                if self.ema is not None:
+                    self.ema.restore(self.trainable.values())
             if values:
                 self.journal.write(self.step, {f"validation/{name}": value for name, value in values.items()})
-                logger.info("step %d: %s", self.step, ", ".join(f"{name} {v:.4g}" for name, v in values.items()))
+                logger.info(f"step {self.step}: {', '.join(f'{name} {v:.4g}' for name, v in values.items())}")
             self.journal.show(self.step, "validation/frames", frames)
         self.accelerator.wait_for_everyone()
-
-    @contextmanager
-    def _averaged(self):
-        """The averaged weights in place of the trained ones."""
-        if self.ema is None:
-            yield
-            return
-        self.ema.store(self.trainable.values())
-        self.ema.copy_to(self.trainable.values())
-        try:
-            yield
-        finally:
-            self.ema.restore(self.trainable.values())

@@ -56,8 +56,7 @@ class SamplePlan:
     """
 
     def __init__(self, bucket_sizes: Sequence[int], batch_size: int, seed: int, repeat: bool = False):
-        self.bucket_sizes, self.batch_size, self.seed = list(bucket_sizes), batch_size, seed
-        self.repeat = repeat
+        self.bucket_sizes, self.batch_size, self.seed, self.repeat = bucket_sizes, batch_size, seed, repeat
         self.steps_of_bucket = [-(-size // batch_size) for size in bucket_sizes]
 
     @property
@@ -92,12 +91,7 @@ class SamplePlan:
 
 @dataclass(frozen=True)
 class MicroBatches:
-    """What one process computes, `per_process` samples at a time; can be gone through more than once.
-
-    Attributes:
-        first_step, last_step: from the first up to before the last.
-        rank, processes: this process, and how many share each global batch.
-    """
+    """What process `rank` of `processes` computes from `first_step` up to before `last_step`, in small batches."""
 
     plan: SamplePlan
     first_step: int

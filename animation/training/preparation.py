@@ -43,9 +43,7 @@ class PreparationSettings(Settings):
     """A preparation's settings, named as the flags of `prepare_data.py`, whose help explains them."""
 
     root_path: str = flag(help="the data set; made where missing", metavar="DIR")
-    videos: str | None = flag(
-        None, "videos, in the order of their names; left out, the root's clips with images/", metavar="DIR"
-    )
+    videos: str | None = flag(None, "taken by name; left out, the root's clips with images/", metavar="DIR")
     name: str | None = flag(None, "the group; left out, rec or vec by each video's aspect ratio", metavar="{rec,vec}")
     start: int = flag(1, "number of the first clip", least=0)
     end: int | None = flag(None, "number of the last clip; left out, all")
@@ -59,9 +57,7 @@ class PreparationSettings(Settings):
     face_models: str | None = flag(None, "insightface's antelopev2; left out, likewise", metavar="DIR")
     device: str = flag("auto", "auto: CUDA where onnxruntime can", choices=DEVICES)
     person: str = flag("track", "whose skeleton, as in skeleton_extraction.py", metavar="{track,largest,N,all}")
-    canvas: int | None = flag(
-        None, "short side of what skeletons are drawn on, as in skeleton_extraction.py", metavar="PIXELS"
-    )
+    canvas: int | None = flag(None, "short side of skeletons, as in skeleton_extraction.py", metavar="PIXELS")
     shape: str = flag("box", "of the face masks", choices=SHAPES)
     no_face: str = flag("black", "the mask of a frame without a face", choices=tuple(NO_FACE))
 
@@ -72,14 +68,14 @@ class PreparationSettings(Settings):
             raise InputError(f"--end {self.end} is below --start {self.start}; give the last clip's number")
         if self.name is not None and not re.fullmatch(r"\w[\w.-]*", self.name):
             raise InputError(f"--name {self.name!r} is not the name of a folder in {self.root_path}; give rec or vec")
-        SkeletonChoices(person=self.person, canvas=self.canvas).check()
+        SkeletonChoices(**self.shared(SkeletonChoices)).check()
 
     def read_inputs(self) -> "list[ClipJob]":
         """Check everything that can be checked without a network; return a job for each clip.
 
         Raises:
-            InputError: a setting is out of range, there are no clips, a network is missing, or the output
-                is not writable.
+            InputError: a setting is out of range, there are no clips, a network is missing, or the output is not
+                writable.
         """
         self.check()
         find_model(self.detector_path)
@@ -88,17 +84,16 @@ class PreparationSettings(Settings):
         check_writable(Path(self.root_path))
         jobs = list(self._jobs())
         if not jobs:
-            part = f" numbered {self.start} to {self.end or 'the last'}"
-            raise InputError(f"{self.videos or self.root_path}: no {'videos' if self.videos else 'clips'}{part} there")
+            what = f"{'videos' if self.videos else 'clips'} numbered {self.start} to {self.end or 'the last'}"
+            raise InputError(f"{self.videos or self.root_path}: no {what} there")
         return jobs
 
     def _jobs(self) -> "Iterator[ClipJob]":
         root = Path(self.root_path)
         if self.videos is None:  # frames are there already
-            for group in (self.name,) if self.name else RELEASED_BUCKETS:
-                for folder in sorted(root.glob(f"{group}/*/")):
-                    if self._wanted(folder.name):
-                        yield ClipJob(self, None, folder)
+            groups = (self.name,) if self.name else RELEASED_BUCKETS
+            folders = [folder for group in groups for folder in sorted(root.glob(f"{group}/*/"))]
+            yield from (ClipJob(self, None, folder) for folder in folders if self._wanted(folder.name))
             return
         source = Path(self.videos)
         if not source.is_dir():
@@ -108,26 +103,22 @@ class PreparationSettings(Settings):
         taken = {int(folder.name) for folder in root.glob("*/*/") if folder.name.isdecimal()}
         later = itertools.count(max([len(paths), *taken]) + 1)
         for number, path in enumerate(paths, start=1):
-            if path.name in made:
-                folder = made[path.name]
-            else:  # a video that came later must not take the place of another
-                place = f"{number if number not in taken else next(later):05d}"
-                folder = root / (self.name or _group(path)) / place
+            folder = made.get(path.name)
+            if folder is None:  # a video that came later must not take the place of another
+                place = number if number not in taken else next(later)
+                folder = root / (self.name or _group(path)) / f"{place:05d}"
             if self._wanted(folder.name):
-                self._check_source(path, folder)
+                record = folder / SOURCE_FILE
+                if record.is_file() and read_json(record) != self.source(path):
+                    raise InputError(
+                        f"{folder}: made of another {path.name}, or with another --fps; delete that folder to make it "
+                        "again, or give another --root_path"
+                    )
                 yield ClipJob(self, path, folder)
 
     def source(self, video: Path) -> dict:
         """What the frames of a video's clip are made of, JSON values."""
         return {"video": video.name, "bytes": video.stat().st_size, "fps": self.fps}
-
-    def _check_source(self, video: Path, folder: Path) -> None:
-        record = folder / SOURCE_FILE
-        if record.is_file() and read_json(record) != self.source(video):
-            raise InputError(
-                f"{folder}: made of another {video.name}, or with another --fps; delete that folder to make it again, "
-                "or give another --root_path"
-            )
 
     def _wanted(self, name: str) -> bool:
         if not name.isdecimal():
@@ -148,10 +139,9 @@ def _group(video: Path) -> str:
 def is_complete(folder: Path) -> bool:
     """Whether a clip has a skeleton and a mask for every frame."""
     try:
-        counts = {len(list_frames(folder / name)) for name in ("images", "poses", "faces")}
+        return len({len(list_frames(folder / name)) for name in ("images", "poses", "faces")}) == 1
     except InputError:
         return False
-    return len(counts) == 1
 
 
 @dataclass
@@ -179,15 +169,12 @@ class ClipJob:
             if count < settings.least_frames:
                 return f"{count} frames, fewer than --least_frames {settings.least_frames}"
             self._write_skeletons(images)
-            masks = FaceMaskSettings(
-                image_folder=str(images),
-                masks_folder=str(self.folder / "faces"),
-                shape=settings.shape,
-                no_face=settings.no_face,
-                face_models=settings.face_models,
-                dwpose_models=str(Path(settings.pose_path).parent),
-                device="cuda" if settings.device == "cuda" else "cpu",
-            )
+            places = {"image_folder": str(images), "masks_folder": str(self.folder / "faces")}
+            networks = {
+                "dwpose_models": str(Path(settings.pose_path).parent),
+                "device": "cuda" if settings.device == "cuda" else "cpu",
+            }
+            masks = FaceMaskSettings(**settings.shared(FaceMaskSettings) | places | networks)
             extract_masks(masks, masks.read_inputs())
         except InputError as error:
             if not images.is_dir() and self.folder.is_dir():
@@ -222,34 +209,33 @@ class ClipJob:
             detector_path=settings.detector_path,
             pose_path=settings.pose_path,
             device=settings.device,
-            alignment="none",
-            person=settings.person,
-            canvas=settings.canvas,
+            **settings.shared(SkeletonChoices) | {"alignment": "none"},
         )
         extract(skeletons, skeletons.read_inputs())
 
 
-def prepare(settings: PreparationSettings, jobs: list[ClipJob]) -> dict[str, str]:
+def prepare(settings: PreparationSettings, jobs: list[ClipJob]) -> None:
     """Prepare every clip, and list those that are complete in `video_rec_path.txt` and `video_vec_path.txt`.
 
     Args:
-        settings: of the run.
         jobs: what `settings.read_inputs()` returned.
 
-    Returns:
-        The folders that are of no use, and why.
+    Raises:
+        InputError: none of them could be prepared.
     """
     failed: dict[str, str] = {}
-    with tqdm(total=len(jobs), desc="preparing", unit="clip") as progress:
-        for folder, reason in _run(jobs, settings.processes):
-            if reason is not None:
-                failed[folder] = reason
-                logger.warning("%s: left out: %s", folder, reason)
-            progress.update()
+    for folder, reason in tqdm(_run(jobs, settings.processes), total=len(jobs), desc="preparing", unit="clip"):
+        if reason is not None:
+            failed[folder] = reason
+            logger.warning(f"{folder}: left out: {reason}")
     for group in sorted({job.folder.parent for job in jobs if job.folder.parent.is_dir()}):
-        write_list(group, failed)
-    logger.info("%d of %d clips are complete", len(jobs) - len(failed), len(jobs))
-    return failed
+        clips = [clip for clip in sorted(group.glob("*/")) if str(clip) not in failed and is_complete(clip)]
+        path = group.parent / f"video_{group.name}_path.txt"
+        write_text(path, "".join(f"{clip.resolve()}\n" for clip in clips))
+        logger.info(f"{path}: {len(clips)} clips")
+    logger.info(f"{len(jobs) - len(failed)} of {len(jobs)} clips are complete")
+    if len(failed) == len(jobs):
+        raise InputError(f"none of {len(jobs)} clips could be prepared; the reasons stand above")
 
 
 def _run(jobs: list[ClipJob], processes: int) -> Iterator[tuple[str, str | None]]:
@@ -259,10 +245,9 @@ def _run(jobs: list[ClipJob], processes: int) -> Iterator[tuple[str, str | None]
         return
     context = multiprocessing.get_context("spawn")  # onnxruntime's threads do not survive a fork
     with ProcessPoolExecutor(min(processes, len(jobs)), context, initializer=_quiet) as pool:
-        running = {pool.submit(job.run): job for job in jobs}
+        running = {pool.submit(job.run): str(job.folder) for job in jobs}
         try:
-            for future in as_completed(running):
-                yield str(running[future].folder), future.result()
+            yield from ((running[future], future.result()) for future in as_completed(running))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -273,12 +258,3 @@ def _quiet() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  for the worker's life
-
-
-def write_list(group: Path, failed: dict[str, str]) -> Path:
-    """List a group's complete clips, rec/ in video_rec_path.txt beside it, whole or not at all."""
-    clips = [folder for folder in sorted(group.glob("*/")) if str(folder) not in failed and is_complete(folder)]
-    path = group.parent / f"video_{group.name}_path.txt"
-    write_text(path, "".join(f"{clip.resolve()}\n" for clip in clips))
-    logger.info("%s: %d clips", path, len(clips))
-    return path

@@ -21,12 +21,18 @@ from animation.training.check import check_data, check_share
 from animation.training.clips import RELEASED_BUCKETS, Bucket, parse_bucket, read_buckets
 
 LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
-TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "comet_ml": "comet_ml"}  # by name: the package it needs
+TRACKERS = ("tensorboard", "wandb", "comet_ml")  # each is a package's name too
 RESAMPLINGS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 LARGEST_SEED = 2**32 - 1
 OFFLINE = "nothing here contacts the web; upload the checkpoint folder yourself"
 NO_TEXT = "there is no text; give --validation_image and --validation_control_folder"
 NO_AUGMENTATION = "frames are resized to their bucket's size, never cropped or flipped; prepare other frames"
+
+
+def checkpoint_folders(output_dir: Path) -> list[Path]:
+    """The whole checkpoints of an output folder, by ascending step."""
+    folders = [path for path in output_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
+    return sorted(folders, key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
 
 @dataclass
@@ -53,24 +59,14 @@ class StartingWeights(Settings):
     )
     revision: str | None = flag(None, "revision of a hub name; means nothing for a folder", affects=NOTHING)
     finetune_mode: bool = flag(False, "start from the three files below instead of from Stable Video Diffusion")
-    posenet_model_finetune_path: str | None = flag(
-        None, "pose_net weights to finetune", metavar="FILE", affects=NOTHING
-    )
-    face_encoder_finetune_path: str | None = flag(
-        None, "face_encoder weights to finetune", metavar="FILE", affects=NOTHING
-    )
-    unet_model_finetune_path: str | None = flag(None, "unet weights to finetune", metavar="FILE", affects=NOTHING)
+    posenet_model_finetune_path: str | None = flag(None, "weights of pose_net", metavar="FILE", affects=NOTHING)
+    face_encoder_finetune_path: str | None = flag(None, "weights of face_encoder", metavar="FILE", affects=NOTHING)
+    unet_model_finetune_path: str | None = flag(None, "weights of unet", metavar="FILE", affects=NOTHING)
     trainable: str = flag(
-        "method",
-        "method: PoseNet, FaceEncoder and the UNet's attention; all: every part, to train from nothing",
-        choices=("method", "all"),
+        "method", "method: PoseNet, FaceEncoder and the UNet's attention; all: every part", choices=("method", "all")
     )
     lora_rank: int = flag(
-        0,
-        "train only low-rank adapters of this rank on the attention layers of a finetuned checkpoint; they are merged "
-        "into the saved weights. 0: no adapters",
-        least=0,
-        metavar="R",
+        0, "train only adapters of this rank on the attention layers, merged when saved; 0: none", least=0, metavar="R"
     )
     lora_alpha: float | None = flag(None, "adapters' output is scaled by alpha/rank; left out, by 1", above=0)
     face_models: str | None = flag(None, "insightface's antelopev2", metavar="DIR", affects=NOTHING)
@@ -85,9 +81,7 @@ class StartingWeights(Settings):
         """Raise InputError for adapters without a finished checkpoint, or beside a training of every part."""
         super().check()
         if self.lora_rank and not self.finetune_mode:
-            raise InputError(
-                "--lora_rank trains small adapters of a finished checkpoint and nothing else; add --finetune_mode"
-            )
+            raise InputError("--lora_rank trains nothing but adapters of a finished checkpoint; add --finetune_mode")
         if self.lora_rank and self.trainable == "all":
             raise InputError("--lora_rank trains adapters alone, --trainable all every part; leave one of them out")
 
@@ -99,46 +93,33 @@ class TrainingData(Settings):
     TITLE: ClassVar = "data: folders with images/, poses/ and faces/, named by text files"
 
     data_root_path: str | None = flag(
-        None,
-        "where listed folders are looked for; alone: its rec/ and vec/ are read",
-        metavar="DIR",
-        affects=NOTHING,
+        None, "where listed folders are looked for; alone: its rec/ and vec/ are read", metavar="DIR", affects=NOTHING
     )
     rec_data_path: str | None = flag(None, "clips trained at 512×512", metavar="LIST", affects=NOTHING)
-    vec_data_path: str | None = flag(
-        None, "clips trained at 576×1024 (width × height)", metavar="LIST", affects=NOTHING
-    )
-    data_path: str | None = flag(
-        None, "clips trained at --dataset_width × --dataset_height", metavar="LIST", affects=NOTHING
-    )
+    vec_data_path: str | None = flag(None, "clips trained at 576 wide × 1024 high", metavar="LIST", affects=NOTHING)
+    data_path: str | None = flag(None, "clips trained at the size below", metavar="LIST", affects=NOTHING)
     dataset_width: int = flag(512, "pixels, a multiple of 64")
     dataset_height: int = flag(512, "pixels, a multiple of 64")
-    bucket: list[str] = flag(
-        [], "clips trained at any other size; as often as you like", metavar="WxH:LIST", affects=NOTHING
-    )
+    bucket: list[str] = flag([], "clips trained at other sizes, several", metavar="WxH:LIST", affects=NOTHING)
     sample_n_frames: int = flag(16, "frames of a sample", least=1)
     sample_stride: int = flag(4, "clip frames from one to the next; less where clips are short", least=1)
     resample: str = flag("bicubic", "how frames, skeletons and masks are resized", choices=RESAMPLINGS)
     num_workers: int = flag(8, "processes that read, for each process that trains", least=0, affects=NOTHING)
-    max_bad_clips: float = flag(
-        0.05, "share of unusable clips above which the run stops", least=0, most=1, affects=NOTHING
-    )
+    max_bad_clips: float = flag(0.05, "share of clips that may be unusable", least=0, most=1, affects=NOTHING)
     check_data: bool = flag(False, "only read all the data and say what it lacks", affects=NOTHING)
     cache_dir: str | None = flag(
-        None,
-        "keeps face embeddings and latents; left out, cache/ in the output folder",
-        metavar="DIR",
-        affects=NOTHING,
+        None, "keeps face embeddings and latents; left out, cache/ in the output folder", metavar="DIR", affects=NOTHING
     )
 
     def read_data(self) -> list[Bucket]:
         """The clips by size. Raises InputError where a list cannot be read or too many of its folders are missing."""
-        named = {"rec": self.rec_data_path, "vec": self.vec_data_path}
-        lists = [(*RELEASED_BUCKETS[name], path) for name, path in named.items() if path is not None]
-        if self.data_path is not None:
-            lists.append((self.dataset_width, self.dataset_height, self.data_path))
-        lists += [parse_bucket(text) for text in self.bucket]
-        buckets = read_buckets(lists, self.data_root_path)
+        lists = [
+            (*RELEASED_BUCKETS["rec"], self.rec_data_path),
+            (*RELEASED_BUCKETS["vec"], self.vec_data_path),
+            (self.dataset_width, self.dataset_height, self.data_path),
+            *map(parse_bucket, self.bucket),
+        ]
+        buckets = read_buckets([entry for entry in lists if entry[-1] is not None], self.data_root_path)
         clips = [clip for bucket in buckets for clip in bucket.clips]
         missing = {str(clip): "no such folder" for clip in clips if not clip.is_dir()}
         check_share(missing, len(clips), self.max_bad_clips)
@@ -158,9 +139,7 @@ class Optimization(Settings):
 
     per_gpu_batch_size: int = flag(1, "samples at once in each process", least=1, affects=NOTHING)
     gradient_accumulation_steps: int = flag(1, "such batches for one optimizer step", least=1, affects=NOTHING)
-    num_train_epochs: int = flag(
-        100, "times through the data, unless --max_train_steps is given", least=1, affects=NOTHING
-    )
+    num_train_epochs: int = flag(100, "passes through the data, if no --max_train_steps", least=1, affects=NOTHING)
     max_train_steps: int | None = flag(None, "optimizer steps in all", least=1, affects=NOTHING)
     learning_rate: float = flag(1e-5, "of AdamW", least=0)
     scale_lr: bool = flag(False, "multiply the learning rate by the samples of an optimizer step")
@@ -178,9 +157,7 @@ class Optimization(Settings):
     noise_d_low: int = flag(32, "of high noise levels: smaller trains them more often", least=1, metavar="D")
     noise_d_high: int = flag(64, "of low noise levels", least=1, metavar="D")
     seed: int = flag(SEED, "the same seed gives the same training", least=0, most=LARGEST_SEED)
-    overfit: bool = flag(
-        False, "repeat the first step's clips, noise and noise levels, to see whether a set-up can learn"
-    )
+    overfit: bool = flag(False, "repeat the first step's clips and noise, to see whether a set-up can learn")
 
 
 @dataclass(kw_only=True)
@@ -189,9 +166,7 @@ class TrainingLevers(Settings):
 
     TITLE: ClassVar = "speed and memory (docs/training.md says what each costs)"
 
-    mixed_precision: str | None = flag(
-        None, "left out, what accelerate's config says, else no", choices=("no", "fp16", "bf16")
-    )
+    mixed_precision: str | None = flag(None, "left out, as accelerate's config says", choices=("no", "fp16", "bf16"))
     gradient_checkpointing: bool = flag(False, "compute activations again in the backward pass", affects=NOTHING)
     use_8bit_adam: bool = flag(False, "optimizer states in 8 bits; needs bitsandbytes")
     cache_latents: bool = flag(False, "keep the VAE's posterior of each frame on disk", affects=NOTHING)
@@ -206,22 +181,14 @@ class TrainingOutputs(Settings):
     TITLE: ClassVar = "checkpoints, validation and logs"
 
     checkpointing_steps: int = flag(2000, "steps from one checkpoint to the next", least=1, affects=NOTHING)
-    checkpoints_total_limit: int | None = flag(
-        None, "keep the last N; left out, all", least=1, metavar="N", affects=NOTHING
-    )
+    checkpoints_total_limit: int | None = flag(None, "keep the last N; left out, all", least=1, affects=NOTHING)
     resume_from_checkpoint: str | None = flag(None, "a checkpoint folder, or latest", metavar="NAME", affects=NOTHING)
     validation_steps: int = flag(500, "steps from one validation video to the next", least=1, affects=NOTHING)
     validation_image: str | None = flag(
-        None,
-        "photo of the validation; left out, the first of --validation_image_folder, and without that there is none",
-        metavar="FILE",
-        affects=NOTHING,
+        None, "photo; left out, the first of --validation_image_folder, if given", metavar="FILE", affects=NOTHING
     )
     validation_control_folder: str | None = flag(
-        None,
-        "its skeleton images; left out, poses/ beside --validation_image_folder, as a clip's folders lie",
-        metavar="DIR",
-        affects=NOTHING,
+        None, "its skeletons; left out, poses/ beside --validation_image_folder", metavar="DIR", affects=NOTHING
     )
     validation_image_folder: str | None = flag(None, "the true frames, for the metrics", metavar="DIR", affects=NOTHING)
     validation_inference_steps: int = flag(25, "denoising steps of the validation video", least=1, affects=NOTHING)
@@ -230,11 +197,7 @@ class TrainingOutputs(Settings):
     logging_dir: str = flag("logs", "for the tracker, in the output folder", metavar="DIR", affects=NOTHING)
 
     def read_validation(self) -> ValidationCase | None:
-        """The validation case; None where no validation is asked for.
-
-        Raises:
-            InputError: the photo or the skeletons are not named, or something cannot be read.
-        """
+        """The validation case, None where none is asked for. Raises InputError where it is incomplete or unreadable."""
         photo, poses, frames = self.validation_image, self.validation_control_folder, self.validation_image_folder
         if photo is None and poses is None and frames is None:
             return None
@@ -292,21 +255,6 @@ class TrainingSettings(StartingWeights, TrainingData, Optimization, TrainingLeve
 
     output_dir: str = flag(help="where the results go; made where missing", metavar="DIR", affects=NOTHING)
 
-    def check_packages(self) -> None:
-        """Raise InputError for a setting whose package is not installed."""
-        if self.report_to in TRACKERS and find_spec(TRACKERS[self.report_to]) is None:
-            raise InputError(
-                f"--report_to {self.report_to}: the package {TRACKERS[self.report_to]} is not installed; install it, "
-                "or use --report_to none"
-            )
-        if self.use_8bit_adam and find_spec("bitsandbytes") is None:
-            raise InputError(
-                "--use_8bit_adam: the package bitsandbytes is not installed; install it (requirements-gpu.txt) or "
-                "leave the flag out"
-            )
-        if self.lora_rank and find_spec("peft") is None:
-            raise InputError("--lora_rank: the package peft is not installed; install requirements.txt")
-
     def read_inputs(self) -> list[Bucket]:
         """Check everything that can be checked without loading a model; return the clips by size.
 
@@ -314,17 +262,24 @@ class TrainingSettings(StartingWeights, TrainingData, Optimization, TrainingLeve
             InputError: a setting is out of range, data or a package is missing, or the output is not writable.
         """
         self.check()
-        self.check_packages()
+        packages = [
+            (self.report_to in TRACKERS, f"--report_to {self.report_to}", self.report_to, "or use --report_to none"),
+            (self.use_8bit_adam, "--use_8bit_adam", "bitsandbytes", "(requirements-gpu.txt) or leave the flag out"),
+            (self.lora_rank, "--lora_rank", "peft", "(requirements.txt)"),
+        ]
+        for needed, name, package, remedy in packages:
+            if needed and find_spec(package) is None:
+                raise InputError(f"{name}: the package {package} is not installed; install it {remedy}")
         buckets = self.read_data()
         find_face_models(self.face_models)
         self.read_validation()
         output_dir = Path(self.output_dir)
         for folder in (output_dir, output_dir / self.logging_dir, *([Path(self.cache_dir)] if self.cache_dir else [])):
             check_writable(folder)
-        earlier = sorted(path.name for path in output_dir.glob("checkpoint-*") if path.name[11:].isdecimal())
+        earlier = checkpoint_folders(output_dir)
         if earlier and self.resume_from_checkpoint is None:
             raise InputError(
-                f"{output_dir}: holds {earlier[-1]} of an earlier run, which this one would mix with; add "
+                f"{output_dir}: holds {earlier[-1].name} of an earlier run, which this one would mix with; add "
                 "--resume_from_checkpoint latest, or give another --output_dir"
             )
         return buckets

@@ -57,13 +57,7 @@ class Batch:
 
 
 class FrozenEncoders:
-    """The parts that training never changes: VAE and CLIP.
-
-    Args:
-        vae: its encoder is used, in its own dtype.
-        image_encoder: CLIP.
-        feature_extractor: tells CLIP's mean and standard deviation of pixels.
-    """
+    """The parts that training never changes, in their own dtypes: VAE and CLIP, whose feature extractor normalises."""
 
     def __init__(
         self,
@@ -87,10 +81,8 @@ class FrozenEncoders:
     @torch.no_grad()
     def moments(self, images: torch.Tensor) -> torch.Tensor:
         """The VAE's posterior, (N, 3, H, W) in −1..1 → (N, 2·4, h, w) float32, mean and log variance."""
-        chunks = []
-        for chunk in images.split(ENCODE_CHUNK):
-            chunks.append(encode_frames(self.vae, chunk.to(self.vae.dtype)))
-        return torch.cat(chunks).float()
+        chunks = images.to(self.vae.dtype).split(ENCODE_CHUNK)
+        return torch.cat([encode_frames(self.vae, chunk) for chunk in chunks]).float()
 
 
 def sample_posterior(moments: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -104,9 +96,7 @@ class TrainableParts(nn.Module):
 
     def __init__(self, pose_net: PoseNet, face_encoder: FaceEncoder, unet: PoseGuidedUNet):
         super().__init__()
-        self.pose_net = pose_net
-        self.face_encoder = face_encoder
-        self.unet = unet
+        self.pose_net, self.face_encoder, self.unet = pose_net, face_encoder, unet
 
     def forward(
         self,
@@ -118,19 +108,13 @@ class TrainableParts(nn.Module):
         face_embedding: torch.Tensor,
         poses: torch.Tensor,
     ) -> torch.Tensor:
-        """Predict v.
+        """Predict v, (B, F, 4, h, w).
 
         Args:
             latents: (B, F, 4, h, w), noisy, not yet scaled.
             image_latents: (B, 4, h, w), zeros where dropped.
-            sigma: (B,).
             full_image_token: (B, 1, D), never dropped: the face tokens are computed from it.
             image_token: (B, 1, D), zeros where dropped.
-            face_embedding: (B, 512).
-            poses: (B, F, 3, H, W) in −1..1.
-
-        Returns:
-            (B, F, 4, h, w).
         """
         batch, frames = latents.shape[:2]
         pose_latents = self.pose_net(poses.flatten(0, 1)).unflatten(0, (batch, frames))
@@ -144,7 +128,7 @@ class TrainableParts(nn.Module):
 
 @dataclass
 class StepResult:
-    """What a step computes: (B,) losses with their graph, and what they come from, (B, F, 4, h, w) each."""
+    """(B,) losses with their graph, and the predicted v and the clean latents, (B, F, 4, h, w) each."""
 
     losses: torch.Tensor
     prediction: torch.Tensor
@@ -158,20 +142,12 @@ def training_step(
 
     Args:
         parts: `TrainableParts`, bare or wrapped for distributed training.
-        encoders: the frozen parts.
-        batch: on their device.
         dropout_probability: p of `conditioning_dropout`.
-
-    Returns:
-        The losses, the predicted v and the clean latents.
     """
     with torch.no_grad():
-        if batch.moments is not None:
-            moments = batch.moments
-        elif batch.pixels is not None:
+        moments = batch.moments
+        if moments is None:
             moments = encoders.moments(batch.pixels.flatten(0, 1)).unflatten(0, batch.pixels.shape[:2])
-        else:
-            raise ValueError("a batch has neither pixels nor moments")
         latents = sample_posterior(moments, batch.posterior_noise) * encoders.vae.config.scaling_factor
         photo = batch.reference + NOISE_AUG_STRENGTH * batch.reference_noise
         image_latents = sample_posterior(encoders.moments(photo), batch.reference_posterior_noise)  # not scaled
