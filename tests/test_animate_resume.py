@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from animation import files, pipeline
 from animation.clip.flow import Models, make_clip
 from animation.clip.request import finished
-from animation.clip.state import STATE_FOLDER, ClipState, DenoisingState, differences
+from animation.clip.state import STATE_FOLDER, ClipState, differences
 from animation.errors import InputError
 from animation.files import locked
 from animation.sampling import WindowedDenoiser
@@ -145,7 +145,7 @@ def test_face_optimisation_goes_on_where_it_stopped(tmp_path, checkpoint, case, 
         raise Killed
 
     kept = 0
-    keep = DenoisingState.keep
+    keep = ClipState.keep
 
     def keep_one(self, *args):
         nonlocal kept
@@ -155,7 +155,7 @@ def test_face_optimisation_goes_on_where_it_stopped(tmp_path, checkpoint, case, 
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(DenoisingState, "keep", keep_one)
+        patch.setattr(ClipState, "keep", keep_one)
         with pytest.raises(Killed):
             make(broken, models)
     with monkeypatch.context() as patch:
@@ -170,14 +170,14 @@ def test_face_optimisation_goes_on_where_it_stopped(tmp_path, checkpoint, case, 
 
 
 def interrupt_after_first_step(settings, models, monkeypatch):
-    keep = DenoisingState.keep
+    keep = ClipState.keep
 
     def keep_one(self, *args):
         keep(self, *args)
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(DenoisingState, "keep", keep_one)
+        patch.setattr(ClipState, "keep", keep_one)
         with pytest.raises(Killed):
             make(settings, models)
 
@@ -300,7 +300,7 @@ def test_killed_for_good(tmp_path, checkpoint, case, models, expected):
     settings = clip_settings(tmp_path, checkpoint, case)
     command = [sys.executable, str(ROOT / "animate.py"), *flags_of(settings)]
     state = Path(settings.output, STATE_FOLDER)
-    for sign_of_life in ("latents.safetensors", "frames/frame_1.png"):
+    for sign_of_life in ("latents.safetensors", "frames/frame_2.png"):
         process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 300
         while not (state / sign_of_life).exists() and process.poll() is None and time.monotonic() < deadline:

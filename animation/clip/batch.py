@@ -10,8 +10,8 @@ from typing import Any
 
 from animation.cli import listed
 from animation.clip.cases import Case, Processes
-from animation.clip.fitting import fit
 from animation.clip.flow import Models, make_clip
+from animation.clip.plan import fit
 from animation.clip.settings import ClipSettings
 from animation.errors import InputError, RunError
 from animation.files import read_json, write_json

@@ -36,15 +36,13 @@ def seams(jumps: Sequence[float], borders: Iterable[int]) -> dict:
         about 1 where seams cannot be seen. The figures are None where there is no border, or nothing moves.
     """
     borders = [border for border in borders if 0 < border <= len(jumps)]
-    median = float(np.median(jumps)) if len(jumps) else None
-    at_borders = float(np.mean([jumps[border - 1] for border in borders])) if borders else None
-    ratio = at_borders / median if borders and median else None
-    return {
-        "borders": borders,
-        "at_borders": None if at_borders is None else round(at_borders, 4),
-        "median_step": None if median is None else round(median, 4),
-        "ratio": None if ratio is None else round(ratio, 4),
-    }
+    figures: dict = {"borders": borders, "at_borders": None, "median_step": None, "ratio": None}
+    if len(jumps):
+        figures["median_step"] = round(median := float(np.median(jumps)), 4)
+        if borders:
+            figures["at_borders"] = round(at_borders := float(np.mean([jumps[border - 1] for border in borders])), 4)
+            figures["ratio"] = round(at_borders / median, 4) if median else None
+    return figures
 
 
 class Likeness:

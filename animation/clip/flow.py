@@ -202,4 +202,4 @@ class _Clip:
             for frames in chunks:
                 state.keep_frames(done, frames)
                 done += len(frames)
-        return {"step": state.resumed_from or 0, "frames": first}
+        return {"step": state.resumed_from, "frames": first}

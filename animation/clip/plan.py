@@ -1,9 +1,15 @@
-"""What a clip is going to take, in words, before it starts."""
+"""What a clip is going to take, before it starts: in words, in memory and in time."""
+
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING
 
 from animation.clip.driver import IN_WORDS
 from animation.clip.settings import ClipInputs, ClipSettings
 from animation.clip.skeletons import looped
 from animation.windows import window_indices
+
+if TYPE_CHECKING:
+    from animation.planning.planner import Plan
 
 
 def num_frames(settings: ClipSettings, inputs: ClipInputs) -> int:
@@ -39,3 +45,23 @@ def describe(settings: ClipSettings, inputs: ClipInputs) -> str:
         f"{settings.cfg_batch}, vae_device {settings.vae_device}"
     )
     return "\n".join(lines)
+
+
+def fit(settings: ClipSettings, inputs: ClipInputs, asked: ClipSettings) -> tuple[ClipSettings, "Plan"]:
+    """Settings that fit `--max_vram`, where it is given, and the plan with memory and time of each stage.
+
+    Args:
+        settings: resolved.
+        inputs: what they read.
+        asked: the same before they were resolved: a lever that a flag set there stays as it is.
+
+    Raises:
+        InputError: a checkpoint or a device does not do, or nothing fits.
+    """
+    from animation.planning.planner import LEVERS, plan_run  # it imports torch
+
+    run = settings.inference_settings(inputs.framing, inputs.driver.fps, face_boxes=True)
+    defaults = {field.name: field.default for field in fields(asked)}
+    fixed = [name for name in LEVERS if getattr(asked, name) != defaults[name]]
+    plan = plan_run(run, num_frames(settings, inputs), settings.max_vram, fixed)
+    return replace(settings, **plan.changed), plan

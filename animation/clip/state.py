@@ -7,6 +7,7 @@
 Each file is replaced whole, so that a process may be killed at any moment.
 """
 
+import itertools
 import json
 import logging
 import shutil
@@ -33,19 +34,23 @@ WRITERS = 4  # threads
 
 
 class ClipState:
-    """The state of an unfinished clip.
+    """The state of an unfinished clip, and the `Checkpoint` of its denoising loop.
+
+    What an earlier run left is kept where it depends on the same, and else removed; the log says why.
 
     Args:
         output: the clip's folder.
         sampling: all that the latents depend on, by names that a user knows; JSON values.
         decoding: what the frames depend on beside it.
 
-    What an earlier run left is kept where it depends on the same, and else removed; the log says why.
+    Attributes:
+        resumed_from: the denoising step that a restored state went on with; 0 where there was none.
     """
 
     def __init__(self, output: str | Path, sampling: Mapping, decoding: Mapping):
         self.folder = Path(output) / STATE_FOLDER
-        self._denoising: DenoisingState | None = None
+        self.latents_path = self.folder / LATENTS_FILE
+        self.resumed_from = 0
         wanted = json.loads(json.dumps({"sampling": sampling, "decoding": decoding}, default=str))
         found = read_json(self.folder / STATE_FILE)
         if found != wanted:
@@ -56,15 +61,11 @@ class ClipState:
         """Remove what does not hold any more."""
         same = found.get("sampling") == wanted["sampling"]
         if found:
-            changes = differences(found.get("sampling", {}), wanted["sampling"])
-            changes += differences(found.get("decoding", {}), wanted["decoding"])
-            what = "the decoded frames" if same else "the state"
+            what, then = ("the decoded frames", "they are decoded") if same else ("the state", "the clip is started")
+            changes = [change for part in wanted for change in differences(found.get(part, {}), wanted[part])]
             logger.warning(
-                "%s of an unfinished run in %s does not hold any more, and %s afresh: %s",
-                what,
-                self.folder,
-                "they are decoded" if same else "the clip is started",
-                "; ".join(changes),
+                f"{what} of an unfinished run in {self.folder} does not hold any more, and {then} afresh: "
+                f"{'; '.join(changes)}"
             )
         if same:
             shutil.rmtree(self.folder / FRAMES_FOLDER, ignore_errors=True)
@@ -76,15 +77,35 @@ class ClipState:
         (self.folder / STATE_FILE).unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def denoising(self, generator: torch.Generator, notes: list | None = None) -> "DenoisingState":
-        """The denoising loop's part, for one generator of random numbers, and notes that grow while it runs."""
-        self._denoising = DenoisingState(self.folder / LATENTS_FILE, generator, notes)
-        return self._denoising
+    def denoising(self, generator: torch.Generator, notes: list | None = None) -> "ClipState":
+        """Itself, for a denoising loop with one generator of random numbers, and notes that grow while it runs."""
+        self.generator, self.notes = generator, [] if notes is None else notes
+        return self
 
-    @property
-    def resumed_from(self) -> int | None:
-        """The step that the denoising loop went on with; None where it began at the first."""
-        return None if self._denoising is None else self._denoising.resumed_from
+    def restore(self, denoiser: WindowedDenoiser) -> tuple[int, torch.Tensor] | None:
+        """The step to go on with and its latents; the generator, the denoiser's batching and the notes as they were."""
+        if not self.latents_path.is_file():
+            return None
+        try:
+            with safe_open(self.latents_path, "pt") as file:
+                facts = json.loads(file.metadata()["facts"])
+                latents, random_state = file.get_tensor("latents"), file.get_tensor("random_state")
+            step, cfg_batch, notes = int(facts["step"]), int(facts["cfg_batch"]), list(facts["notes"])
+            self.generator.set_state(random_state)
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            logger.warning(f"{self.latents_path}: damaged ({error}); the clip is sampled from the first step")
+            return None
+        denoiser.cfg_batch, self.resumed_from, self.notes[:] = cfg_batch, step, notes
+        logger.info(f"{step} denoising steps of an unfinished run are taken from {self.latents_path}")
+        return step, latents
+
+    def keep(self, step: int, latents: torch.Tensor, denoiser: WindowedDenoiser) -> None:
+        """Keep the latents with which `step` begins; none that hold NaN or infinity, which the loop complains of."""
+        latents = latents.cpu().contiguous()
+        if latents.isfinite().all():
+            facts = json.dumps({"step": step, "cfg_batch": denoiser.cfg_batch, "notes": self.notes})
+            tensors = {"latents": latents, "random_state": self.generator.get_state()}
+            write_whole(self.latents_path, lambda path: save_file(tensors, path, {"facts": facts}))
 
     def frame_path(self, number: int) -> Path:
         """Where a decoded frame is."""
@@ -92,16 +113,13 @@ class ClipState:
 
     def decoded(self, chunk_size: int) -> int:
         """How many frames from the first are decoded and whole: a multiple of the chunk's size."""
-        count = 0
-        while _is_whole(self.frame_path(count)):
-            count += 1
+        count = next(number for number in itertools.count() if not _is_whole(self.frame_path(number)))
         return count - count % chunk_size
 
     def keep_frames(self, first: int, frames: np.ndarray) -> None:
         """Keep decoded frames, (n, H, W, 3) uint8, from number `first` on."""
 
         def keep(number: int) -> None:
-            """One of them."""
             write_whole(self.frame_path(first + number), lambda path: write_png(path, frames[number]))
 
         with ThreadPoolExecutor(WRITERS) as pool:
@@ -113,59 +131,14 @@ class ClipState:
             return np.asarray(image.convert("RGB"))
 
 
-class DenoisingState:
-    """A `Checkpoint` of the denoising loop in a file.
-
-    Attributes:
-        resumed_from: the step that a restored state went on with; None where there was none.
-    """
-
-    def __init__(self, path: Path, generator: torch.Generator, notes: list | None = None):
-        self.path, self.generator, self.notes = path, generator, notes
-        self.resumed_from: int | None = None
-
-    def restore(self, denoiser: WindowedDenoiser) -> tuple[int, torch.Tensor] | None:
-        """The step to go on with and its latents; the generator, the denoiser's batching and the notes as they were."""
-        if not self.path.is_file():
-            return None
-        try:
-            with safe_open(self.path, "pt") as file:
-                facts = json.loads(file.metadata()["facts"])
-                latents, random_state = file.get_tensor("latents"), file.get_tensor("random_state")
-            step, cfg_batch, notes = int(facts["step"]), int(facts["cfg_batch"]), list(facts["notes"])
-            self.generator.set_state(random_state)
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            logger.warning("%s: damaged (%s); the clip is sampled from the first step", self.path, error)
-            return None
-        denoiser.cfg_batch = cfg_batch
-        if self.notes is not None:
-            self.notes[:] = notes
-        self.resumed_from = step
-        logger.info("%d denoising steps of an unfinished run are taken from %s", step, self.path)
-        return step, latents
-
-    def keep(self, step: int, latents: torch.Tensor, denoiser: WindowedDenoiser) -> None:
-        """Keep the latents with which `step` begins; none that hold NaN or infinity, which the loop complains of."""
-        latents = latents.cpu().contiguous()
-        if not latents.isfinite().all():
-            return
-        facts = {"step": step, "cfg_batch": denoiser.cfg_batch, "notes": self.notes or []}
-        tensors = {"latents": latents, "random_state": self.generator.get_state()}
-        write_whole(self.path, lambda path: save_file(tensors, path, {"facts": json.dumps(facts)}))
-
-
 def differences(found: Mapping, wanted: Mapping) -> list[str]:
     """What changed between two sets of facts, in words."""
     changes = []
     for name in dict.fromkeys([*wanted, *found]):
         before, after = found.get(name), wanted.get(name)
-        if before == after:
-            continue
-        short = all(isinstance(value, (str, int, float, bool, type(None))) for value in (before, after))
-        if short and name.startswith("--"):
-            changes.append(f"{name} was {before}, is {after}")
-        else:
-            changes.append(f"{name} changed")
+        if before != after:
+            told = name.startswith("--") and not any(isinstance(value, (list, dict)) for value in (before, after))
+            changes.append(f"{name} was {before}, is {after}" if told else f"{name} changed")
     return changes
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from animation import cli
 from animation.clip.cases import Case, Processes, check_cases, read_cases
-from animation.clip.plan import describe
+from animation.clip.plan import describe, fit
 from animation.clip.request import finished
 from animation.clip.settings import ClipSettings
 from animation.errors import InputError
@@ -53,8 +53,6 @@ def main() -> None:
     print(describe(settings, inputs), flush=True)  # at once: importing torch takes seconds
     cli.quiet_libraries()
     if dry_run or settings.max_vram is not None:
-        from animation.clip.fitting import fit
-
         settings, plan = fit(settings, inputs, asked)
         print(plan.text())
     if dry_run:
@@ -86,8 +84,6 @@ def plan_cases(cases: Sequence[Case]) -> None:
         told = describe(case.settings, case.inputs) if case.settings and case.inputs else case.error
         print(f"{case.name}\n{told}", flush=True)
     cli.quiet_libraries()
-    from animation.clip.fitting import fit
-
     for case in cases:
         if case.settings and case.inputs and case.asked:
             try:
