@@ -1,14 +1,11 @@
 """The driver's skeletons fitted to the photo's person: one scale and one offset an axis for the whole video."""
 
-import logging
 from dataclasses import dataclass
 
 import numpy as np
 
 from DWPose.errors import InputError
 from DWPose.keypoints import BODY, CONFIDENCE
-
-logger = logging.getLogger(__name__)
 
 ALIGNMENTS = ("affine", "affine_legacy", "limb", "none")
 FITTED = (0, 1, 2, 5, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17)  # body points but for elbows and wrists
@@ -42,15 +39,14 @@ def fit_axes(
     aspect_ratio: float,
     confidence: float = CONFIDENCE,
 ) -> AxisFit:
-    """Fit a video to a photo: y by least squares, the x scale from it, the x offset by the mean.
+    """Fit a video to what the photo shows: y by least squares, the x scale from it, the x offset by the mean.
 
     Args:
         photo_keypoints: (134, 2) of the photo's person, in 0..1 of its width and height.
-        photo_scores: (134,); points above `confidence` are fitted.
+        photo_scores: (134,).
         keypoints: (F, 134, 2) of the driver, one person a frame, in 0..1 of its frame.
         aspect_ratio: the driver's width / height over the photo's: the x scale is the y scale times this, which keeps
             the driver's proportions. 1 for the released formula (`affine_legacy`).
-        confidence: see above.
 
     Raises:
         InputError: fewer than two points of the photo's body are visible.
@@ -61,9 +57,8 @@ def fit_axes(
             f"the photo shows {len(visible)} body points of a person and alignment needs 2; give a photo with the "
             "person in full view, or --alignment none"
         )
-    target, source = photo_keypoints[visible], keypoints[:, visible]  # (V, 2), (F, V, 2)
-    targets = np.tile(target, (len(source), 1))
-    sources = source.reshape(-1, 2)
+    targets = np.tile(photo_keypoints[visible], (len(keypoints), 1))  # (F · V, 2)
+    sources = keypoints[:, visible].reshape(-1, 2)
     if np.ptp(sources[:, 1]) < 1e-9:
         raise InputError(
             "the driver's body points all have one height, so no scale can be fitted; give another driver, or "
@@ -91,7 +86,6 @@ def distance_to_photo(
         keypoints: (F, 134, 2), aligned, in 0..1 of the photo.
         scores: (F, 134).
         size: the photo's width and height, pixels.
-        confidence: body points above it in both are compared.
 
     Returns:
         (F,) mean distance of the body points as a share of the larger extent of the photo's; NaN where no point is
@@ -100,7 +94,5 @@ def distance_to_photo(
     visible = (scores[:, BODY] > confidence) & (photo_scores[BODY] > confidence)  # (F, 18)
     body = photo_keypoints[BODY] * size
     height = np.ptp(body[photo_scores[BODY] > confidence], axis=0).max() if visible.any() else 1
-    distances = np.linalg.norm(keypoints[:, BODY] * size - body, axis=-1)
-    count = visible.sum(axis=1)
-    total = np.where(visible, distances, 0).sum(axis=1)
-    return np.where(count > 0, total / np.maximum(count, 1) / max(height, 1e-9), np.nan)
+    distances = np.ma.array(np.linalg.norm(keypoints[:, BODY] * size - body, axis=-1), mask=~visible)
+    return (distances.mean(axis=1) / max(height, 1e-9)).filled(np.nan)

@@ -9,13 +9,15 @@ import numpy as np
 from DWPose.alignment import ALIGNMENTS, AxisFit, distance_to_photo, fit_axes
 from DWPose.errors import InputError
 from DWPose.keypoints import BODY, CONFIDENCE, People
-from DWPose.limbs import fit_limbs
+from DWPose.limbs import LimbFit, fit_limbs
 from DWPose.outliers import OUTLIERS, drop_outliers, find_outliers
 from DWPose.recording import Drawn, Recording
-from DWPose.smoothing import MISSING, fill_missing, jitter, one_euro
+from DWPose.smoothing import MISSING, fill_missing, jitter, last_present, one_euro
 from DWPose.tracking import choose, identify, is_person
 
 logger = logging.getLogger(__name__)
+
+Stack = tuple[np.ndarray, np.ndarray, np.ndarray]  # of everybody: frame (M,), key points (M, K, 2), scores (M, K)
 
 
 @dataclass
@@ -28,8 +30,8 @@ class Arrangement:
         outliers: (F,) int, how many body points of the people drawn were outliers, and so were filled.
         mean_confidence: of the body points of the people found, 0..1.
         jitter: of the followed person, before and after smoothing, body heights a frame².
-        distances: (F,) of each aligned skeleton to the photo's, as a share of its height (`distance_to_photo`); None
-            without alignment.
+        distances: (F,) of each frame's nearest aligned skeleton to the photo's, as a share of its height, NaN where
+            none is comparable (`distance_to_photo`); None without alignment.
     """
 
     drawn: Drawn
@@ -61,7 +63,6 @@ def arrange(
         smooth: whether the One-Euro filter runs.
         outliers: `keep`, or `drop` to fill body points that jump out of their motion as `missing` says.
         size: width and height of the output, pixels; None for the photo's, or the driver's own without alignment.
-        confidence: points with larger scores are visible.
 
     Raises:
         InputError: an unknown choice; nobody in the video, or, where it is aligned, in the photo.
@@ -70,57 +71,49 @@ def arrange(
     for name, value, known in choices:
         if value not in known:
             raise InputError(f"{name} {value!r} is unknown; give one of {', '.join(known)}")
+
+    def fill_outliers(keypoints: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return drop_outliers(keypoints, scores, find_outliers(keypoints, scores, confidence), missing)
+
+    def filter_trembling(keypoints: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return one_euro(keypoints, scores, recording.fps, confidence), scores
+
     everybody = person == "all"
     found = [_people(people, confidence, everybody) for people in recording.video]
     if not any(map(len, found)):
         raise InputError("no person was found in any frame of the driver; give frames that show one in full view")
     numbers = identify(found)
-    clean = smoothed = found
-    if outliers == "drop":
-        clean = smoothed = _along_tracks(
-            found, numbers, lambda points, scores: _without_outliers(points, scores, missing, confidence)
-        )
-    if smooth:
-        smoothed = _along_tracks(
-            clean, numbers, lambda points, scores: (one_euro(points, scores, recording.fps, confidence), scores)
-        )
+    clean = _along_tracks(found, numbers, fill_outliers) if outliers == "drop" else found
+    smoothed = _along_tracks(clean, numbers, filter_trembling) if smooth else clean
     chosen = choose(smoothed, numbers, person)
-    followed = choose(smoothed, numbers, "track") if everybody else chosen
+    one = "track" if everybody else person
+    followed = choose(smoothed, numbers, one)
     alone = [people for people in chosen if len(people) == 1] or [people for people in followed if len(people)]
     if not alone:
         raise InputError(f"person {person} is in no frame; give another")
 
-    photo = None
-    if alignment == "none":
-        mapping: Callable = AxisFit(np.ones(2), np.zeros(2), np.empty(0, int))
-        size = size or recording.video_size
-    else:
+    photo, mapping, own_size = None, AxisFit(np.ones(2), np.zeros(2), np.empty(0, int)), recording.video_size
+    if alignment != "none":
         photo = photo_person(recording, everybody, confidence)
-        mapping = _fit(alignment, photo, recording, alone, confidence)
-        size = size or recording.photo_size
-
+        assert recording.photo_size is not None
+        mapping, own_size = _fit(alignment, photo, recording, alone, confidence), recording.photo_size
     absent = np.array([not len(people) for people in chosen])
-    filled = _fill(chosen, absent, missing)
-    drawn = _stack(filled, mapping, recording.video_size, size)
-    raw = choose(clean, numbers, "track" if everybody else person)
+    frames, keypoints, scores = _fill(chosen, absent, missing)
+    keypoints = mapping(keypoints / recording.video_size, scores)
     distances = None
     if photo is not None:
-        distances = _distances(photo, recording, drawn, confidence)
+        target = photo.keypoints[0], photo.scores[0]
+        distances = np.full(len(chosen), np.nan)
+        each = distance_to_photo(*target, keypoints, scores, recording.photo_size, confidence)
+        np.fmin.at(distances, frames, each)
     return Arrangement(
-        drawn,
+        Drawn(frames, keypoints, scores, size or own_size, len(chosen)),
         absent,
-        _changed(choose(found, numbers, person), choose(clean, numbers, person)),
-        float(np.clip(np.concatenate([people.scores[:, BODY] for people in chosen]), 0, 1).mean()),
-        (_jitter(raw, confidence), _jitter(followed, confidence)),
+        _count_changed(choose(found, numbers, person), choose(clean, numbers, person)),
+        float(np.clip(_stack(chosen)[2][:, BODY], 0, 1).mean()),
+        (_jitter(choose(clean, numbers, one), confidence), _jitter(followed, confidence)),
         distances,
     )
-
-
-def _people(people: People, confidence: float, trusting: bool) -> People:
-    """With 134 points each; those that are nobody left out."""
-    people = people.openpose(confidence)
-    kept = is_person(people, confidence, trusting)
-    return People(people.boxes[kept], people.keypoints[kept], people.scores[kept], people.detected)
 
 
 def photo_person(recording: Recording, first: bool = False, confidence: float = CONFIDENCE) -> People:
@@ -129,7 +122,6 @@ def photo_person(recording: Recording, first: bool = False, confidence: float = 
     Args:
         recording: of the photo.
         first: the detector's first instead, and where it found nobody whoever the estimator sees, as the original.
-        confidence: points with larger scores are visible.
 
     Raises:
         InputError: there is no photo, or nobody in it.
@@ -145,100 +137,75 @@ def photo_person(recording: Recording, first: bool = False, confidence: float = 
     return People(people.boxes, people.keypoints / recording.photo_size, people.scores, people.detected)
 
 
-def _fit(alignment: str, photo: People, recording: Recording, alone: Sequence[People], confidence: float) -> Callable:
-    (width, height), (photo_width, photo_height) = recording.video_size, recording.photo_size
-    keypoints = np.concatenate([people.keypoints for people in alone]) / recording.video_size  # (F, 134, 2)
-    scores = np.concatenate([people.scores for people in alone])
+def _people(people: People, confidence: float, trusting: bool) -> People:
+    """With 134 points each; those that are nobody left out."""
+    people = people.openpose(confidence)
+    return people[is_person(people, confidence, trusting)]
+
+
+def _fit(
+    alignment: str, photo: People, recording: Recording, alone: Sequence[People], confidence: float
+) -> AxisFit | LimbFit:
+    """Of the frames in which one person is alone."""
+    _, keypoints, scores = _stack(alone)
+    keypoints = keypoints / recording.video_size
     target = photo.keypoints[0], photo.scores[0]
+    assert recording.photo_size is not None
     if alignment == "limb":
         return fit_limbs(*target, recording.photo_size, keypoints, scores, recording.video_size, confidence)
+    (width, height), (photo_width, photo_height) = recording.video_size, recording.photo_size
     aspect_ratio = width / height / (photo_width / photo_height) if alignment == "affine" else 1.0
     fit = fit_axes(*target, keypoints, aspect_ratio, confidence)
     if fit.scale[1] < 0.1:
         logger.warning(
-            "the driver's bodies are fitted at %.2f times their height, which hardly suits the photo: are "
-            "both upright, and is the same part of the body in view? --alignment limb may do better",
-            fit.scale[1],
+            f"the driver's bodies are fitted at {fit.scale[1]:.2f} times their height, which hardly suits the photo: "
+            "are both upright, and is the same part of the body in view? --alignment limb may do better"
         )
     return fit
 
 
+def _stack(frames: Sequence[People]) -> Stack:
+    numbers = np.repeat(np.arange(len(frames)), [len(people) for people in frames])
+    return numbers, *(np.concatenate([getattr(people, part) for people in frames]) for part in ("keypoints", "scores"))
+
+
+def _unstack(stack: Stack, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """One person's key points and scores in each of `count` frames, 0 where there are none."""
+    frames, keypoints, scores = stack
+    path, path_scores = np.zeros((count, *keypoints.shape[1:])), np.zeros((count, *scores.shape[1:]))
+    path[frames], path_scores[frames] = keypoints, scores
+    return path, path_scores
+
+
 def _along_tracks(frames: Sequence[People], numbers: Sequence[np.ndarray], change: Callable) -> list[People]:
     """Everybody's key points (F, K, 2) and scores (F, K) changed along their own track, scores 0 where it has a gap."""
-    changed = [People(p.boxes, p.keypoints.copy(), p.scores.copy(), p.detected) for p in frames]
-    places: dict[int, list[tuple[int, int]]] = {}
-    for frame, number in enumerate(numbers):
-        for k, who in enumerate(number):
-            places.setdefault(who, []).append((frame, k))
-    for track in places.values():
-        start, end = track[0][0], track[-1][0] + 1
-        shape = frames[track[0][0]].keypoints.shape[1:]
-        keypoints, scores = np.zeros((end - start, *shape)), np.zeros((end - start, shape[0]))
-        for frame, k in track:
-            keypoints[frame - start], scores[frame - start] = frames[frame].keypoints[k], frames[frame].scores[k]
-        keypoints, scores = change(keypoints, scores)
-        for frame, k in track:
-            changed[frame].keypoints[k], changed[frame].scores[k] = keypoints[frame - start], scores[frame - start]
-    return changed
+    frame, keypoints, scores = _stack(frames)
+    owners = np.concatenate(numbers)
+    for owner in np.unique(owners):
+        rows = np.flatnonzero(owners == owner)
+        places = frame[rows] - frame[rows[0]]
+        path, path_scores = change(*_unstack((places, keypoints[rows], scores[rows]), places[-1] + 1))
+        keypoints[rows], scores[rows] = path[places], path_scores[places]
+    ends = np.cumsum([len(people) for people in frames])[:-1]
+    parts = zip(frames, np.split(keypoints, ends), np.split(scores, ends), strict=True)
+    return [People(people.boxes, *changed, people.detected) for people, *changed in parts]
 
 
-def _without_outliers(
-    keypoints: np.ndarray, scores: np.ndarray, missing: str, confidence: float
-) -> tuple[np.ndarray, np.ndarray]:
-    return drop_outliers(keypoints, scores, find_outliers(keypoints, scores, confidence), missing)
-
-
-def _changed(frames: Sequence[People], others: Sequence[People]) -> np.ndarray:
-    """How many body points differ in each frame, (F,)."""
-    return np.array(
-        [
-            ((a.keypoints != b.keypoints).any(axis=-1) | (a.scores != b.scores))[:, BODY].sum()
-            for a, b in zip(frames, others, strict=True)
-        ]
-    )
-
-
-def _fill(frames: Sequence[People], absent: np.ndarray, missing: str) -> list[People]:
+def _fill(frames: Sequence[People], absent: np.ndarray, missing: str) -> Stack:
     if not absent.any() or missing == "blank":
-        return list(frames)
+        return _stack(frames)
     if max(map(len, frames)) > 1:
-        found = np.flatnonzero(~absent)
-        nearest = found[np.maximum(np.searchsorted(found, np.arange(len(frames)), "right") - 1, 0)]
-        return [frames[k] for k in nearest]
-    shown = next(people for people in frames if len(people))
-    keypoints, scores = fill_missing(
-        np.stack([(people if len(people) else shown).keypoints[0] for people in frames]),
-        np.stack([(people if len(people) else shown).scores[0] for people in frames]),
-        ~absent,
-        missing,
-    )
-    return [People(shown.boxes, keypoints[k : k + 1], scores[k : k + 1]) for k in range(len(frames))]
+        return _stack([frames[k] for k in last_present(~absent)])
+    return np.arange(len(frames)), *fill_missing(*_unstack(_stack(frames), len(frames)), ~absent, missing)
 
 
-def _stack(frames: Sequence[People], mapping: Callable, video_size: tuple[int, int], size: tuple[int, int]) -> Drawn:
-    scores = np.concatenate([people.scores for people in frames])
-    return Drawn(
-        np.repeat(np.arange(len(frames)), [len(people) for people in frames]),
-        mapping(np.concatenate([people.keypoints for people in frames]) / video_size, scores),
-        scores,
-        size,
-        len(frames),
-    )
-
-
-def _distances(photo: People, recording: Recording, drawn: Drawn, confidence: float) -> np.ndarray:
-    """The nearest person's of each frame; NaN where nobody is comparable."""
-    each = distance_to_photo(
-        photo.keypoints[0], photo.scores[0], drawn.keypoints, drawn.scores, recording.photo_size, confidence
-    )
-    nearest = np.full(drawn.num_frames, np.nan)
-    np.fmin.at(nearest, drawn.frames, each)
-    return nearest
+def _count_changed(frames: Sequence[People], others: Sequence[People]) -> np.ndarray:
+    """How many body points differ in each frame, (F,)."""
+    (numbers, keypoints, scores), (_, other_keypoints, other_scores) = _stack(frames), _stack(others)
+    changed = ((keypoints != other_keypoints).any(axis=-1) | (scores != other_scores))[:, BODY].sum(axis=1)
+    return np.bincount(numbers, changed, len(frames)).astype(int)
 
 
 def _jitter(frames: Sequence[People], confidence: float) -> float:
     """Of one person a frame."""
-    shown = next(people for people in frames if len(people))
-    keypoints = np.stack([(people if len(people) else shown).keypoints[0] for people in frames])
-    scores = np.stack([people.scores[0] if len(people) else np.zeros_like(shown.scores[0]) for people in frames])
-    return jitter(keypoints, scores, confidence)
+    return jitter(*_unstack(_stack(frames), len(frames)), confidence)

@@ -8,7 +8,7 @@ import numpy as np
 from DWPose.sessions import check_shapes, open_session
 
 STRIDES = (8, 16, 32)
-PADDING = 114  # grey level around the picture
+PADDING = 114  # grey level right of and below the picture
 NUM_CLASSES, PERSON = 80, 0  # COCO's
 CANDIDATE_SCORE, PERSON_SCORE = 0.1, 0.3
 OVERLAP = 0.45  # intersection over union above which the weaker box is dropped
@@ -28,9 +28,8 @@ class PersonDetector:
     def __init__(self, path: str | Path, device: str = "auto"):
         self.session = open_session(path, device)
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        sides = set(inputs[0].shape[2:]) if len(inputs[0].shape) == 4 else set()
-        side = sides.pop() if len(sides) == 1 else None
-        self.side = side if isinstance(side, int) else 640
+        height, width = inputs[0].shape[2:] if len(inputs[0].shape) == 4 else (None, None)
+        self.side = width if isinstance(width, int) and width == height else 640
         self.grid, self.strides = _grid(self.side)
         check_shapes(
             path,
@@ -48,8 +47,12 @@ class PersonDetector:
         Returns:
             (N, 4) x_min, y_min, x_max, y_max in pixels, the surest first; N may be 0.
         """
-        pixels, ratio = letterbox(image_rgb, self.side)
-        batch = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32)  # (1, 3, S, S)
+        height, width = image_rgb.shape[:2]
+        ratio = min(self.side / height, self.side / width)
+        resized = cv2.resize(image_rgb, (max(1, int(width * ratio)), max(1, int(height * ratio))))
+        square = np.full((self.side, self.side, 3), PADDING, np.uint8)
+        square[: resized.shape[0], : resized.shape[1]] = resized
+        batch = np.ascontiguousarray(square.transpose(2, 0, 1)[None], np.float32)  # (1, 3, S, S)
         output = self.session.run(None, {self.input_name: batch})[0][0]  # (cells, 85)
         return self._people(output, ratio)
 
@@ -62,16 +65,6 @@ class PersonDetector:
         boxes = np.concatenate([centres - sizes / 2, centres + sizes / 2], axis=1) / ratio
         kept = suppress(boxes, scores)
         return boxes[kept[scores[kept] > PERSON_SCORE]]
-
-
-def letterbox(image: np.ndarray, side: int) -> tuple[np.ndarray, float]:
-    """Resize a picture into the top left corner of a grey square; returns the square and the resizing ratio."""
-    height, width = image.shape[:2]
-    ratio = min(side / height, side / width)
-    square = np.full((side, side, 3), PADDING, np.uint8)
-    resized = cv2.resize(image, (max(1, int(width * ratio)), max(1, int(height * ratio))))
-    square[: resized.shape[0], : resized.shape[1]] = resized
-    return square, ratio
 
 
 def suppress(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -98,9 +91,7 @@ def suppress(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 def _grid(side: int) -> tuple[np.ndarray, np.ndarray]:
     """For each cell of the output: its column and row (cells, 2), and its stride in pixels (cells, 1)."""
-    cells, strides = [], []
-    for stride in STRIDES:
-        rows, columns = np.indices((side // stride, side // stride))
-        cells.append(np.stack([columns.ravel(), rows.ravel()], axis=1))
-        strides.append(np.full((rows.size, 1), stride))
-    return np.concatenate(cells).astype(np.float32), np.concatenate(strides).astype(np.float32)
+    counts = [side // stride for stride in STRIDES]
+    cells = np.concatenate([np.indices((count, count))[::-1].reshape(2, -1).T for count in counts])
+    strides = np.repeat(STRIDES, np.square(counts))[:, None]
+    return cells.astype(np.float32), strides.astype(np.float32)

@@ -2,52 +2,18 @@
 
 import colorsys
 import threading
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
-from DWPose.keypoints import BODY, CONFIDENCE, FACE, LEFT_HAND, RIGHT_HAND
+from DWPose.keypoints import CONFIDENCE, FACE, LEFT_HAND, RIGHT_HAND
 
 SHORT_SIDE = 2160  # pixels of the canvas that is drawn on, before it is resized to the picture's size
-LIMBS = (
-    (1, 2),
-    (1, 5),
-    (2, 3),
-    (3, 4),
-    (5, 6),
-    (6, 7),
-    (1, 8),
-    (8, 9),
-    (9, 10),
-    (1, 11),
-    (11, 12),
-    (12, 13),
-    (1, 0),
-    (0, 14),
-    (14, 16),
-    (0, 15),
-    (15, 17),
-)
-COLOURS = (
-    (255, 0, 0),
-    (255, 85, 0),
-    (255, 170, 0),
-    (255, 255, 0),
-    (170, 255, 0),
-    (85, 255, 0),
-    (0, 255, 0),
-    (0, 255, 85),
-    (0, 255, 170),
-    (0, 255, 255),
-    (0, 170, 255),
-    (0, 85, 255),
-    (0, 0, 255),
-    (85, 0, 255),
-    (170, 0, 255),
-    (255, 0, 255),
-    (255, 0, 170),
-    (255, 0, 85),
-)
+_LIMB_STARTS = (1, 1, 2, 3, 5, 6, 1, 8, 9, 1, 11, 12, 1, 0, 14, 0, 15)
+_LIMB_ENDS = (2, 5, 3, 4, 6, 7, 8, 9, 10, 11, 12, 13, 0, 14, 16, 15, 17)
+LIMBS = tuple(zip(_LIMB_STARTS, _LIMB_ENDS, strict=True))
+COLOURS = tuple(tuple(round(255 * part) for part in colorsys.hsv_to_rgb(k / 18, 1, 1)) for k in range(18))
 FINGERS = tuple((0 if end % 4 == 1 else end - 1, end) for end in range(1, 21))  # five chains from the wrist
 FINGER_COLOURS = tuple(colorsys.hsv_to_rgb(k / len(FINGERS), 1, 1) for k in range(len(FINGERS)))
 LIMB_WIDTH, BODY_RADIUS, FINGER_WIDTH, HAND_RADIUS, FACE_RADIUS = 4, 4, 2, 4, 3  # pixels of the canvas
@@ -58,7 +24,7 @@ _thread = threading.local()
 
 
 def canvas_size(width: int, height: int, short_side: int = SHORT_SIDE) -> tuple[int, int]:
-    """Width and height of the canvas for a picture: its short side is 2160 pixels, unless said otherwise."""
+    """Width and height of the canvas for a picture, pixels; its short side is `short_side`."""
     short = min(width, height)
     across, down = (short_side if side == short else int(side * short_side / short) for side in (width, height))
     return across, down
@@ -89,14 +55,20 @@ def draw(
     canvas = _black_canvas(size)
     points = np.clip(keypoints * np.array(size, float), -_LARGEST, _LARGEST)  # (N, 134, 2)
     pixels = points.astype(int)
-    _draw_limbs(canvas, points[:, BODY], scores[:, BODY], confidence)
-    _draw_body_points(canvas, pixels[:, BODY], scores[:, BODY], confidence)
+    for limb, colour in zip(LIMBS, COLOURS, strict=False):
+        for ends, end_scores in zip(points[:, limb], scores[:, limb], strict=True):
+            if (end_scores >= confidence).all():
+                _draw_limb(canvas, *ends, np.multiply(colour, end_scores.prod()))
+    for k, colour in enumerate(COLOURS):
+        for pixel, score in zip(pixels[:, k], scores[:, k], strict=True):
+            if score > confidence:
+                _draw_point(canvas, pixel, BODY_RADIUS, np.trunc(np.multiply(colour, score)).tolist())
     for hand in (LEFT_HAND, RIGHT_HAND):
         for hand_pixels, hand_scores in zip(pixels[:, hand], scores[:, hand], strict=True):
             _draw_hand(canvas, hand_pixels, hand_scores)
     for pixel, score in zip(pixels[:, FACE].reshape(-1, 2), scores[:, FACE].ravel(), strict=True):
         if _inside(pixel):
-            cv2.circle(canvas, pixel.tolist(), FACE_RADIUS, (int(255 * score),) * 3, cv2.FILLED)
+            _draw_point(canvas, pixel, FACE_RADIUS, (int(255 * score),) * 3)
     return cv2.resize(canvas, (width, height))
 
 
@@ -108,26 +80,13 @@ def _black_canvas(size: tuple[int, int]) -> np.ndarray:
     return _thread.canvas
 
 
-def _draw_limbs(canvas: np.ndarray, points: np.ndarray, scores: np.ndarray, confidence: float) -> None:
-    for (a, b), colour in zip(LIMBS, COLOURS, strict=False):
-        for person, score in zip(points, scores, strict=True):
-            if score[a] < confidence or score[b] < confidence:
-                continue
-            (x, y), (dx, dy) = (person[a] + person[b]) / 2, person[a] - person[b]
-            axes = (int(np.hypot(dx, dy) / 2), LIMB_WIDTH)
-            outline = cv2.ellipse2Poly((int(x), int(y)), axes, int(np.degrees(np.arctan2(dy, dx))), 0, 360, 1)
-            # The whole picture is dimmed once the limbs are drawn: the same as drawing them in dimmed colours.
-            bright = np.clip(np.trunc(np.multiply(colour, score[a] * score[b])), 0, 255)
-            cv2.fillConvexPoly(canvas, outline, np.floor(bright * LIMB_BRIGHTNESS).tolist())
-
-
-def _draw_body_points(canvas: np.ndarray, pixels: np.ndarray, scores: np.ndarray, confidence: float) -> None:
-    for k, colour in enumerate(COLOURS):
-        for pixel, score in zip(pixels[:, k], scores[:, k], strict=True):
-            if score > confidence:
-                cv2.circle(
-                    canvas, pixel.tolist(), BODY_RADIUS, np.trunc(np.multiply(colour, score)).tolist(), cv2.FILLED
-                )
+def _draw_limb(canvas: np.ndarray, start: np.ndarray, end: np.ndarray, colour: np.ndarray) -> None:
+    (x, y), (dx, dy) = (start + end) / 2, start - end
+    axes = (int(np.hypot(dx, dy) / 2), LIMB_WIDTH)
+    outline = cv2.ellipse2Poly((int(x), int(y)), axes, int(np.degrees(np.arctan2(dy, dx))), 0, 360, 1)
+    # The whole picture is dimmed once the limbs are drawn: the same as drawing them in dimmed colours.
+    bright = np.clip(np.trunc(colour), 0, 255)
+    cv2.fillConvexPoly(canvas, outline, np.floor(bright * LIMB_BRIGHTNESS).tolist())
 
 
 def _draw_hand(canvas: np.ndarray, pixels: np.ndarray, scores: np.ndarray) -> None:
@@ -137,7 +96,11 @@ def _draw_hand(canvas: np.ndarray, pixels: np.ndarray, scores: np.ndarray) -> No
             cv2.line(canvas, pixels[a].tolist(), pixels[b].tolist(), shade, FINGER_WIDTH)
     for pixel, score in zip(pixels, scores, strict=True):
         if _inside(pixel):
-            cv2.circle(canvas, pixel.tolist(), HAND_RADIUS, (0, 0, int(255 * score)), cv2.FILLED)
+            _draw_point(canvas, pixel, HAND_RADIUS, (0, 0, int(255 * score)))
+
+
+def _draw_point(canvas: np.ndarray, pixel: np.ndarray, radius: int, colour: Sequence[float]) -> None:
+    cv2.circle(canvas, pixel.tolist(), radius, colour, cv2.FILLED)
 
 
 def _inside(pixel: np.ndarray) -> bool:

@@ -11,11 +11,11 @@ LEFT_HAND, RIGHT_HAND = slice(92, 113), slice(113, 134)
 NOSE, NECK = 0, 1
 COCO_BODY = slice(0, 17)  # of the 133
 
-# For each OpenPose body point its COCO one: nose, neck (none), right arm, left arm, right leg, left leg, eyes, ears.
-_COCO_OF_OPENPOSE = (0, None, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)
-_SHOULDERS = (5, 6)  # COCO
+_SHOULDERS = (5, 6)  # of the 133
+# Of the 133 and the neck behind them: nose, neck, right arm, left arm, right leg, left leg, eyes, ears; then the rest.
+_OPENPOSE = (0, NUM_WHOLEBODY, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3, *range(17, NUM_WHOLEBODY))
 
-CONFIDENCE = 0.3  # a key point with a larger score is visible
+CONFIDENCE = 0.3  # a key point with a larger score is visible; the default of every `confidence` of this package
 
 
 @dataclass
@@ -37,6 +37,10 @@ class People:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def __getitem__(self, kept: slice | np.ndarray) -> "People":
+        """Some of them: a slice, indices, or a mask (N,)."""
+        return People(self.boxes[kept], self.keypoints[kept], self.scores[kept], self.detected)
+
     def scaled(self, scale: np.ndarray) -> "People":
         """The same people in another unit: their x and y times `scale`, (2,)."""
         return People(self.boxes * np.tile(scale, 2), self.keypoints * scale, self.scores, self.detected)
@@ -51,22 +55,16 @@ def to_openpose(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Insert the neck, midway between the shoulders, and put the body in OpenPose's order.
 
+    The neck's score is 1 where both shoulders are visible, else 0.
+
     Args:
         keypoints: (N, 133, 2).
         scores: (N, 133).
-        confidence: the neck's score is 1 where both shoulders' scores are above it, else 0.
 
     Returns:
         Key points (N, 134, 2) and scores (N, 134), float64.
     """
-    shoulders = list(_SHOULDERS)
-    neck = keypoints[:, shoulders].mean(axis=1)
-    neck_score = (scores[:, shoulders] > confidence).all(axis=1)
-    ordered = np.empty((len(keypoints), NUM_KEYPOINTS, 2))
-    ordered_scores = np.empty((len(keypoints), NUM_KEYPOINTS))
-    for openpose, coco in enumerate(_COCO_OF_OPENPOSE):
-        ordered[:, openpose] = neck if coco is None else keypoints[:, coco]
-        ordered_scores[:, openpose] = neck_score if coco is None else scores[:, coco]
-    ordered[:, FEET.start :] = keypoints[:, FEET.start - 1 :]
-    ordered_scores[:, FEET.start :] = scores[:, FEET.start - 1 :]
-    return ordered, ordered_scores
+    neck = keypoints[:, _SHOULDERS].mean(axis=1, keepdims=True)
+    neck_score = (scores[:, _SHOULDERS] > confidence).all(axis=1, keepdims=True)
+    points, all_scores = (np.hstack(parts).astype(float) for parts in ((keypoints, neck), (scores, neck_score)))
+    return points.take(_OPENPOSE, axis=1), all_scores.take(_OPENPOSE, axis=1)

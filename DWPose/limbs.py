@@ -56,15 +56,13 @@ class LimbFit:
         """Bone by bone; what hangs on a hidden point hangs on the nearest visible one towards the neck instead."""
         rebuilt = np.zeros(pixels.shape)
         held, moved = pixels.copy(), rebuilt.copy()  # for each point what hangs on it hangs on, before and after
-        held[:, NECK] = np.where(visible[:, NECK, None], pixels[:, NECK], self._guess_necks(pixels, visible))
+        shown = visible[..., None]
+        held[:, NECK] = np.where(shown[:, NECK], pixels[:, NECK], self._guess_necks(pixels, visible))
         rebuilt[:, NECK] = moved[:, NECK] = held[:, NECK] * self.scale
         for (a, b), ratio in zip(BONES, self.ratios, strict=True):
             rebuilt[:, b] = moved[:, a] + (pixels[:, b] - held[:, a]) * ratio
-            shown = visible[:, b, None]
-            held[:, b], moved[:, b] = (
-                np.where(shown, pixels[:, b], held[:, a]),
-                np.where(shown, rebuilt[:, b], moved[:, a]),
-            )
+            held[:, b] = np.where(shown[:, b], pixels[:, b], held[:, a])
+            moved[:, b] = np.where(shown[:, b], rebuilt[:, b], moved[:, a])
         for points, leader, bone in FOLLOWERS:
             ratio = self.face_ratio if points is FACE else self.ratios[BONES.index(bone)]
             rebuilt[:, points] = moved[:, None, leader] + (pixels[:, points] - held[:, None, leader]) * ratio
@@ -97,7 +95,6 @@ def fit_limbs(
         keypoints: (F, 134, 2) of the driver, one person a frame, in 0..1 of its frame.
         scores: (F, 134).
         size: width and height of the driver's frame, pixels.
-        confidence: points with larger scores are visible.
 
     Raises:
         InputError: fewer than two bones are visible in both the photo and the driver.
@@ -106,51 +103,40 @@ def fit_limbs(
     pixels, photo_pixels = keypoints * extent, photo_keypoints * photo_extent
     visible, photo_visible = scores > confidence, photo_scores > confidence
     first, second = np.array(BONES).T
-    lengths = _largest(
-        np.linalg.norm(pixels[:, second] - pixels[:, first], axis=-1), visible[:, first] & visible[:, second]
-    )
-    photo_lengths = np.linalg.norm(photo_pixels[second] - photo_pixels[first], axis=-1)
+    lengths = _largest(_lengths(pixels), visible[:, first] & visible[:, second])
     known = photo_visible[first] & photo_visible[second] & (lengths > 0)
     if known.sum() < LEAST_BONES:
         raise InputError(
             f"the photo and the driver have {known.sum()} visible bones in common and limb alignment needs "
             f"{LEAST_BONES}; give a photo with the person in full view, or --alignment none"
         )
-    ratios = np.where(known, photo_lengths / np.where(lengths > 0, lengths, 1), np.nan)
+    ratios = np.where(known, _lengths(photo_pixels) / np.where(known, lengths, 1), np.nan)
     scale = float(np.nanmedian(ratios))
     ratios = np.where(np.isnan(ratios), ratios[list(MIRRORED)], ratios)
     ratios = np.clip(np.where(np.isnan(ratios), scale, ratios), scale / EXTREME, scale * EXTREME)
-    face_ratio = _face_ratio(photo_pixels, photo_visible, pixels, visible)
-    if face_ratio is None:
+    faces = visible[:, FACE].mean(axis=1) > 0.5
+    spread = _largest(_spread(pixels[:, FACE])[:, None], faces[:, None])[0]
+    if photo_visible[FACE].mean() > 0.5 and spread > 0:
+        face_ratio = float(_spread(photo_pixels[FACE]) / spread)
+    else:  # most of the face is hidden in either
         face_ratio = ratios[BONES.index((NECK, NOSE))]
-    necks = _typical_necks(pixels[:, BODY], visible[:, BODY])
-    fit = LimbFit(ratios, face_ratio, scale, necks, np.zeros(2), extent, photo_extent, confidence)
-    rebuilt = fit._rebuild(pixels, visible)[:, FITTED]  # (F, 14, 2)
+    ways = np.where((visible & visible[:, NECK, None])[..., None], pixels[:, NECK, None] - pixels, np.nan)[:, BODY]
+    fit = LimbFit(ratios, face_ratio, scale, nan_median(ways, 0), np.zeros(2), extent, photo_extent, confidence)
     shared = (visible & photo_visible)[:, FITTED]
     if shared.any():
-        fit.offset = (photo_pixels[list(FITTED)] - rebuilt)[shared].mean(axis=0)
+        fit.offset = (photo_pixels - fit._rebuild(pixels, visible))[:, FITTED][shared].mean(axis=0)
     return fit
 
 
-def _typical_necks(body: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """The median way to the neck from each body point, (F, 18, 2) → (18, 2); NaN where both never show at once."""
-    both = visible & visible[:, NECK, None]
-    ways = body[:, NECK, None] - body
-    return np.array(
-        [
-            np.median(way[seen], axis=0) if seen.any() else (np.nan, np.nan)
-            for way, seen in zip(ways.swapaxes(0, 1), both.T, strict=True)
-        ]
-    )
+def nan_median(values: np.ndarray, axis: int) -> np.ndarray:
+    """The median along an axis, what is not finite passed over; NaN where there is nothing else."""
+    return np.ma.median(np.ma.masked_invalid(values), axis=axis).filled(np.nan)
 
 
-def _face_ratio(photo_pixels, photo_visible, pixels, visible) -> float | None:
-    """Of the faces' sizes, by the spread of their 68 points; None where most of them are hidden in either."""
-    seen = visible[:, FACE].mean(axis=1) > 0.5
-    if photo_visible[FACE].mean() <= 0.5 or not seen.any():
-        return None
-    spread = _largest(_spread(pixels[:, FACE])[:, None], seen[:, None])[0]
-    return float(_spread(photo_pixels[FACE]) / spread) if spread > 0 else None
+def _lengths(points: np.ndarray) -> np.ndarray:
+    """Of the bones: (…, K, 2) → (…, 17)."""
+    first, second = np.array(BONES).T
+    return np.linalg.norm(points[..., second, :] - points[..., first, :], axis=-1)
 
 
 def _spread(points: np.ndarray) -> np.ndarray:
@@ -160,9 +146,5 @@ def _spread(points: np.ndarray) -> np.ndarray:
 
 def _largest(lengths: np.ndarray, visible: np.ndarray) -> np.ndarray:
     """A robust maximum of each column over the frames where it is visible: (F, N) → (N,), 0 where it never is."""
-    return np.array(
-        [
-            np.percentile(column[seen], FULL_LENGTH) if seen.any() else 0.0
-            for column, seen in zip(lengths.T, visible.T, strict=True)
-        ]
-    )
+    columns = zip(lengths.T, visible.T, strict=True)
+    return np.array([np.percentile(column[seen], FULL_LENGTH) if seen.any() else 0.0 for column, seen in columns])

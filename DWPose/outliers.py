@@ -4,7 +4,7 @@ import numpy as np
 
 from DWPose.drawing import LIMBS
 from DWPose.keypoints import BODY, CONFIDENCE
-from DWPose.limbs import FOLLOWERS
+from DWPose.limbs import FOLLOWERS, nan_median
 from DWPose.smoothing import body_height, fill_missing
 
 OUTLIERS = ("keep", "drop")
@@ -22,8 +22,7 @@ def find_outliers(keypoints: np.ndarray, scores: np.ndarray, confidence: float =
 
     Args:
         keypoints: (F, K, 2) of one person, K at least 18, in OpenPose's order.
-        scores: (F, K); points with scores above `confidence` are visible.
-        confidence: see above.
+        scores: (F, K).
 
     Returns:
         (F, 18) bool, false where a joint is hidden.
@@ -44,16 +43,10 @@ def _far_from_median(values: np.ndarray, least: float) -> np.ndarray:
     around = np.lib.stride_tricks.sliding_window_view(padded, 2 * REACH + 1, axis=0)  # (F, N, D, frames)
     known = np.isfinite(around).all(axis=2).sum(axis=-1) - np.isfinite(values).all(axis=-1)  # its own frame apart
     with np.errstate(invalid="ignore"):
-        centre = _median(around)
+        centre = nan_median(around, -1)
         distance = np.linalg.norm(values - centre, axis=-1)  # (F, N)
-        spread = _median(np.linalg.norm(around - centre[..., None], axis=2))
+        spread = nan_median(np.linalg.norm(around - centre[..., None], axis=2), -1)
         return (known >= LEAST_NEIGHBOURS) & (distance > np.maximum(least, DEVIATIONS * SIGMA * spread))
-
-
-def _median(values: np.ndarray) -> np.ndarray:
-    """Over the last axis, NaN passed over; NaN where there is nothing else."""
-    masked = np.ma.masked_invalid(values)
-    return np.ma.median(masked, axis=-1).filled(np.nan)
 
 
 def drop_outliers(

@@ -28,20 +28,17 @@ class PoseEstimator:
 
     def __init__(self, path: str | Path, device: str = "auto"):
         self.session = open_session(path, device)
-        tensor = self.session.get_inputs()[0]
-        named = {output.name for output in self.session.get_outputs()} >= {"simcc_x", "simcc_y"}
-        sizes = tensor.shape[-2:] if named and len(tensor.shape) == 4 else (None, None)
-        self.height, self.width = (n if isinstance(n, int) else free for n, free in zip(sizes, (384, 288), strict=True))
-        shapes = {"input": tensor.shape} | {output.name: output.shape for output in self.session.get_outputs()}
-        check_shapes(
-            path,
-            shapes,
-            {
-                "input": (1, 3, self.height, self.width),
-                "simcc_x": (1, NUM_WHOLEBODY, SPLIT * self.width),
-                "simcc_y": (1, NUM_WHOLEBODY, SPLIT * self.height),
-            },
-        )
+        tensor, outputs = self.session.get_inputs()[0], self.session.get_outputs()
+        shapes = {"input": tensor.shape} | {output.name: output.shape for output in outputs}
+        simcc = {"simcc_x", "simcc_y"} <= shapes.keys() and len(tensor.shape) == 4
+        sizes = zip(tensor.shape[-2:] if simcc else (None, None), (384, 288), strict=True)
+        self.height, self.width = (size if isinstance(size, int) else released for size, released in sizes)
+        expected = {
+            "input": (1, 3, self.height, self.width),
+            "simcc_x": (1, NUM_WHOLEBODY, SPLIT * self.width),
+            "simcc_y": (1, NUM_WHOLEBODY, SPLIT * self.height),
+        }
+        check_shapes(path, shapes, expected)
         self.input_name = tensor.name
         self.batch_size = 1 if any(shape[0] == 1 for shape in shapes.values()) else LARGEST_BATCH
 
@@ -60,10 +57,10 @@ class PoseEstimator:
             return np.empty((0, NUM_WHOLEBODY, 2)), np.empty((0, NUM_WHOLEBODY), np.float32)
         centres, extents = self._regions(np.asarray(boxes, float))
         crops = np.stack([self._crop(image_rgb, *region) for region in zip(centres, extents, strict=True)])
-        batches = [crops[start : start + self.batch_size] for start in range(0, len(crops), self.batch_size)]
-        decoded = [
-            decode_simcc(*self.session.run(["simcc_x", "simcc_y"], {self.input_name: batch})) for batch in batches
-        ]
+        decoded = []
+        for start in range(0, len(crops), self.batch_size):
+            batch = {self.input_name: crops[start : start + self.batch_size]}
+            decoded.append(decode_simcc(*self.session.run(["simcc_x", "simcc_y"], batch)))
         places, scores = (np.concatenate(parts) for parts in zip(*decoded, strict=True))  # (N, 133, 2), (N, 133)
         keypoints = places / (self.width, self.height) * extents[:, None] + centres[:, None] - extents[:, None] / 2
         return keypoints, scores
@@ -77,9 +74,8 @@ class PoseEstimator:
 
     def _crop(self, image_rgb: np.ndarray, centre: np.ndarray, extent: np.ndarray) -> np.ndarray:
         """The region of the picture at the network's size, normalised: (3, h, w) float32."""
-        warp = cv2.getAffineTransform(
-            _corner(centre, extent[0]), _corner(np.array([self.width, self.height]) / 2, self.width)
-        )
+        size = np.array([self.width, self.height])
+        warp = cv2.getAffineTransform(_corner(centre, extent[0]), _corner(size / 2, self.width))
         pixels = cv2.warpAffine(image_rgb, warp, (self.width, self.height), flags=cv2.INTER_LINEAR)
         return ((pixels - MEAN_RGB) / STD_RGB).transpose(2, 0, 1).astype(np.float32)
 

@@ -3,7 +3,7 @@
 import io
 import json
 import zipfile
-import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,11 @@ FORMAT = 1  # raised also when the same networks would be read in another way: o
 LARGEST_SIDE, FARTHEST = 2**16, 1e7  # pixels: of a picture, and of a key point's place
 LARGEST_COUNT = 10**7  # frames, or people in one
 LARGEST_MEMBER = 2**30  # bytes: key points of half a million people
-_PARTS = ("boxes", "keypoints", "scores", "detected", "size")
+_PARTS = ("boxes", "keypoints", "scores")
+_NOBODY = People(np.empty((0, 4)), np.empty((0, NUM_WHOLEBODY, 2)), np.empty((0, NUM_WHOLEBODY), np.float32))
 _MEMBERS = {"format", "sources", "fps", "video_counts", "num_frames", "drawn_frame"} | {
-    f"{name}_{part}" for name in ("photo", "video", "drawn") for part in _PARTS
+    f"{name}_{part}" for name in ("photo", "video", "drawn") for part in (*_PARTS, "detected", "size")
 }
-_DAMAGE: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError)
-_DAMAGE += (OverflowError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)  # RuntimeError: also recursion
 
 
 @dataclass
@@ -31,7 +30,7 @@ class Drawn:
     """The people that were drawn, aligned.
 
     Attributes:
-        frames: (M,) the output frame of each.
+        frames: (M,) the output frame of each, in order.
         keypoints: (M, 134, 2) in OpenPose's order, in 0..1 of the output's width and height.
         scores: (M, 134).
         size: width and height of the output, pixels.
@@ -43,6 +42,11 @@ class Drawn:
     scores: np.ndarray
     size: tuple[int, int]
     num_frames: int
+
+    def people(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
+        """Key points (N, 134, 2) and scores (N, 134) of the people in a frame."""
+        rows = slice(*np.searchsorted(self.frames, (frame, frame + 1)))
+        return self.keypoints[rows], self.scores[rows]
 
 
 @dataclass
@@ -68,7 +72,7 @@ class Recording:
     drawn: Drawn | None = None
 
     def save(self, path: str | Path) -> None:
-        """Write to a .npz file, whole or not at all."""
+        """Write to a .npz file, whole or not at all; its folder is made where missing."""
         path = Path(path)
         arrays: dict[str, Any] = {
             "format": FORMAT,
@@ -90,6 +94,7 @@ class Recording:
                 "drawn_size": self.drawn.size,
                 "num_frames": self.drawn.num_frames,
             }
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
         try:
             with partial.open("wb") as file:
@@ -105,15 +110,13 @@ def load_recording(path: str | Path) -> Recording:
     Raises:
         InputError: the file is missing, damaged, or something else.
     """
-    path = Path(path)
+    path, remedy = Path(path), "give the keypoints.npz that skeleton_extraction.py wrote"
     if not path.is_file():
-        raise InputError(f"{path}: no such file; give the keypoints.npz that skeleton_extraction.py wrote")
+        raise InputError(f"{path}: no such file; {remedy}")
     try:
         return _read(_read_arrays(path))
-    except _DAMAGE as error:
-        raise InputError(
-            f"{path}: not a file of key points ({error}); give the keypoints.npz that skeleton_extraction.py wrote"
-        ) from None
+    except Exception as error:  # zipfile, zlib, numpy and json raise a dozen types for what is damaged
+        raise InputError(f"{path}: not a file of key points ({error}); {remedy}") from None
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -134,66 +137,51 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read(arrays: dict[str, np.ndarray]) -> Recording:
-    counts = arrays["video_counts"]
-    video = _unstack("video", arrays, counts, arrays["video_detected"])
     photo = photo_size = drawn = None
     if "photo_size" in arrays:
-        count = len(arrays["photo_boxes"])
-        photo = _unstack("photo", arrays, np.array([count]), np.array([arrays["photo_detected"]]))[0]
+        counts, detected = np.array([len(arrays["photo_boxes"])]), np.array([arrays["photo_detected"]])
+        (photo,) = _unstack("photo", arrays, counts, detected)
         photo_size = _size(arrays["photo_size"])
     if "drawn_frame" in arrays:
-        frames, people = arrays["drawn_frame"], len(arrays["drawn_keypoints"])
-        num_frames = int(arrays["num_frames"])
+        frames, num_frames = arrays["drawn_frame"], int(arrays["num_frames"])
+        keypoints = _shaped(arrays["drawn_keypoints"], (NUM_KEYPOINTS, 2))
+        scores = _shaped(arrays["drawn_scores"], (NUM_KEYPOINTS,))
         if not 0 <= num_frames <= LARGEST_COUNT:
             raise ValueError(f"it draws {num_frames} frames")
-        if not len(frames) == len(arrays["drawn_scores"]) == people:
+        if not len(frames) == len(scores) == len(keypoints):
             raise ValueError("its drawn parts are of different lengths")
-        if frames.dtype.kind not in "iu" or (np.diff(frames.astype(int)) < 0).any():
+        if frames.ndim != 1 or frames.dtype.kind not in "iu" or (np.diff(frames.astype(int)) < 0).any():
             raise ValueError("its drawn frames are not in order")
-        if people and not 0 <= frames.min() <= frames.max() < num_frames:
-            raise ValueError(f"it draws in frames {frames.min()} to {frames.max()} of {num_frames}")
-        drawn = Drawn(
-            frames,
-            _shaped(arrays["drawn_keypoints"], (NUM_KEYPOINTS, 2)),
-            _shaped(arrays["drawn_scores"], (NUM_KEYPOINTS,)),
-            _size(arrays["drawn_size"]),
-            num_frames,
-        )
-    sources = json.loads(str(arrays["sources"]))
+        if len(frames) and not 0 <= frames[0] <= frames[-1] < num_frames:
+            raise ValueError(f"it draws in frames {frames[0]} to {frames[-1]} of {num_frames}")
+        drawn = Drawn(frames, keypoints, scores, _size(arrays["drawn_size"]), num_frames)
+    sources, fps = json.loads(str(arrays["sources"])), float(arrays["fps"])
     if not isinstance(sources, dict):
         raise ValueError("its sources are no JSON object")
-    fps = float(arrays["fps"])
     if not 0 < fps < np.inf:
         raise ValueError(f"its rate is {fps} frames a second")
+    video = _unstack("video", arrays, arrays["video_counts"], arrays["video_detected"])
     return Recording(photo, photo_size, video, _size(arrays["video_size"]), fps, sources, drawn)
 
 
-def _stack(name: str, frames: list[People]) -> dict[str, np.ndarray]:
-    def all_of(part: str, shape: tuple[int, ...], dtype) -> np.ndarray:
-        """One part of everybody, frame after frame."""
-        return np.concatenate([np.empty((0, *shape), dtype), *(getattr(people, part) for people in frames)])
-
+def _stack(name: str, frames: Iterable[People]) -> dict[str, np.ndarray]:
+    """Each part of everybody, frame after frame."""
     return {
-        f"{name}_boxes": all_of("boxes", (4,), np.float64),
-        f"{name}_keypoints": all_of("keypoints", (NUM_WHOLEBODY, 2), np.float64),
-        f"{name}_scores": all_of("scores", (NUM_WHOLEBODY,), np.float32),
+        f"{name}_{part}": np.concatenate([getattr(people, part) for people in (_NOBODY, *frames)]) for part in _PARTS
     }
 
 
 def _unstack(name: str, arrays: dict[str, np.ndarray], counts: np.ndarray, detected: np.ndarray) -> list[People]:
-    boxes = _shaped(arrays[f"{name}_boxes"], (4,))
-    keypoints = _shaped(arrays[f"{name}_keypoints"], (NUM_WHOLEBODY, 2))
-    scores = _shaped(arrays[f"{name}_scores"], (NUM_WHOLEBODY,))
+    everybody = People(*(_shaped(arrays[f"{name}_{part}"], getattr(_NOBODY, part).shape[1:]) for part in _PARTS))
     if counts.ndim != 1 or counts.dtype.kind not in "iuf" or not ((counts >= 0) & (counts <= LARGEST_COUNT)).all():
         raise ValueError(f"its {name} parts are of no possible lengths")
     counts = counts.astype(int)
-    if not len(boxes) == len(keypoints) == len(scores) == sum(counts):
+    if {len(getattr(everybody, part)) for part in _PARTS} != {sum(counts)}:
         raise ValueError(f"its {name} parts are of different lengths")
-    ends = np.cumsum(counts)
-    return [
-        People(boxes[end - count : end], keypoints[end - count : end], scores[end - count : end], bool(found))
-        for end, count, found in zip(ends, counts, detected, strict=True)
-    ]
+    frames = [everybody[end - count : end] for end, count in zip(np.cumsum(counts), counts, strict=True)]
+    for people, found in zip(frames, detected, strict=True):
+        people.detected = bool(found)
+    return frames
 
 
 def _shaped(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

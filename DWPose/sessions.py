@@ -10,7 +10,6 @@ from DWPose.errors import InputError
 logger = logging.getLogger(__name__)
 
 DEVICES = ("auto", "cuda", "cpu")
-_PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 
 
 def find_model(path: str | Path) -> Path:
@@ -42,8 +41,8 @@ def open_session(path: str | Path, device: str = "auto") -> onnxruntime.Inferenc
         raise InputError(f"device {device!r} is unknown; give one of {', '.join(DEVICES)}")
     path = find_model(path)
     available = onnxruntime.get_available_providers()
-    wanted = _PROVIDERS["cuda"] if device != "cpu" else None
-    providers = [name for name in (wanted, _PROVIDERS["cpu"]) if name in available]
+    wanted = "CUDAExecutionProvider" if device != "cpu" else None
+    providers = [name for name in (wanted, "CPUExecutionProvider") if name in available]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what fails is said below, in one line
     try:
@@ -53,38 +52,28 @@ def open_session(path: str | Path, device: str = "auto") -> onnxruntime.Inferenc
         raise InputError(f"{path}: not a network that onnxruntime can open ({reason}); download it again") from None
     running = session.get_providers()[0]
     if device == "cuda" and running != wanted:
-        reason = (
-            "its CUDA libraries could not be loaded: CUDA and cuDNN must match onnxruntime-gpu's version"
-            if wanted in available
-            else "this onnxruntime has no CUDA: uninstall both onnxruntime packages, then install onnxruntime-gpu"
-        )
-        logger.warning("%s runs on the CPU though CUDA was asked for: %s", path.name, reason)
-    logger.info("%s runs on %s", path.name, running)
+        reason = "this onnxruntime has no CUDA: uninstall both onnxruntime packages, then install onnxruntime-gpu"
+        if wanted in available:
+            reason = "its CUDA libraries could not be loaded: CUDA and cuDNN must match onnxruntime-gpu's version"
+        logger.warning(f"{path.name} runs on the CPU though CUDA was asked for: {reason}")
+    logger.info(f"{path.name} runs on {running}")
     return session
 
 
 def check_shapes(path: str | Path, found: dict[str, list], expected: dict[str, tuple]) -> None:
-    """Raise InputError unless each tensor of a network has the expected name and shape.
+    """Raise InputError, naming the file, unless a network's tensors have the expected names and shapes.
 
     Args:
-        path: named in the message.
         found: shapes by name; a size that is not an integer is free.
-        expected: the same; None stands for any size.
+        expected: the same, of integers.
     """
-
-    def fits(name: str) -> bool:
-        """Whether a tensor is as expected."""
-        shape = found.get(name)
-        return (
-            shape is not None
-            and len(shape) == len(expected[name])
-            and all(
-                want is None or not isinstance(have, int) or have == want
-                for have, want in zip(shape, expected[name], strict=True)
-            )
-        )
-
-    if set(found) != set(expected) or not all(map(fits, expected)):
+    known = {name: [size if isinstance(size, int) else None for size in shape] for name, shape in found.items()}
+    fits = known.keys() == expected.keys() and all(
+        len(shape) == len(known[name])
+        and all(have in (None, want) for have, want in zip(known[name], shape, strict=True))
+        for name, shape in expected.items()
+    )
+    if not fits:
         raise InputError(
             f"{path}: another network than DWPose's; expected {_describe(expected)}; found {_describe(found)}; "
             "check that the networks' paths are not mixed up, or download it from FrancisRing/StableAnimator again"

@@ -25,22 +25,23 @@ def fill_missing(
     Returns:
         Key points and scores, as before where present.
     """
-    found = np.flatnonzero(present)
-    frames = np.arange(len(present))
     if missing == "blank":
         return keypoints, np.where(present[:, None], scores, 0)
-    before = found[np.maximum(np.searchsorted(found, frames, "right") - 1, 0)]
-    after = found[np.minimum(np.searchsorted(found, frames), len(found) - 1)]
+    before = last_present(present)
     if missing == "hold":
         return keypoints[before], scores[before]
-    share = np.clip((frames - before) / np.maximum(after - before, 1), 0, 1)
+    after = len(present) - 1 - last_present(present[::-1])[::-1]
+    share = np.clip((np.arange(len(present)) - before) / np.maximum(after - before, 1), 0, 1)[:, None, None]
+    values = np.concatenate([keypoints, scores[..., None]], axis=-1)
+    between = values[before] * (1 - share) + values[after] * share
+    filled = np.where(present[:, None, None], values, between)
+    return filled[..., :2], filled[..., 2]
 
-    def between(values: np.ndarray) -> np.ndarray:
-        """Key points or scores, those not present between the nearest two."""
-        along = _column(share, values)
-        return np.where(_column(present, values), values, values[before] * (1 - along) + values[after] * along)
 
-    return between(keypoints), between(scores)
+def last_present(present: np.ndarray) -> np.ndarray:
+    """For each frame the last one up to it that is present, else the first one: (F,) bool → (F,) int."""
+    found = np.flatnonzero(present)
+    return found[np.maximum(np.searchsorted(found, np.arange(len(present)), "right") - 1, 0)]
 
 
 def one_euro(keypoints: np.ndarray, scores: np.ndarray, fps: float, confidence: float = CONFIDENCE) -> np.ndarray:
@@ -51,9 +52,8 @@ def one_euro(keypoints: np.ndarray, scores: np.ndarray, fps: float, confidence: 
 
     Args:
         keypoints: (F, K, 2), of one person.
-        scores: (F, K); a point whose score is not above `confidence` is left as it is.
+        scores: (F, K); a hidden point is left as it is.
         fps: frames a second.
-        confidence: see above.
 
     Returns:
         (F, K, 2).
@@ -86,13 +86,11 @@ def _gain(cutoff: float | np.ndarray, fps: float) -> float | np.ndarray:
 def jitter(keypoints: np.ndarray, scores: np.ndarray, confidence: float = CONFIDENCE) -> float:
     """How much a person's body points tremble: the mean length of their second differences, in body heights a frame².
 
+    Points that are visible in three frames running count; 0 where there are none.
+
     Args:
         keypoints: (F, 134, 2).
         scores: (F, 134).
-        confidence: points with a larger score in three frames running count.
-
-    Returns:
-        0 where there are none.
     """
     points, visible = keypoints[:, BODY], scores[:, BODY] > confidence
     lasting = visible[2:] & visible[1:-1] & visible[:-2]
@@ -115,7 +113,3 @@ def body_height(keypoints: np.ndarray, visible: np.ndarray) -> float:
         if seen.any()
     ]
     return float(np.median(extents)) or 1.0 if extents else 1.0
-
-
-def _column(values: np.ndarray, like: np.ndarray) -> np.ndarray:
-    return np.reshape(values, (-1,) + (1,) * (like.ndim - 1))

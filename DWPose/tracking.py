@@ -25,11 +25,9 @@ class _Track:
     frame: int  # when last seen
 
     def expected(self, frame: int) -> np.ndarray:
-        """Where the person would be by now."""
         return self.box + self.velocity * min(frame - self.frame, COASTING)
 
     def see(self, box: np.ndarray, frame: int) -> None:
-        """Note where the person is."""
         self.velocity = (self.velocity + (box - self.box) / (frame - self.frame)) / 2
         self.box, self.frame = box, frame
 
@@ -39,7 +37,6 @@ def is_person(people: People, confidence: float = CONFIDENCE, trusting: bool = F
 
     Args:
         people: with 134 key points each.
-        confidence: a point with a larger score is visible.
         trusting: as the original, also trust the estimator alone where enough body points are visible. Some estimators
             see a body in an empty picture too.
     """
@@ -53,7 +50,6 @@ def widen(boxes: np.ndarray, before: People, confidence: float = CONFIDENCE) -> 
     Args:
         boxes: (N, 4), pixels.
         before: the people of the frame before, with 133 key points each; who overlaps most with a box is the same.
-        confidence: a point with a larger score is visible.
     """
     boxes = np.array(boxes, float)
     shared = overlaps(boxes, before.boxes)
@@ -120,7 +116,7 @@ def identify(frames: Sequence[People]) -> list[np.ndarray]:
     return numbers
 
 
-def choose(frames: Sequence[People], numbers: Sequence[np.ndarray], person: str | int) -> list[People]:
+def choose(frames: Sequence[People], numbers: Sequence[np.ndarray], person: str) -> list[People]:
     """Keep the people of each frame that are to be drawn; a frame may hold none.
 
     Args:
@@ -135,34 +131,25 @@ def choose(frames: Sequence[People], numbers: Sequence[np.ndarray], person: str 
     if person == "all":
         return list(frames)
     if person == "largest":
-        return [_take(people, int(_areas(people.boxes).argmax()) if len(people) else None) for people in frames]
+        return [people[np.argsort(-_areas(people.boxes), kind="stable")[:1]] for people in frames]
     followed = _most_prominent(frames, numbers) if person == "track" else _from_the_left(frames, numbers, person)
-    chosen = [np.flatnonzero(number == followed) for number in numbers]
-    return [_take(people, int(k[0]) if len(k) else None) for people, k in zip(frames, chosen, strict=True)]
+    pairs = zip(frames, numbers, strict=True)
+    return [people[np.flatnonzero(number == followed)[:1]] for people, number in pairs]
 
 
 def _most_prominent(frames: Sequence[People], numbers: Sequence[np.ndarray]) -> int:
-    totals = np.zeros(max((number.max() + 1 for number in numbers if len(number)), default=1))
-    for people, number in zip(frames, numbers, strict=True):
-        if people.detected:  # else the box is the whole picture
-            np.add.at(totals, number, _areas(people.boxes))
-    return int(totals.argmax())
+    areas = [_areas(people.boxes) * people.detected for people in frames]  # else the box is the whole picture
+    return int(np.bincount(np.concatenate(numbers), np.concatenate(areas), minlength=1).argmax())
 
 
-def _from_the_left(frames: Sequence[People], numbers: Sequence[np.ndarray], person: str | int) -> int:
-    if not str(person).isdecimal():
+def _from_the_left(frames: Sequence[People], numbers: Sequence[np.ndarray], person: str) -> int:
+    if not person.isdecimal():
         raise InputError(f"person {person!r} is unknown; give one of {', '.join(CHOICES)}, or a number from 0")
     for people, number in zip(frames, numbers, strict=True):
         if len(people) > int(person):
             return number[np.argsort(people.boxes[:, [0, 2]].sum(axis=1), kind="stable")[int(person)]]
     most = max(map(len, frames), default=0)
     raise InputError(f"person {person}: no frame has more than {most} people; give a number from 0 to {most - 1}")
-
-
-def _take(people: People, k: int | None) -> People:
-    """The k-th person alone, or nobody."""
-    kept = slice(0, 0) if k is None else slice(k, k + 1)
-    return People(people.boxes[kept], people.keypoints[kept], people.scores[kept], people.detected)
 
 
 def _assign(number: np.ndarray, affinity: np.ndarray, least: float) -> None:

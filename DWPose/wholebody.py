@@ -43,9 +43,8 @@ class Wholebody:
         """
         if boxes is None:
             boxes = self.detector(image_rgb)
-        detected = len(boxes) > 0
-        if not detected:
-            height, width = image_rgb.shape[:2]
-            boxes = np.array([[0, 0, width, height]], float)
-        regions = boxes if before is None or not detected else widen(boxes, before)
-        return People(boxes, *self.estimator(image_rgb, regions), detected)
+        if not len(boxes):
+            whole = np.array([[0, 0, *image_rgb.shape[1::-1]]], float)
+            return People(whole, *self.estimator(image_rgb, whole), detected=False)
+        regions = boxes if before is None else widen(boxes, before)
+        return People(boxes, *self.estimator(image_rgb, regions))

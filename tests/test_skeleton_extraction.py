@@ -231,6 +231,20 @@ def test_a_driver_of_nobody_is_one_line_unless_everybody_is_asked_for(flags, tmp
     assert "person in 100.0% of frames" in caplog.text or not caplog.text
 
 
+def test_a_preview_draws_the_photo_s_skeleton_as_the_run_takes_it(flags, tmp_path):
+    """With everybody, as in the original, what the estimator sees where the detector finds nobody counts."""
+    Image.fromarray(picture(width=200, height=300)).save(tmp_path / "empty.png")
+    shown = {}
+    for person, alignment in (("all", "affine"), ("track", "none")):
+        preview, photo = tmp_path / f"{person}.mp4", str(tmp_path / "empty.png")
+        run(flags, person=person, alignment=alignment, ref_image_path=photo, preview=str(preview))
+        with av.open(str(preview)) as container:
+            panel = next(container.decode(video=0)).to_ndarray(format="rgb24")[40:500, : round(512 * 200 / 300) - 10]
+        shown[person] = int((panel[..., 1] > 100).sum())  # the photo is all blue
+    assert shown["all"] > 100
+    assert shown["track"] == 0
+
+
 def test_boxes_are_widened_on_request_and_estimated_anew(flags, tmp_path, monkeypatch):
     regions = []
     call = pose.PoseEstimator.__call__

@@ -1,6 +1,7 @@
 """The networks over a photo and a video: raw key points, kept while they grow so that an interrupt loses little."""
 
 import contextlib
+import functools
 import itertools
 import logging
 import time
@@ -12,7 +13,7 @@ from tqdm import tqdm
 from animation.errors import InputError
 from animation.files import describe_file
 from animation.media.images import counted
-from animation.media.video import read_ahead
+from animation.media.video import FolderFrames, VideoFrames, read_ahead
 from animation.skeletons.settings import SkeletonInputs, SkeletonSettings
 from DWPose.arrangement import photo_person
 from DWPose.recording import KEYPOINTS_FILE, Recording, load_recording
@@ -33,10 +34,14 @@ def record(settings: SkeletonSettings, inputs: SkeletonInputs) -> Recording:
     Raises:
         InputError: a network, or a frame of the driver, is damaged; nobody is in a photo to align to.
     """
-    networks = _Networks(settings)
+
+    @functools.cache
+    def networks() -> Wholebody:
+        return Wholebody(settings.detector_path, settings.pose_path, settings.device)
+
     done, recording = True, inputs.keypoints
     if recording is None:
-        done, recording = _begin(settings, inputs, networks)
+        done, recording = _begin(settings, inputs.driver)
     if inputs.photo is not None:
         photo = describe_file(Path(settings.ref_image_path))
         if recording.photo is None or recording.sources.get("photo") != photo:
@@ -50,75 +55,50 @@ def record(settings: SkeletonSettings, inputs: SkeletonInputs) -> Recording:
     return recording
 
 
-class _Networks:
-    """The two networks, opened when they are first needed."""
-
-    def __init__(self, settings: SkeletonSettings):
-        self.paths = settings.detector_path, settings.pose_path
-        self.device = settings.device
-        self._wholebody: Wholebody | None = None
-
-    def __call__(self) -> Wholebody:
-        if self._wholebody is None:
-            self._wholebody = Wholebody(*self.paths, self.device)
-        return self._wholebody
-
-    def describe(self) -> dict:
-        """Sizes and hashes of the two files."""
-        return {name: describe_file(Path(path)) for name, path in zip(("detector", "pose"), self.paths, strict=True)}
-
-
-def _begin(settings: SkeletonSettings, inputs: SkeletonInputs, networks: _Networks) -> tuple[bool, Recording]:
-    """A recording to go on with, and whether all of its driver's frames are done."""
-    folder = Path(settings.poses_folder_path)
-    widened = settings.widen_boxes and settings.person == "track"
-    sources = networks.describe() | {"driver": inputs.driver.describe(), "widened": widened}
+def _begin(settings: SkeletonSettings, driver: VideoFrames | FolderFrames) -> tuple[bool, Recording]:
+    """Whether all of the driver's frames are done, and a recording to go on with."""
+    sources = {
+        "detector": describe_file(Path(settings.detector_path)),
+        "pose": describe_file(Path(settings.pose_path)),
+        "driver": driver.describe(),
+        "widened": settings.widen_boxes and settings.person == "track",
+    }
     for name, done in ((KEYPOINTS_FILE, True), (UNFINISHED_FILE, False)):
-        try:
-            earlier = load_recording(folder / name)
-        except InputError:
-            continue
-        if {key: earlier.sources.get(key) for key in sources} == sources:
-            logger.info(
-                "%s: %s by these networks of this driver taken from there",
-                folder / name,
-                counted(len(earlier.video), "frame"),
-            )
-            return done, earlier
-    return False, Recording(None, None, [], inputs.driver.size, inputs.driver.fps, sources)
+        path = Path(settings.poses_folder_path) / name
+        with contextlib.suppress(InputError):
+            earlier = load_recording(path)
+            if {key: earlier.sources.get(key) for key in sources} == sources:
+                frames = counted(len(earlier.video), "frame")
+                logger.info(f"{path}: {frames} by these networks of this driver taken from there")
+                return done, earlier
+    return False, Recording(None, None, [], driver.size, driver.fps, sources)
 
 
-def _record_driver(recording: Recording, driver, wholebody: Wholebody, unfinished: Path) -> None:
+def _record_driver(
+    recording: Recording, driver: VideoFrames | FolderFrames, wholebody: Wholebody, unfinished: Path
+) -> None:
     """Reading, detector and estimator at work at once, each in its thread, on the frames that are still to do."""
     done, widened = len(recording.video), recording.sources["widened"]
     frames = itertools.islice(read_ahead(driver), done, None)
-    detecting = read_ahead((frame, wholebody.detector(frame)) for frame in frames)
+    detected = read_ahead((frame, wholebody.detector(frame)) for frame in frames)
     progress = tqdm(total=driver.estimated_length, initial=done, desc="finding people", unit="frame")
     saved = time.monotonic()
     try:
-        with progress, contextlib.closing(detecting) as detected:
+        with progress, contextlib.closing(detected):
             for frame, boxes in detected:
                 scale = np.divide(recording.video_size, frame.shape[1::-1])  # where frames are of several sizes
                 before = recording.video[-1].scaled(1 / scale) if widened and recording.video else None
                 recording.video.append(wholebody.estimate(frame, boxes, before).scaled(scale))
                 progress.update()
                 if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
-                    _save(recording, unfinished)
+                    recording.save(unfinished)
                     saved = time.monotonic()
     except InputError:
         unfinished.unlink(missing_ok=True)
         raise
     except BaseException:
         if recording.video:
-            _save(recording, unfinished)
-            logger.info(
-                "%s kept in %s: the same command goes on from there",
-                counted(len(recording.video), "frame"),
-                unfinished,
-            )
+            recording.save(unfinished)
+            kept = counted(len(recording.video), "frame")
+            logger.info(f"{kept} kept in {unfinished}: the same command goes on from there")
         raise
-
-
-def _save(recording: Recording, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    recording.save(path)

@@ -3,13 +3,10 @@
 import logging
 import os
 import shutil
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from animation.cli import listed
 from animation.media.images import counted
@@ -20,7 +17,7 @@ from animation.skeletons.settings import SkeletonChoices, SkeletonInputs, Skelet
 from DWPose.alignment import FAR_FROM_PHOTO
 from DWPose.arrangement import Arrangement, arrange
 from DWPose.drawing import SHORT_SIDE, draw
-from DWPose.recording import KEYPOINTS_FILE, Drawn, Recording
+from DWPose.recording import KEYPOINTS_FILE, Recording
 
 logger = logging.getLogger(__name__)
 
@@ -34,28 +31,16 @@ def extract(settings: SkeletonSettings, inputs: SkeletonInputs) -> Arrangement:
     recording = record(settings, inputs)
     choices = arrangement_choices(settings)
     arrangement = arrange(recording, size=inputs.size, **choices)
-    recording.drawn = arrangement.drawn
-    folder = Path(settings.poses_folder_path)
+    recording.drawn = drawn = arrangement.drawn
     report(arrangement, recording)
-    write_skeletons(folder, recording, settings.confidence, settings.canvas)
+    write_skeletons(Path(settings.poses_folder_path), recording, settings.confidence, settings.canvas)
     if settings.preview is not None:
         in_place = arrange(recording, **(choices | {"alignment": "none"})).drawn
-        write_preview(
-            Path(settings.preview),
-            recording,
-            in_place,
-            inputs.photo,
-            inputs.driver,
-            figures(arrangement),
-            settings.confidence,
-            settings.canvas,
-        )
+        write_preview(settings, inputs, recording, in_place, figures(arrangement))
+    width, height = drawn.size
     logger.info(
-        "%s of %d×%d pixels and %s written to %s",
-        counted(arrangement.drawn.num_frames, "skeleton"),
-        *arrangement.drawn.size,
-        KEYPOINTS_FILE,
-        folder,
+        f"{counted(drawn.num_frames, 'skeleton')} of {width}×{height} pixels and {KEYPOINTS_FILE} written to "
+        f"{settings.poses_folder_path}"
     )
     return arrangement
 
@@ -72,42 +57,21 @@ def write_skeletons(folder: Path, recording: Recording, confidence: float, canva
     Args:
         canvas: the short side of what is drawn on, pixels; None: DWPose's own.
     """
-    partial = folder / PARTIAL_FOLDER
+    drawn, partial = recording.drawn, folder / PARTIAL_FOLDER
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+
+    def write(frame: int) -> None:
+        image = draw(*drawn.people(frame), *drawn.size, confidence, canvas or SHORT_SIDE)
+        write_png(partial / f"frame_{frame}.png", image)
+
     try:
-        drawings = draw_all(
-            recording.drawn, confidence, lambda k, image: write_png(partial / f"frame_{k}.png", image), canvas
-        )
-        for _ in tqdm(drawings, total=recording.drawn.num_frames, desc="drawing", unit="frame"):
-            pass
+        thread_map(write, range(drawn.num_frames), max_workers=os.cpu_count(), desc="drawing", unit="frame")
         recording.save(folder / KEYPOINTS_FILE)
-        publish_frames(partial, folder, recording.drawn.num_frames)
+        publish_frames(partial, folder, drawn.num_frames)
         (folder / UNFINISHED_FILE).unlink(missing_ok=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def draw_all(drawn: Drawn, confidence: float, then=lambda k, image: image, canvas: int | None = None) -> Iterator:
-    """Draw every frame, several at once, and yield `then(frame number, image)` in their order."""
-    ends = np.searchsorted(drawn.frames, np.arange(drawn.num_frames), "right")
-    starts = np.searchsorted(drawn.frames, np.arange(drawn.num_frames))
-
-    def work(k: int):
-        """One frame."""
-        people = slice(starts[k], ends[k])
-        return then(
-            k, draw(drawn.keypoints[people], drawn.scores[people], *drawn.size, confidence, canvas or SHORT_SIDE)
-        )
-
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        waiting: deque = deque()
-        for k in range(drawn.num_frames):
-            waiting.append(pool.submit(work, k))
-            if len(waiting) > 2 * (os.cpu_count() or 1):
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def figures(arrangement: Arrangement) -> str:
@@ -124,22 +88,19 @@ def figures(arrangement: Arrangement) -> str:
 
 def report(arrangement: Arrangement, recording: Recording) -> None:
     """Log the figures, the frames in which nobody was found, and what is likely to go wrong with the face."""
-    logger.info("%s", figures(arrangement))
-    absent = np.flatnonzero(arrangement.missing)
-    if len(absent):
+    logger.info(figures(arrangement))
+    absent, odd = (np.flatnonzero(part).tolist() for part in (arrangement.missing, arrangement.outliers))
+    if absent:
         logger.warning(
-            "the person was not found in %d of %d frames: %s", len(absent), len(arrangement.missing), listed(absent)
+            f"the person was not found in {len(absent)} of {len(arrangement.missing)} frames: {listed(absent)}"
         )
-    odd = np.flatnonzero(arrangement.outliers)
-    if len(odd):
+    if odd:
         logger.info(
-            "%d joints jump out of their motion and are filled (--outliers keep leaves them), in %d frames: %s",
-            arrangement.outliers.sum(),
-            len(odd),
-            listed(odd),
+            f"{arrangement.outliers.sum()} joints jump out of their motion and are filled (--outliers keep leaves "
+            f"them), in {len(odd)} frames: {listed(odd)}"
         )
     distances = arrangement.distances
-    if distances is None or not np.isfinite(distances).any() or not distances[0] > FAR_FROM_PHOTO:
+    if distances is None or not distances[0] > FAR_FROM_PHOTO:
         return
     nearest = int(np.nanargmin(distances))
     remedy = "take a photo in a pose like the driver's first"
@@ -147,5 +108,5 @@ def report(arrangement: Arrangement, recording: Recording) -> None:
         seconds = nearest / recording.fps
         remedy += f", or start {seconds:.2f} s later, at frame {nearest}, which is {distances[nearest]:.2f} away"
     logger.warning(
-        "the first pose is %.2f of a body height from the photo's, which often costs the face: %s", distances[0], remedy
+        f"the first pose is {distances[0]:.2f} of a body height from the photo's, which often costs the face: {remedy}"
     )

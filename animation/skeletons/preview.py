@@ -1,7 +1,7 @@
 """An extraction to look at: the photo, the driver and the aligned skeleton side by side."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from animation.errors import InputError
 from animation.media.panels import panel, panel_size, write_panels
+from animation.skeletons.settings import SkeletonInputs, SkeletonSettings
 from DWPose.arrangement import photo_person
 from DWPose.drawing import SHORT_SIDE, draw
 from DWPose.recording import Drawn, Recording
@@ -18,37 +19,27 @@ DIMMED = 0.5  # what is left of a picture under its skeleton
 
 
 def write_preview(
-    path: Path,
-    recording: Recording,
-    driver_drawn: Drawn,
-    photo: Image.Image | None,
-    driver: Iterable[np.ndarray] | None,
-    caption: str,
-    confidence: float,
-    canvas: int | None = None,
+    settings: SkeletonSettings, inputs: SkeletonInputs, recording: Recording, driver_drawn: Drawn, caption: str
 ) -> None:
-    """Write an MP4 of three panels a frame over a caption, atomically.
+    """Write an MP4 of three panels a frame over a caption to `settings.preview`, atomically.
+
+    Pictures that are not there leave their panels black, and the photo's out where its key points are not known either.
 
     Args:
-        path: ends with .mp4.
         recording: with what was drawn.
         driver_drawn: the same people where they are in the driver's frames.
-        photo: None leaves its panel black, or out where its key points are not known either.
-        driver: the frames, (H, W, 3) uint8 RGB; None leaves them black.
         caption: one line.
-        confidence: points with larger scores are drawn.
-        canvas: the short side of what the skeletons are drawn on, pixels; None: DWPose's own.
     """
-    assert recording.drawn is not None
-    count = recording.drawn.num_frames
-    pictures = itertools.chain(driver or (), itertools.repeat(None))
-    moving = zip(pictures, skeleton_panels(driver_drawn, confidence, canvas), strict=False)
-    still = {} if recording.photo is None else _photo_panel(recording, photo, confidence, canvas)
+    shown = settings.confidence, settings.canvas
+    pictures = itertools.chain(inputs.driver or (), itertools.repeat(None))
+    moving = zip(pictures, skeleton_panels(driver_drawn, *shown), strict=False)
+    frames = tqdm(moving, desc="preview", unit="frame", total=driver_drawn.num_frames)
+    still = {} if recording.photo is None else _photo_panel(settings, inputs.photo, recording)
     panels = still | {
-        "driver": (_overlay(*pair) for pair in tqdm(moving, desc="preview", unit="frame", total=count)),
-        "skeleton": skeleton_panels(recording.drawn, confidence, canvas),
+        "driver": (_overlay(*pair) for pair in frames),
+        "skeleton": skeleton_panels(recording.drawn, *shown),
     }
-    write_panels(path, panels, recording.fps, caption=caption)
+    write_panels(Path(settings.preview), panels, recording.fps, caption=caption)
 
 
 def skeleton_panels(drawn: Drawn, confidence: float, canvas: int | None) -> Iterator[np.ndarray]:
@@ -62,22 +53,18 @@ def skeleton_panels(drawn: Drawn, confidence: float, canvas: int | None) -> Iter
     """
     size = panel_size(*drawn.size)
     side = round((canvas or SHORT_SIDE) * min(1, size[1] / drawn.size[1]))
-    for number in range(drawn.num_frames):
-        people = drawn.frames == number
-        yield draw(drawn.keypoints[people], drawn.scores[people], *size, confidence, side)
+    return (draw(*drawn.people(frame), *size, confidence, side) for frame in range(drawn.num_frames))
 
 
-def _photo_panel(
-    recording: Recording, photo: Image.Image | None, confidence: float, canvas: int | None
-) -> dict[str, Image.Image]:
+def _photo_panel(settings: SkeletonSettings, photo: Image.Image | None, recording: Recording) -> dict[str, Image.Image]:
     """The photo with its skeleton, under its name; nothing where there is neither."""
     try:
-        person = photo_person(recording, confidence=confidence)
+        person = photo_person(recording, settings.person == "all", settings.confidence)
     except InputError:  # nobody in it, which matters only to an alignment
         return {} if photo is None else {"photo": photo}
-    drawn = Drawn(np.zeros(1, int), person.keypoints, person.scores, recording.photo_size, 1)
-    picture = None if photo is None else np.asarray(photo)
-    return {"photo": Image.fromarray(_overlay(picture, next(skeleton_panels(drawn, confidence, canvas))))}
+    drawn = Drawn(np.zeros(len(person), int), person.keypoints, person.scores, recording.photo_size, 1)
+    (skeleton,) = skeleton_panels(drawn, settings.confidence, settings.canvas)
+    return {"photo": Image.fromarray(_overlay(None if photo is None else np.asarray(photo), skeleton))}
 
 
 def _overlay(picture: np.ndarray | None, skeleton: np.ndarray) -> np.ndarray:

@@ -21,7 +21,6 @@ from DWPose.smoothing import MISSING
 from DWPose.tracking import CHOICES
 
 LARGEST_SIDE, LONGEST_SHAPE = 8192, 8  # pixels; times the shorter side
-SMALLEST_CANVAS = 64  # pixels
 
 
 @dataclass
@@ -71,7 +70,7 @@ class SkeletonChoices(Settings):
         "short side of what skeletons are drawn on before they are resized; strokes are so many of its pixels wide, so "
         f"models which work at small sizes want a smaller one; left out, {SHORT_SIDE}, as the released weights were "
         "trained with, or what the small checkpoint recommends",
-        least=SMALLEST_CANVAS,
+        least=64,
         most=LARGEST_SIDE,
         metavar="PIXELS",
     )
@@ -79,10 +78,9 @@ class SkeletonChoices(Settings):
     def check(self) -> None:
         """Raise InputError for a choice that is unknown or a number out of its range."""
         super().check()
-        if self.person not in CHOICES and not str(self.person).isdecimal():
-            raise InputError(
-                f"--person {self.person!r} is unknown; give one of {', '.join(CHOICES)}, or a number from 0"
-            )
+        if self.person not in CHOICES and not self.person.isdecimal():
+            known = ", ".join(CHOICES)
+            raise InputError(f"--person {self.person!r} is unknown; give one of {known}, or a number from 0")
 
 
 @dataclass(kw_only=True)
@@ -123,38 +121,36 @@ class SkeletonSettings(SkeletonChoices):
         """Check everything that can be checked without a network, and read the inputs.
 
         Raises:
-            InputError: a setting is out of range, an input is missing or unreadable, or the output not
-                writable.
+            InputError: a setting is out of range, an input is missing or unreadable, or the output not writable.
         """
         self.check()
         size = self._parse_size()
         keypoints = None if self.keypoints is None else load_recording(self.keypoints)
         photo = None if self.ref_image_path is None else load_photo(self.ref_image_path)
         driver = self._open_driver()
-        if keypoints is None and driver is None:
+        if keypoints is None:
+            if driver is None:
+                flags = "--target_image_folder_path, --target_video or --keypoints"
+                raise InputError(f"nothing to take skeletons from; give {flags}")
+            find_model(self.detector_path)
+            find_model(self.pose_path)
+        elif driver is None:
+            if (self.start, self.end, self.stride, self.fps) != (None, None, 1, None):
+                raise InputError(
+                    "--start, --end, --stride and --fps say which part of a driver is taken, and --keypoints holds one "
+                    "already; leave them out, or extract again"
+                )
+        elif driver.size != keypoints.video_size:
+            own, other = (f"{width}×{height}" for width, height in (driver.size, keypoints.video_size))
             raise InputError(
-                "nothing to take skeletons from; give --target_image_folder_path, --target_video or --keypoints"
+                f"the driver's frames are {own} pixels and those of {self.keypoints} were {other}; give the driver "
+                "that the key points came from, or leave it out"
             )
         if self.alignment != "none" and photo is None and (keypoints is None or keypoints.photo is None):
             raise InputError(
                 f"--alignment {self.alignment} needs the photo; give --ref_image_path, or --alignment none to keep the "
                 "driver's own proportions"
             )
-        if keypoints is not None and driver is not None and driver.size != keypoints.video_size:
-            raise InputError(
-                f"the driver's frames are {driver.size[0]}×{driver.size[1]} pixels and those of "
-                f"{self.keypoints} were {keypoints.video_size[0]}×{keypoints.video_size[1]}; give the "
-                "driver that the key points came from, or leave it out"
-            )
-        whole = (self.start, self.end, self.stride, self.fps) == (None, None, 1, None)
-        if keypoints is not None and driver is None and not whole:
-            raise InputError(
-                "--start, --end, --stride and --fps say which part of a driver is taken, and --keypoints holds one "
-                "already; leave them out, or extract again"
-            )
-        if keypoints is None:
-            find_model(self.detector_path)
-            find_model(self.pose_path)
         self._check_outputs()
         return SkeletonInputs(photo, driver, keypoints, size)
 
@@ -162,7 +158,7 @@ class SkeletonSettings(SkeletonChoices):
         if self.size is None:
             return None
         size = read_size(self.size)
-        if not all(16 <= side <= LARGEST_SIDE for side in size) or max(size) > LONGEST_SHAPE * min(size):
+        if not 16 <= min(size) <= max(size) <= min(LARGEST_SIDE, LONGEST_SHAPE * min(size)):
             raise InputError(
                 f"--size {self.size!r} is not a size; give width x height in pixels, such as 576x1024, each from 16 to "
                 f"{LARGEST_SIDE}, one at most {LONGEST_SHAPE} times the other"
@@ -170,19 +166,17 @@ class SkeletonSettings(SkeletonChoices):
         return size
 
     def _open_driver(self) -> VideoFrames | FolderFrames | None:
-        if self.target_video is not None and self.target_image_folder_path is not None:
-            raise InputError("both --target_video and --target_image_folder_path are given; give one of them")
         part = self.start, self.end, self.stride, self.fps
-        if self.target_video is not None:
-            return VideoFrames(self.target_video, *part)
+        if self.target_video is None:
+            folder = self.target_image_folder_path
+            return None if folder is None else FolderFrames(folder, *part)
         if self.target_image_folder_path is not None:
-            return FolderFrames(self.target_image_folder_path, *part)
-        return None
+            raise InputError("both --target_video and --target_image_folder_path are given; give one of them")
+        return VideoFrames(self.target_video, *part)
 
     def _check_outputs(self) -> None:
-        folder = Path(self.poses_folder_path)
+        folder, source = Path(self.poses_folder_path), self.target_image_folder_path
         check_writable(folder)
-        source = self.target_image_folder_path
         if source is not None and folder.resolve() == Path(source).resolve():
             raise InputError(
                 f"--poses_folder_path {folder} is the driver's own folder, whose frames would be lost; give another"
