@@ -1,19 +1,20 @@
 """What all scripts share: a plain log, and errors in one line."""
 
+import itertools
 import logging
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 
 from animation.errors import InputError, RunError
 
 logger = logging.getLogger(__name__)
 
 
-def listed(names: Sequence[object], most: int = 20) -> str:
+def listed(names: Collection[object], most: int = 20) -> str:
     """Names in one line of the log: the first so many, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(str, names[:most])) + more
+    return ", ".join(map(str, itertools.islice(names, most))) + more
 
 
 def start_logging() -> None:
@@ -25,12 +26,11 @@ def start_logging() -> None:
 
 def quiet_libraries() -> None:
     """Keep diffusers and transformers to their errors; imports them."""
-    from transformers.utils import logging as transformers_logging
+    import diffusers
+    import transformers
 
-    transformers_logging.set_verbosity_error()
-    from diffusers.utils import logging as diffusers_logging
-
-    diffusers_logging.set_verbosity_error()
+    transformers.logging.set_verbosity_error()
+    diffusers.logging.set_verbosity_error()
 
 
 def run(main: Callable[[], None]) -> None:
@@ -40,17 +40,14 @@ def run(main: Callable[[], None]) -> None:
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        main()
+        return main()
     except InputError as error:
-        sys.exit(_say(error, 2))
+        status, message = 2, str(error)
     except RunError as error:
-        sys.exit(_say(error, 1))
+        status, message = 1, str(error)
     except OSError as error:
-        sys.exit(_say(f"{error.filename or 'writing failed'}: {error.strerror or error}", 1))
+        status, message = 1, f"{error.filename or 'writing failed'}: {error.strerror or error}"
     except KeyboardInterrupt:
-        sys.exit(_say("interrupted; nothing half-written was left", 130))
-
-
-def _say(message: object, status: int) -> int:
+        status, message = 130, "interrupted; nothing half-written was left"
     print(f"error: {message}", file=sys.stderr)
-    return status
+    sys.exit(status)

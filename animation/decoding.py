@@ -43,10 +43,9 @@ def encode_frames(vae: ModelMixin, images: torch.Tensor) -> torch.Tensor:
 
 
 def decode_frames(vae: ModelMixin, latents: torch.Tensor, checkpointing: bool = False) -> torch.Tensor:
-    """Decode frames together, in the VAE's number format, on its device.
+    """Decode frames together, in the VAE's number format, on its device; AutoencoderKLTemporalDecoder mixes them.
 
     Args:
-        vae: AutoencoderKLTemporalDecoder, which mixes the frames, or another, which does not.
         latents: (n, 4, h, w), scaled as the sampler's.
         checkpointing: where gradients are on, keep only the inputs of the decoder's blocks and run a block again for
             its gradients (Chen et al. 2016): the same numbers in a fraction of the memory.
@@ -62,21 +61,18 @@ def decode_frames(vae: ModelMixin, latents: torch.Tensor, checkpointing: bool = 
 
 @contextlib.contextmanager
 def recompute_blocks(decoder: torch.nn.Module) -> Iterator[None]:
-    """Within the context, the blocks of a decoder are run again for their gradients instead of keeping activations.
+    """Within the context, single residual blocks of a decoder run again for their gradients.
 
-    Single residual blocks, not the decoder's four stages as diffusers does it: the last stage alone would keep three
-    quarters of everything.
+    Not its four stages, as diffusers does it: the last one alone would keep three quarters of everything.
     """
     blocks = [module for module in decoder.modules() if isinstance(module, RECOMPUTED_BLOCKS)]
-    originals = [block.forward for block in blocks]
-    had_own = ["forward" in vars(block) for block in blocks]  # an offloading hook's
-    for block, original in zip(blocks, originals, strict=True):
-        block.forward = functools.partial(checkpoint, original, use_reentrant=False, preserve_rng_state=False)
+    own = {block: vars(block)["forward"] for block in blocks if "forward" in vars(block)}  # an offloading hook's
+    for block in blocks:
+        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
     try:
         yield
     finally:
-        for block, original, own in zip(blocks, originals, had_own, strict=True):
-            if own:
-                block.forward = original
-            else:
-                del block.forward
+        for block in blocks:
+            del block.forward
+            if block in own:
+                block.forward = own[block]

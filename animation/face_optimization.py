@@ -5,6 +5,7 @@ one chunk's decoder graph is all that is ever in memory, whatever the length of 
 """
 
 import logging
+import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from animation.decoding import LATENT_SIZE, decode_frames, vae_device
@@ -29,7 +31,7 @@ LEARNING_RATE = 0.1  # of the first of all steps, falling along a line to 0 afte
 NOTABLE_FALL = 1e-3  # of the cosine similarity: above the noise of half precision
 
 
-def bilinear_weights(size: int) -> torch.Tensor:
+def bilinear_weights(size: int) -> Tensor:
     """The (112, size) float32 matrix that resizes `size` pixels as `F.interpolate` does without `align_corners`."""
     scale = float(np.float32(size / FACE_SIZE))  # it and the places are rounded to float32 where `F.interpolate` does
     places = ((torch.arange(FACE_SIZE, dtype=torch.float64) + 0.5) * scale - 0.5).float()
@@ -37,7 +39,7 @@ def bilinear_weights(size: int) -> torch.Tensor:
     return (1 - distances.abs()).clamp(min=0)
 
 
-def resize_face(face: torch.Tensor) -> torch.Tensor:
+def resize_face(face: Tensor) -> Tensor:
     """Resize a picture, (3, h, w) → (3, 112, 112), bilinear and without anti-aliasing, as ArcFace's crops were.
 
     Matrix products, as the gradient of `F.interpolate` is not deterministic on CUDA.
@@ -46,7 +48,7 @@ def resize_face(face: torch.Tensor) -> torch.Tensor:
     return rows @ face @ columns.T
 
 
-def crop_faces(frames: torch.Tensor, boxes: Sequence[FaceBox]) -> torch.Tensor:
+def crop_faces(frames: Tensor, boxes: Sequence[FaceBox]) -> Tensor:
     """Cut one face out of each frame, (n, 3, H, W) float32 → (n, 3, 112, 112), by `resize_face`."""
     crops = [
         resize_face(frame[:, box.y_min : box.y_max + 1, box.x_min : box.x_max + 1])
@@ -65,7 +67,7 @@ def latent_window(boxes: Sequence[FaceBox | None], margin: int, height: int, wid
     return slice(max(top, 0), min(bottom, height)), slice(max(left, 0), min(right, width))
 
 
-def gradient_scale(gradient: torch.Tensor) -> torch.Tensor:
+def gradient_scale(gradient: Tensor) -> Tensor:
     """The power of two that brings a gradient's largest value to 0.5 … 1: half precision would round it to zero."""
     return gradient.abs().max().clamp_min(1e-30).log2().ceil().exp2()
 
@@ -80,14 +82,13 @@ class FaceOptimizer:
         vae: decodes. Half-precision ones get gradients scaled to their range; latents stay in float32.
         extractor: embeds faces, (n, 3, 112, 112) float32 RGB in −1..1 → (n, D); on the VAE's device.
         reference: (D,) or (1, D), the embedding to reach.
-        boxes: for each frame of the video its face in pixels, or None; frames without a face take no part in the loss.
+        boxes: for each frame of the video its face in pixels, or None.
         num_iterations: gradient steps at a denoising step.
         start_step, end_step: the first and the last denoising step at which to work, both included.
         decode_chunk_size: frames decoded together; the decoder mixes them, so it is part of the result.
         crop_margin: decode only the latents around a chunk's faces and so many beyond, on each side: approximate, as
             the decoder's normalisation and attention see the crop alone. None: whole frames.
         checkpointing: see `decode_frames`.
-        progress: show a bar for the chunks of each step.
 
     Attributes:
         similarities: for each step done its number and the mean cosine similarity before and after.
@@ -96,8 +97,8 @@ class FaceOptimizer:
     def __init__(
         self,
         vae: torch.nn.Module,
-        extractor: Callable[[torch.Tensor], torch.Tensor],
-        reference: torch.Tensor,
+        extractor: Callable[[Tensor], Tensor],
+        reference: Tensor,
         boxes: Sequence[FaceBox | None],
         *,
         num_iterations: int = 3,
@@ -113,7 +114,8 @@ class FaceOptimizer:
         self.reference = reference.reshape(1, -1).to(self.device, torch.float32)
         self.boxes = list(boxes)
         self.num_iterations, self.start_step, self.end_step = num_iterations, start_step, end_step
-        self.crop_margin, self.checkpointing, self.progress = crop_margin, checkpointing, progress
+        self.crop_margin = sys.maxsize if crop_margin is None else crop_margin
+        self.checkpointing, self.progress = checkpointing, progress
         self.num_faces = sum(box is not None for box in self.boxes)
         if self.num_faces == 0:
             raise ValueError("no frame has a face: there is nothing to optimise")
@@ -121,66 +123,45 @@ class FaceOptimizer:
         self.chunks = [chunk for chunk in chunks if any(box is not None for box in self.boxes[chunk])]
         self.similarities: list[dict] = []
 
-    def __call__(self, x0: torch.Tensor, step: int, num_steps: int) -> torch.Tensor:
-        """Refine (1, F, 4, h, w) float32 latents at a denoising step, counted from 0.
-
-        Raises:
-            NonFiniteError: the gradients hold NaN or infinity.
-        """
+    def __call__(self, x0: Tensor, step: int, num_steps: int) -> Tensor:
+        """Refine (1, F, 4, h, w) float32 latents at a denoising step, counted from 0; raises NonFiniteError."""
         if not self.start_step <= step <= self.end_step:
             return x0
+        name = f"step {step + 1} of {num_steps}"
         latents = x0[0].detach().to(self.device, torch.float32, copy=True)
         optimizer = torch.optim.Adam([latents], lr=LEARNING_RATE * (1 - step / num_steps))
-        before = None
-        with tqdm(
-            total=(self.num_iterations + 1) * len(self.chunks),
-            desc=f"faces, step {step + 1} of {num_steps}",
-            unit="chunk",
-            leave=False,
-            disable=not self.progress,
-        ) as bar:
+        similarities = []
+        total = (self.num_iterations + 1) * len(self.chunks)
+        with tqdm(total=total, desc=f"faces, {name}", unit="chunk", leave=False, disable=not self.progress) as bar:
             for _ in range(self.num_iterations):
                 similarity, latents.grad = self.gradient(latents, bar.update)
                 if not latents.grad.isfinite().all():
                     raise NonFiniteError(
-                        f"the gradients of the face optimisation hold NaN or infinity at step {step + 1} of "
-                        f"{num_steps}; try --dtype bf16 or fp32"
+                        f"the faces' gradients hold NaN or infinity at {name}; try --dtype bf16 or fp32"
                     )
-                before = similarity.item() if before is None else before
+                similarities.append(similarity)
                 optimizer.step()
             after = self.similarity(latents, bar.update)
-        self._record(step, num_steps, after if before is None else before, after)
-        return latents[None].to(x0.device, x0.dtype)
-
-    def _record(self, step: int, num_steps: int, before: float, after: float) -> None:
+        before = similarities[0].item() if similarities else after
         self.similarities.append({"step": step, "cosine_before": round(before, 5), "cosine_after": round(after, 5)})
         if after < before - NOTABLE_FALL:
             logger.warning(
-                "step %d of %d: the faces' similarity to the photo fell from %.3f to %.3f; fewer "
-                "--num_optimization_iter or a later --start_refine_step may help",
-                step + 1,
-                num_steps,
-                before,
-                after,
+                f"{name}: the faces' similarity to the photo fell from {before:.3f} to {after:.3f}; fewer "
+                "--num_optimization_iter or a later --start_refine_step may help"
             )
+        return latents[None].to(x0.device, x0.dtype)
 
-    def gradient(
-        self, latents: torch.Tensor, on_chunk: Callable[[], object] = lambda: None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss's gradient, accumulated chunk by chunk.
+    def gradient(self, latents: Tensor, on_chunk: Callable[[], object] = lambda: None) -> tuple[Tensor, Tensor]:
+        """The mean cosine similarity over the faces, and the loss's gradient, accumulated chunk by chunk.
 
         Args:
-            latents: (F, 4, h, w) float32 on the VAE's device.
+            latents: (F, 4, h, w) float32 on the VAE's device; chunks without a face are not decoded.
             on_chunk: called after each chunk.
-
-        Returns:
-            The mean cosine similarity over the faces, and the gradient, of the latents' shape; zero in chunks without
-            a face, which are not decoded.
         """
         gradient = torch.zeros_like(latents)
         total = latents.new_zeros(())
         for chunk in self.chunks:
-            rows, columns = self._window(chunk, latents)
+            rows, columns = latent_window(self.boxes[chunk], self.crop_margin, *latents.shape[-2:])
             with torch.enable_grad():
                 part = latents[chunk, :, rows, columns].detach().requires_grad_()
                 frames = decode_frames(self.vae, part, self.checkpointing)
@@ -197,24 +178,17 @@ class FaceOptimizer:
         return total / self.num_faces, gradient
 
     @torch.no_grad()
-    def similarity(self, latents: torch.Tensor, on_chunk: Callable[[], object] = lambda: None) -> float:
+    def similarity(self, latents: Tensor, on_chunk: Callable[[], object] = lambda: None) -> float:
         """The mean cosine similarity over the faces of (F, 4, h, w) latents."""
         total = latents.new_zeros(())
         for chunk in self.chunks:
-            rows, columns = self._window(chunk, latents)
+            rows, columns = latent_window(self.boxes[chunk], self.crop_margin, *latents.shape[-2:])
             frames = decode_frames(self.vae, latents[chunk, :, rows, columns])
             total += self._similarities(frames, chunk, rows, columns).sum()
             on_chunk()
         return (total / self.num_faces).item()
 
-    def _window(self, chunk: slice, latents: torch.Tensor) -> tuple[slice, slice]:
-        """What of a chunk's latents is decoded: rows and columns."""
-        height, width = latents.shape[-2:]
-        if self.crop_margin is None:
-            return slice(0, height), slice(0, width)
-        return latent_window(self.boxes[chunk], self.crop_margin, height, width)
-
-    def _similarities(self, frames: torch.Tensor, chunk: slice, rows: slice, columns: slice) -> torch.Tensor:
+    def _similarities(self, frames: Tensor, chunk: slice, rows: slice, columns: slice) -> Tensor:
         """Cosine similarities of a decoded chunk's faces to the reference: (n, 3, H, W) → (faces,)."""
         top, left = rows.start * LATENT_SIZE, columns.start * LATENT_SIZE
         faces = [(i, box) for i, box in enumerate(self.boxes[chunk]) if box is not None]
@@ -223,7 +197,7 @@ class FaceOptimizer:
         return F.cosine_similarity(self.extractor(crops), self.reference)
 
 
-def photo_face_pixels(face: Image.Image, resampling: str = "antialias") -> torch.Tensor:
+def photo_face_pixels(face: Image.Image, resampling: str = "antialias") -> Tensor:
     """A face cut out of a photo as ArcFace takes it: (1, 3, 112, 112) float32, RGB in −1..1.
 
     Args:
@@ -241,18 +215,16 @@ def build_face_optimizer(
 ) -> FaceOptimizer:
     """Load ArcFace beside a pipeline's decoder and make the hook that a run with face optimisation refines with.
 
-    The report gets the similarities of each step, which grow while the run goes on.
-
-    Raises:
-        CheckpointError: the extractor's weights are damaged or another model's.
+    The report gets the similarities of each step, which grow while the run goes on. Raises CheckpointError.
     """
     vae = pipeline.decoding_vae
     extractor = load_arcface(inputs.extractor_path).to(vae_device(vae))
     report.add_files([inputs.extractor_path, *inputs.face_files])
+    face = photo_face_pixels(inputs.photo_face, settings.face_resample).to(extractor.device)
     optimizer = FaceOptimizer(
         vae,
         extractor,
-        extractor(photo_face_pixels(inputs.photo_face, settings.face_resample).to(extractor.device)),
+        extractor(face),
         inputs.face_boxes,
         num_iterations=settings.num_optimization_iter,
         start_step=settings.start_refine_step,
@@ -260,11 +232,7 @@ def build_face_optimizer(
         decode_chunk_size=settings.decode_chunk_size,
         crop_margin=settings.hjb_crop,
     )
-    logger.info(
-        "faces of %d of %d frames are optimised in %d chunks a step",
-        optimizer.num_faces,
-        len(optimizer.boxes),
-        len(optimizer.chunks),
-    )
+    of_all = f"{optimizer.num_faces} of {len(optimizer.boxes)}"
+    logger.info(f"faces of {of_all} frames are optimised in {len(optimizer.chunks)} chunks a step")
     report.facts["face_optimization"] = optimizer.similarities
     return optimizer

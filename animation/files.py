@@ -40,11 +40,8 @@ def write_whole(path: Path, write: Callable[[Path], object], shared: bool = Fals
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder within the context, so that a second run into it is refused; a dead process holds nothing.
 
-    Args:
-        folder: made where missing, and removed again where nothing was written to it.
-
-    Raises:
-        InputError: another process holds it; the message says which.
+    The folder is made where missing, and removed again where nothing was written to it. Raises InputError, naming the
+    process that holds it.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -58,8 +55,8 @@ def locked(folder: Path) -> Iterator[None]:
         who = f"process {held['process']} on {held['host']}, since {held['since']}" if held else "another process"
         raise InputError(f"{folder}: {who} is at work there; wait for it, or give another output folder") from None
     try:
-        facts = {"process": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        write_json(owner, facts)
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        write_json(owner, {"process": os.getpid(), "host": platform.node(), "since": now})
         yield
     finally:
         owner.unlink(missing_ok=True)
@@ -74,10 +71,8 @@ def refuse_links(folder: Path, names: Iterable[str]) -> None:
     """Raise InputError where one of these in a folder is a symbolic link: results would land where it points."""
     for path in (folder / name for name in names):
         if path.is_symlink():
-            raise InputError(
-                f"{path}: a symbolic link to {path.readlink()}, where results would go; remove it, or give another "
-                "output folder"
-            )
+            where = f"a symbolic link to {path.readlink()}, where results would go"
+            raise InputError(f"{path}: {where}; remove it, or give another output folder")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -15,6 +15,7 @@ import difflib
 import functools
 import logging
 import math
+import operator
 import types
 import typing
 from collections.abc import Sequence
@@ -38,10 +39,7 @@ class Flag:
         help: one line; "left out, …" where the default is None.
         least, most: bounds that the value may have.
         above, below: bounds that it may not have.
-        choices: the values that it may have.
-        metavar: what stands for the value in the help.
         const: the value of the flag given without one; None: a value is needed.
-        aliases: other names of the flag.
         affects: LATENTS (and so frames and files), FRAMES, FILES, or NOTHING of the result.
     """
 
@@ -80,10 +78,7 @@ class Settings:
     REFUSED: ClassVar[dict[str, str]] = {}
 
     def check(self) -> None:
-        """Raise InputError for a setting of the wrong type, out of its range, empty, or not finite.
-
-        Subclasses add what depends on more than one setting.
-        """
+        """Raise InputError for a setting that makes no sense; subclasses add what depends on more than one."""
         for name, (hint, facts) in _flags(type(self)).items():
             _check_value(name, getattr(self, name), hint, facts)
 
@@ -91,11 +86,10 @@ class Settings:
     def checked_values(cls, values: dict[Any, Any]) -> dict[str, Any]:
         """Values by name, such as a file's. Raises InputError for an unknown name or a wrong type."""
         known = _flags(cls)
-        for name in values:
-            if name not in known:
-                near = difflib.get_close_matches(str(name)[:100], known, n=1)
-                meant = f"; did you mean {near[0]!r}?" if near else "; --help lists them"
-                raise InputError(f"{shown(name)} is no setting{meant}")
+        for name in (name for name in values if name not in known):
+            near = difflib.get_close_matches(str(name)[:100], known, n=1)
+            meant = f"did you mean {near[0]!r}?" if near else "--help lists them"
+            raise InputError(f"{shown(name)} is no setting; {meant}")
         return {name: _checked_type(name, value, known[name][0]) for name, value in values.items()}
 
     def affecting(self, what: str) -> dict[str, Any]:
@@ -154,18 +148,14 @@ def _check_value(name: str, value: Any, hint: Any, facts: Flag) -> None:
         return
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"--{name} {value} is not a finite number")
-    least, most, above, below = facts.least, facts.most, facts.above, facts.below
-    problem = None
-    if least is not None and value < least:
-        problem = f"is below {least}; give {least} or more"
-    elif most is not None and value > most:
-        problem = f"is above {most}; give {most} or less"
-    elif above is not None and value <= above:
-        problem = f"is not above {above}; give more"
-    elif below is not None and value >= below:
-        problem = f"is not below {below}; give less"
-    if problem:
-        raise InputError(f"--{name} {shown(value)} {problem}")
+    for bound, outside, problem in (
+        (facts.least, operator.lt, "is below {0}; give {0} or more"),
+        (facts.most, operator.gt, "is above {0}; give {0} or less"),
+        (facts.above, operator.le, "is not above {0}; give more"),
+        (facts.below, operator.ge, "is not below {0}; give less"),
+    ):
+        if bound is not None and outside(value, bound):
+            raise InputError(f"--{name} {shown(value)} {problem.format(bound)}")
 
 
 def _is_plain(text: str) -> bool:
@@ -187,14 +177,13 @@ def boolean(text: str) -> bool:
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells what is wrong with a command line in one line, with the nearest flag, and shows defaults in the help."""
+    """Tells what is wrong with a command line in one line, with the nearest flag."""
 
-    def __init__(self, description: str | None = None, usage: str = "%(prog)s [flags]", **options: Any):
-        kind = argparse.RawDescriptionHelpFormatter
-        super().__init__(usage=usage, description=description, formatter_class=kind, **options)
+    def __init__(self, description: str | None = None, **options: Any):
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(usage="%(prog)s [flags]", description=description, formatter_class=formatter, **options)
 
     def error(self, message: str) -> typing.NoReturn:
-        """Raise InputError in place of printing the usage."""
         if message.startswith("unrecognized arguments: "):
             name = message.removeprefix("unrecognized arguments: ").split()[0].split("=")[0]
             near = difflib.get_close_matches(name, self._option_string_actions, n=1)
@@ -215,17 +204,14 @@ class _Refused(argparse.Action):
 
 def add_flags(parser: argparse.ArgumentParser, cls: type[Settings]) -> None:
     """Add the flags of a settings class to a parser, a group for each class that declares some."""
-    added: set[str] = set()
     groups: dict[str, Any] = {}
-    known = _flags(cls)
+    declared, missing = {f.name: f for f in fields(cls)}, _flags(cls)
     for owner in cls.__mro__:
-        names = [f for f in vars(owner).get("__annotations__", {}) if f in known and f not in added]
-        if names:
-            title = vars(owner).get("TITLE", Settings.TITLE)
-            groups[title] = group = groups.get(title) or parser.add_argument_group(title)
-            for name in names:
-                _add_flag(group, name, *known[name], {f.name: f for f in fields(cls)}[name])
-                added.add(name)
+        title = vars(owner).get("TITLE", Settings.TITLE)
+        for name in vars(owner).get("__annotations__", {}):
+            if name in missing:
+                groups[title] = group = groups.get(title) or parser.add_argument_group(title)
+                _add_flag(group, name, *missing.pop(name), declared[name])
     if cls.RETIRED:
         group = parser.add_argument_group("accepted, with nothing to do")
         for name, reason in cls.RETIRED.items():
@@ -239,17 +225,18 @@ def _add_flag(group, name: str, hint: Any, facts: Flag, declared: dataclasses.Fi
     kinds = [kind for kind in _kinds(hint) if kind is not types.NoneType]
     names = [f"--{name}", *(f"--{alias}" for alias in facts.aliases)]
     required = declared.default is MISSING and declared.default_factory is MISSING
-    shown = facts.help.replace("%", "%%")
+    shown = facts.help
     if not any(declared.default is nothing for nothing in (MISSING, None, False)):
-        shown += f" (default: {str(declared.default).replace('%', '%%')})"
+        shown += f" (default: {declared.default})"
+    shown = shown.replace("%", "%%")
     options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": shown, "dest": name, "required": required}
-    (kind,) = kinds if len(kinds) == 1 else (str,)
+    kind = kinds[0] if len(kinds) == 1 else str
     if kind is bool and len(_kinds(hint)) > 1:
         group.add_argument(*names, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=shown)
     elif kind is bool:
         group.add_argument(*names, nargs="?", const=True, type=boolean, metavar="BOOL", **options)
     elif typing.get_origin(kind) is list:
-        (item,) = typing.get_args(kind)
+        item = typing.get_args(kind)[0]
         group.add_argument(*names, nargs="+", action="extend", type=item, metavar=facts.metavar, **options)
     else:
         if facts.const is not None:
@@ -260,12 +247,7 @@ def _add_flag(group, name: str, hint: Any, facts: Flag, declared: dataclasses.Fi
 
 
 def parse(cls: type[T], description: str | None, arguments: Sequence[str] | None = None) -> T:
-    """Make settings of a command line, unchecked.
-
-    Args:
-        cls: the script's settings.
-        description: the script's docstring, above the help.
-        arguments: in place of the process's own.
+    """Make settings of a command line, or of the arguments given in its place, without checking their ranges.
 
     Raises:
         InputError: an unknown flag, a missing one, or a value of the wrong type.

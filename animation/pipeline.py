@@ -1,17 +1,13 @@
 """AnimationPipeline: a photo, a sequence of poses and a face embedding become a video."""
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler, StableVideoDiffusionPipeline
-from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import (
-    StableVideoDiffusionPipelineOutput,
-)
+from diffusers.pipelines.stable_video_diffusion import StableVideoDiffusionPipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from einops import rearrange
 from PIL import Image
@@ -68,34 +64,17 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
         self.register_to_config(feature_extractor=("transformers", "CLIPImageProcessor"))
 
     @classmethod
-    def from_checkpoints(
-        cls,
-        *,
-        svd_folder: str | Path | None = None,
-        unet_path: str | Path | None = None,
-        pose_net_path: str | Path | None = None,
-        face_encoder_path: str | Path | None = None,
-        dtype: torch.dtype = torch.float32,
-        preview_vae_folder: str | Path | None = None,
-    ) -> "AnimationPipeline":
+    def from_checkpoints(cls, **files: Any) -> "AnimationPipeline":
         """Load the released files, or others of that layout and any size.
 
-        Paths that are None are found by `animation.weights.layout`: the released weights where they are, else the small
-        ones that come along.
+        Args:
+            files: arguments of `load_components`: `svd_folder`, `unet_path`, `pose_net_path`, `face_encoder_path` (left
+                out, the released weights where they are, else the small ones), `preview_vae_folder` and `dtype`.
 
         Raises:
             CheckpointError: a file is missing, damaged, of another model, or does not fit the others.
         """
-        return cls(
-            **load_components(
-                svd_folder=svd_folder,
-                unet_path=unet_path,
-                pose_net_path=pose_net_path,
-                face_encoder_path=face_encoder_path,
-                dtype=dtype,
-                preview_vae_folder=preview_vae_folder,
-            )
-        )
+        return cls(**load_components(**files))
 
     def enable_sequential_cpu_offload(self, *args, **kwargs) -> None:
         """Move one layer at a time to the device, as diffusers does it."""
@@ -136,32 +115,23 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
             raise InputError("no poses: at least one skeleton image is needed")
         embedding = torch.as_tensor(face_embedding).reshape(1, -1)
         if embedding.shape[1] != self.face_encoder.config.embedding_dim:
-            raise InputError(
-                f"a face embedding of {embedding.shape[1]} numbers; this checkpoint takes "
-                f"{self.face_encoder.config.embedding_dim}"
-            )
+            due = self.face_encoder.config.embedding_dim
+            raise InputError(f"a face embedding of {embedding.shape[1]} numbers; this checkpoint takes {due}")
         device, dtype = self._execution_device, self.unet.dtype
         image_embeddings = self._encode_image(image, device, 1, False).to(dtype)  # (1, 1, D)
         face_tokens = self.face_encoder(embedding.to(device, dtype), image_embeddings)
         time_ids = self._get_add_time_ids(fps - 1, motion_bucket_id, noise_aug_strength, dtype, 1, 1, False)
+        pixels = self.video_processor.preprocess(image, height=height, width=width).to(device)
+        noise = randn_tensor(pixels.shape, generator=generator, device=device, dtype=pixels.dtype)
+        pixels = pixels + noise_aug_strength * noise
+        with self._upcast_vae():
+            posterior = encode_frames(self.vae, pixels.to(vae_device(self.vae), self.vae.dtype))
         return Conditions(
             tokens=torch.cat([image_embeddings, face_tokens], dim=1),
-            image_latents=self._encode_photo(image, height, width, noise_aug_strength, generator).to(device, dtype),
+            image_latents=posterior.chunk(2, dim=1)[0].to(device, dtype),
             pose_latents=self._encode_poses(poses, height, width),
             added_time_ids=time_ids.to(device),
         )
-
-    def _encode_photo(
-        self, image: Image.Image, height: int, width: int, noise_aug_strength: float, generator
-    ) -> torch.Tensor:
-        """(1, 4, h, w): the mode of the VAE's posterior for the noised photo, not scaled."""
-        pixels = self.video_processor.preprocess(image, height=height, width=width).to(self._execution_device)
-        pixels = pixels + noise_aug_strength * randn_tensor(
-            pixels.shape, generator=generator, device=pixels.device, dtype=pixels.dtype
-        )
-        with self._upcast_vae():
-            posterior = encode_frames(self.vae, pixels.to(vae_device(self.vae), self.vae.dtype))
-        return posterior.chunk(2, dim=1)[0]
 
     @contextlib.contextmanager
     def _upcast_vae(self):
@@ -181,11 +151,9 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
         device, dtype = self._execution_device, self.pose_net.dtype
         latents = torch.empty(0)
         for start in range(0, len(poses), POSE_CHUNK):
-            chunk = [
-                np.asarray(pose.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
-                for pose in poses[start : start + POSE_CHUNK]
-            ]
-            pixels = rearrange(torch.from_numpy(np.stack(chunk)).to(device), "n h w rgb -> n rgb h w")
+            chunk = [pose.convert("RGB") for pose in poses[start : start + POSE_CHUNK]]
+            resized = [np.asarray(pose.resize((width, height), Image.Resampling.BICUBIC)) for pose in chunk]
+            pixels = rearrange(torch.from_numpy(np.stack(resized)).to(device), "n h w rgb -> n rgb h w")
             features = self.pose_net((pixels.float() / 127.5 - 1).to(dtype))
             if start == 0:
                 latents = self._allocate_pose_latents((len(poses), *features.shape[1:]), features)
@@ -195,9 +163,7 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
     @staticmethod
     def _allocate_pose_latents(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
         """On the device of `like` while they take a small share of its free memory, else pinned on the CPU."""
-        if not like.is_cuda:
-            return like.new_empty(shape)
-        free, _total = torch.cuda.mem_get_info(like.device)
+        free = torch.cuda.mem_get_info(like.device)[0] if like.is_cuda else np.inf
         if np.prod(shape) * like.element_size() <= free * DEVICE_SHARE_FOR_POSES:
             return like.new_empty(shape)
         return torch.empty(shape, dtype=like.dtype, pin_memory=True)
@@ -236,7 +202,6 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
             refine_x0: improves the predicted clean latents at each step.
             callback_on_step_end: as in diffusers: `callback(pipe, step, timestep, {"latents": …})`; a `latents` in
                 the dict that it returns replaces them.
-            checkpoint: keeps the state after each step, and may have one to go on from.
             fresh_noise: draw the initial latents of each window's length anew instead of repeating the first's.
 
         Returns:
@@ -249,10 +214,7 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
         if num_inference_steps < 1:
             raise InputError(f"num_inference_steps {num_inference_steps} is below 1")
         num_frames, device = conditions.num_frames, self._execution_device
-        try:
-            windows = window_indices(num_frames, tile_size, overlap)
-        except ValueError as error:
-            raise InputError(str(error)) from None
+        windows = window_indices(num_frames, tile_size, overlap)
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         if latents is None:
             latents = self._initial_latents(conditions, tile_size, generator, fresh_noise)
@@ -260,9 +222,12 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
         self._guidance_scale = torch.linspace(first, guidance_scale, num_frames)
         self._num_timesteps = num_inference_steps
 
-        on_step_end = None
-        if callback_on_step_end is not None:
-            on_step_end = functools.partial(self._call_back, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        def call_back(step: int, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+            if callback_on_step_end is None:
+                return latents
+            tensors = {name: {"latents": latents}[name] for name in callback_on_step_end_tensor_inputs}
+            return (callback_on_step_end(self, step, timestep, tensors) or {}).get("latents", latents)
+
         self.denoiser = WindowedDenoiser(self.unet, conditions, windows, device, cfg_batch=cfg_batch)
         with self.progress_bar(total=num_inference_steps * len(windows)) as progress:
             return denoise(
@@ -271,20 +236,13 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
                 latents.to(device),
                 self._guidance_scale,
                 refine_x0=refine_x0,
-                on_step_end=on_step_end,
-                progress=progress,
+                on_step_end=call_back,
+                on_window=progress.update,
                 checkpoint=checkpoint,
             )
 
-    def _call_back(
-        self, callback: Callable, names: Sequence[str], step: int, timestep: torch.Tensor, latents: torch.Tensor
-    ) -> torch.Tensor:
-        """Call diffusers' kind of callback, and return the latents to go on with."""
-        returned = callback(self, step, timestep, {name: {"latents": latents}[name] for name in names})
-        return (returned or {}).get("latents", latents)
-
     def _initial_latents(
-        self, conditions: Conditions, tile_size: int, generator, fresh_noise: bool = False
+        self, conditions: Conditions, tile_size: int, generator: torch.Generator | None, fresh_noise: bool = False
     ) -> torch.Tensor:
         """(1, F, 4, h, w): the noise of one window, in the model's dtype, repeated or drawn on to its length."""
         height, width = conditions.image_latents.shape[-2:]
@@ -318,15 +276,13 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
         if decode_chunk_size < 1:
             raise InputError(f"decode_chunk_size {decode_chunk_size} is below 1")
         for start in range(first_frame, latents.shape[1], decode_chunk_size):
-            chunk = latents[0, start : start + decode_chunk_size]
-            frames = decode_frames(self.decoding_vae, chunk)
-            finite = frames.isfinite().all()
-            pixels = (frames / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
-            if not finite:
+            frames = decode_frames(self.decoding_vae, latents[0, start : start + decode_chunk_size])
+            if not frames.isfinite().all():
                 raise NonFiniteError(
-                    f"frames {start} to {start + len(chunk) - 1} hold NaN or infinity after decoding; try --dtype bf16 "
-                    "or fp32, or --vae_device cpu"
+                    f"frames {start} to {start + len(frames) - 1} hold NaN or infinity after decoding; try --dtype "
+                    "bf16 or fp32, or --vae_device cpu"
                 )
+            pixels = (frames / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
             yield rearrange(pixels, "n rgb h w -> n h w rgb").cpu().numpy()
 
     @torch.no_grad()
@@ -338,29 +294,21 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
         height: int = 512,
         width: int = 512,
         *,
-        num_inference_steps: int = 25,
-        guidance_scale: float = 3.0,
-        min_guidance_scale: float | None = None,
-        tile_size: int = 16,
-        overlap: int = 4,
         fps: int = 7,
         motion_bucket_id: float = 127,
         noise_aug_strength: float = 0.02,
-        decode_chunk_size: int = 4,
-        cfg_batch: int | None = None,
         generator: torch.Generator | None = None,
-        latents: torch.Tensor | None = None,
+        decode_chunk_size: int = 4,
         output_type: str = "pil",
-        refine_x0: RefineX0 | None = None,
-        callback_on_step_end: Callable | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         return_dict: bool = True,
+        **sampling: Any,
     ) -> StableVideoDiffusionPipelineOutput | tuple:
         """Animate `image` with `poses`: `encode`, `denoise` and `decode` in turn; they explain the arguments.
 
         Args:
             output_type: `pil` (a list of F images in a list), `np` ((1, F, H, W, 3) in 0..1), `pt` ((1, F, 3, H, W)
                 in 0..1) or `latent` ((1, F, 4, h, w)).
+            sampling: arguments of `denoise`, such as `num_inference_steps`, `guidance_scale` and `tile_size`.
 
         Returns:
             An output with `.frames`, or a tuple with the frames alone.
@@ -378,20 +326,7 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
             noise_aug_strength=noise_aug_strength,
             generator=generator,
         )
-        frames: Any = self.denoise(
-            conditions,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            min_guidance_scale=min_guidance_scale,
-            tile_size=tile_size,
-            overlap=overlap,
-            cfg_batch=cfg_batch,
-            generator=generator,
-            latents=latents,
-            refine_x0=refine_x0,
-            callback_on_step_end=callback_on_step_end,
-            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
-        )
+        frames: Any = self.denoise(conditions, generator=generator, **sampling)
         if output_type != "latent":
             pixels = np.concatenate(list(self.decode(frames, decode_chunk_size)))
             if output_type == "pil":

@@ -17,12 +17,7 @@ LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", 
 
 
 class RunReport:
-    """Collects the facts of a run while it goes on, and writes them in one piece at its end.
-
-    Args:
-        settings: every setting of the run, JSON values.
-        device: where the run computes.
-    """
+    """Collects the facts of a run on a device, its settings (JSON values) first, and writes them at its end."""
 
     def __init__(self, settings: dict, device: torch.device):
         self.device = device
@@ -47,7 +42,6 @@ class RunReport:
         paths = list(paths)
 
         def describe() -> None:
-            """Hash the files."""
             self._files.update({str(path): describe_file(Path(path)) for path in paths})
 
         self._hashing.append(threading.Thread(target=describe, daemon=True))  # a failed run does not wait for it
@@ -57,9 +51,7 @@ class RunReport:
         """Write everything as JSON, whole or not at all."""
         for thread in self._hashing:
             thread.join()
-        self.facts["files"] = self._files
-        self.facts["peak_memory_bytes"] = peak_memory(self.device)
-        self.facts.update(facts)
+        self.facts |= {"files": self._files, "peak_memory_bytes": peak_memory(self.device), **facts}
         write_json(Path(path), self.facts)
 
 
@@ -69,7 +61,7 @@ def device_name(device: torch.device) -> str:
 
 
 def library_versions(libraries: Iterable[str] = LIBRARIES) -> dict[str, str]:
-    """Versions of Python and of those libraries that are installed; the default ones matter for an animation."""
+    """Versions of Python and of those libraries that are installed."""
     versions = {"python": platform.python_version(), "platform": platform.platform()}
     for library in libraries:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -81,15 +73,9 @@ def peak_memory(device: torch.device) -> dict[str, int]:
     """The most bytes that this process held, on the host and on a CUDA device."""
     import psutil
 
-    info = psutil.Process().memory_info()
-    if hasattr(info, "peak_wset"):  # Windows
-        host = info.peak_wset
-    else:
+    host = getattr(psutil.Process().memory_info(), "peak_wset", None)  # on Windows
+    if host is None:
         import resource
 
-        unit = 1 if platform.system() == "Darwin" else 1024
-        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    peak = {"host": host}
-    if device.type == "cuda":
-        peak["device"] = torch.cuda.max_memory_allocated(device)
-    return peak
+        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+    return {"host": host} | ({"device": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {})

@@ -14,11 +14,7 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that a `--device` of auto, cuda, cuda:N, mps or cpu means here.
-
-    Raises:
-        InputError: there is no such device.
-    """
+    """The device that a `--device` of auto, cuda, cuda:N, mps or cpu means. Raises InputError where there is none."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
     try:
@@ -40,8 +36,7 @@ def choose_device(name: str) -> torch.device:
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """The number format that a `--dtype` of auto (fp16 on CUDA, else fp32), fp16, bf16 or fp32 means on a device.
 
-    Raises:
-        InputError: the device does not compute in it.
+    Raises InputError where the device does not compute in it.
     """
     if name == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
@@ -64,38 +59,31 @@ def place(pipeline: AnimationPipeline, device: torch.device, offload: str = "non
     Raises:
         InputError: offloading where there is no accelerator to move models to.
     """
-    vaes = [name for name in ("vae", "preview_vae") if getattr(pipeline, name) is not None]
     if offload != "none" and device.type == "cpu":
         raise InputError(
-            f"--offload {offload}: it moves models between CPU and GPU, and the device is the CPU; use none"
+            f"--offload {offload}: it moves models between CPU and GPU, but the device is the CPU; use none"
         )
-    if vae_device == "cpu":
-        pipeline._exclude_from_cpu_offload = [*pipeline._exclude_from_cpu_offload, *vaes]
-        offloaded = [name for name in pipeline.model_cpu_offload_seq.split("->") if name not in vaes]
-        pipeline.model_cpu_offload_seq = "->".join(offloaded)
+    on_host = [name for name in ("vae", "preview_vae") if vae_device == "cpu" and getattr(pipeline, name) is not None]
+    pipeline._exclude_from_cpu_offload = [*pipeline._exclude_from_cpu_offload, *on_host]
+    offloaded = [name for name in pipeline.model_cpu_offload_seq.split("->") if name not in on_host]
+    pipeline.model_cpu_offload_seq = "->".join(offloaded)
     if offload == "none":
         pipeline.to(device)
     elif offload == "model":
         pipeline.enable_model_cpu_offload(device=device)
     else:
         pipeline.enable_sequential_cpu_offload(device=device)
-    if vae_device == "cpu":
-        for name in vaes:
-            torch.nn.Module.to(getattr(pipeline, name), "cpu", torch.float32)
+    for name in on_host:
+        torch.nn.Module.to(getattr(pipeline, name), "cpu", torch.float32)
 
 
 def use_xformers(pipeline: AnimationPipeline, device: torch.device) -> None:
-    """Run self-attention through xformers' kernels instead of torch's.
-
-    Raises:
-        InputError: xformers is not installed, or cannot run here.
-    """
-    layers = [layer for layer in pipeline.unet.modules() if isinstance(layer, Attention)]
+    """Run self-attention through xformers' kernels instead of torch's. Raises InputError where they cannot run."""
     try:
         if device.type != "cuda":
             raise ValueError("its kernels run on CUDA alone")
-        for layer in layers:
-            if isinstance(layer.processor, AttnProcessor2_0):
+        for layer in pipeline.unet.modules():
+            if isinstance(layer, Attention) and isinstance(layer.processor, AttnProcessor2_0):
                 layer.set_use_memory_efficient_attention_xformers(True)
     except (ImportError, ValueError, NotImplementedError, RuntimeError) as error:
         reason = "it is not installed" if isinstance(error, ImportError) else error
@@ -122,7 +110,6 @@ def memory_remedies(
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a GPU or the host ran out of memory."""
-    text = str(error).lower()
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
-    )
+    says_so = any(words in str(error).lower() for words in ("out of memory", "can't allocate memory"))
+    memory_errors = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, memory_errors) or (isinstance(error, RuntimeError) and says_so)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 from diffusers import EulerDiscreteScheduler
+from torch import Tensor
 
 from animation.errors import NonFiniteError
 from animation.modules.unet import PoseGuidedUNet
@@ -28,10 +29,10 @@ class Conditions:
         added_time_ids: (1, 3), [fps − 1, motion bucket, noise augmentation].
     """
 
-    tokens: torch.Tensor
-    image_latents: torch.Tensor
-    pose_latents: torch.Tensor
-    added_time_ids: torch.Tensor
+    tokens: Tensor
+    image_latents: Tensor
+    pose_latents: Tensor
+    added_time_ids: Tensor
 
     @property
     def num_frames(self) -> int:
@@ -42,17 +43,17 @@ class Conditions:
 class RefineX0(Protocol):
     """A hook that improves the predicted clean latents before the sampler steps towards them."""
 
-    def __call__(self, x0: torch.Tensor, step: int, num_steps: int) -> torch.Tensor:
+    def __call__(self, x0: Tensor, step: int, num_steps: int) -> Tensor:
         """Take and return (1, F, 4, h, w) float32 latents, scaled as the sampler's; gradients are off outside."""
 
 
 class Checkpoint(Protocol):
     """A hook that keeps the state of the loop between two steps, so that a later run goes on from there."""
 
-    def restore(self, denoiser: "WindowedDenoiser") -> tuple[int, torch.Tensor] | None:
+    def restore(self, denoiser: "WindowedDenoiser") -> tuple[int, Tensor] | None:
         """The step to go on with, and the latents, (1, F, 4, h, w) float32, to do it on; None to begin at the first."""
 
-    def keep(self, step: int, latents: torch.Tensor, denoiser: "WindowedDenoiser") -> None:
+    def keep(self, step: int, latents: Tensor, denoiser: "WindowedDenoiser") -> None:
         """Keep the latents with which `step` is to begin; as many steps as there are: all is done."""
 
 
@@ -62,14 +63,9 @@ def automatic_cfg_batch(device: torch.device, window_pixels: int) -> int:
 
 
 class WindowedDenoiser:
-    """Predicts v for a video of any length, window by window.
-
-    The prediction of a video is a weighted sum over windows divided by a sum of weights. `accumulate` returns the
-    first for any subset of the windows: processes that each take some of them need only add their sums.
+    """Predicts v for a video of any length, window by window: a weighted sum over windows, to divide by `weight_sum`.
 
     Args:
-        unet: the model.
-        conditions: what guides it.
         windows: frame numbers of each window, as `window_indices` gives them.
         device: where to sample.
         cfg_batch: 2 runs the guided and the unguided branch in one batch, 1 one after the other; None takes what is
@@ -85,24 +81,21 @@ class WindowedDenoiser:
         *,
         cfg_batch: int | None = None,
     ):
-        self.unet = unet
-        self.conditions = conditions
-        self.device = device
+        self.unet, self.conditions, self.device = unet, conditions, device
         window_pixels = len(windows[0]) * conditions.image_latents[0, 0].numel()
         self.cfg_batch = cfg_batch or automatic_cfg_batch(device, window_pixels)
         self._may_fall_back = cfg_batch is None
         self.windows = [torch.tensor(window, device=device) for window in windows]
         self._pose_windows = [index.to(conditions.pose_latents.device) for index in self.windows]
-        self._weights = [
-            torch.tensor(window_weights(len(window)), device=device)[:, None, None, None] for window in windows
-        ]
+        weights_of = (torch.tensor(window_weights(len(window)), device=device) for window in windows)
+        self._weights = [weights[:, None, None, None] for weights in weights_of]
         self.weight_sum = torch.zeros(conditions.num_frames, 1, 1, 1, device=device)
         for index, weights in zip(self.windows, self._weights, strict=True):
             self.weight_sum.index_add_(0, index, weights)
 
     def accumulate(
-        self, scaled_latents: torch.Tensor, timestep: torch.Tensor, guided: bool, on_window: Callable[[], None]
-    ) -> torch.Tensor:
+        self, scaled_latents: Tensor, timestep: Tensor, guided: bool, on_window: Callable[[], None]
+    ) -> Tensor:
         """Sum the weighted predictions of all windows.
 
         Args:
@@ -124,9 +117,7 @@ class WindowedDenoiser:
             on_window()
         return total
 
-    def _predict(
-        self, latents: torch.Tensor, timestep: torch.Tensor, poses: torch.Tensor, guided: bool
-    ) -> torch.Tensor:
+    def _predict(self, latents: Tensor, timestep: Tensor, poses: Tensor, guided: bool) -> Tensor:
         """One window, (1, f, 4, h, w) → (branches, f, 4, h, w)."""
         image_latents = self.conditions.image_latents[:, None].expand(-1, latents.shape[1], -1, -1, -1)
         latents = latents.to(image_latents.dtype)
@@ -145,28 +136,26 @@ class WindowedDenoiser:
             logger.info("both guidance branches in one batch do not fit the memory: going on with one after the other")
         return torch.cat([self._run_unet(unconditional, timestep, None), self._run_unet(conditional, timestep, poses)])
 
-    def _run_unet(self, sample: torch.Tensor, timestep: torch.Tensor, poses: torch.Tensor | None) -> torch.Tensor:
+    def _run_unet(self, sample: Tensor, timestep: Tensor, poses: Tensor | None) -> Tensor:
         tokens = self.conditions.tokens if poses is not None else self.conditions.tokens[:0]
         time_ids = self.conditions.added_time_ids.expand(len(sample), -1)
         return self.unet(sample, timestep, tokens, time_ids, pose_latents=poses, return_dict=False)[0]
 
 
 class _FiniteCheck:
-    """Finds the first step whose latents hold NaN or infinity without ever making the host wait for the device.
+    """Finds the first step whose latents hold NaN or infinity, without making the host wait for the device.
 
-    Each step's verdict is copied to host memory in the background and read a step later, or whenever it is there.
+    Each step's verdict is copied to host memory in the background, and read a step later.
     """
 
     def __init__(self, num_steps: int, device: torch.device):
         self.verdicts = torch.ones(num_steps, dtype=torch.bool, pin_memory=device.type == "cuda")
 
-    def record(self, step: int, latents: torch.Tensor) -> None:
-        """Start copying a step's verdict, and raise for those that have arrived."""
+    def record(self, step: int, latents: Tensor) -> None:
         self.raise_if_found()
         self.verdicts[step].copy_(latents.isfinite().all(), non_blocking=True)
 
     def raise_if_found(self) -> None:
-        """Raise NonFiniteError, naming the first step that a verdict in host memory speaks against."""
         if not self.verdicts.all():
             step = int(self.verdicts.int().argmin())
             raise NonFiniteError(
@@ -175,12 +164,12 @@ class _FiniteCheck:
             )
 
 
-def predicted_x0(v: torch.Tensor, latents: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+def predicted_x0(v: Tensor, latents: Tensor, sigma: float | Tensor) -> Tensor:
     """Clean latents from a v-prediction: x₀ = x/(σ² + 1) − v·σ/√(σ² + 1) (Salimans & Ho 2022, in EDM's scaling)."""
     return latents / (sigma**2 + 1) - v * (sigma / (sigma**2 + 1) ** 0.5)
 
 
-def v_from_x0(x0: torch.Tensor, latents: torch.Tensor, sigma: float) -> torch.Tensor:
+def v_from_x0(x0: Tensor, latents: Tensor, sigma: float) -> Tensor:
     """The v-prediction that stands for given clean latents: the inverse of `predicted_x0`."""
     return (latents / (sigma**2 + 1) - x0) * ((sigma**2 + 1) ** 0.5 / sigma)
 
@@ -188,27 +177,23 @@ def v_from_x0(x0: torch.Tensor, latents: torch.Tensor, sigma: float) -> torch.Te
 def denoise(
     denoiser: WindowedDenoiser,
     scheduler: EulerDiscreteScheduler,
-    latents: torch.Tensor,
-    guidance_scale: torch.Tensor,
+    latents: Tensor,
+    guidance_scale: Tensor,
     *,
     refine_x0: RefineX0 | None = None,
-    on_step_end: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-    reduce: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    progress=None,
+    on_step_end: Callable[[int, Tensor, Tensor], Tensor] = lambda step, timestep, latents: latents,
+    on_window: Callable[..., object] = lambda count=1: None,
     checkpoint: Checkpoint | None = None,
-) -> torch.Tensor:
+) -> Tensor:
     """Denoise a whole video, all its windows at each step.
 
     Args:
-        denoiser: predicts v.
         scheduler: SVD's, with its timesteps set on the latents' device.
         latents: (1, F, 4, h, w), noise times the scheduler's initial sigma.
         guidance_scale: (F,), a scale for each frame; where none is above 1 only the conditional branch runs.
-        refine_x0: improves the predicted clean latents at each step.
+        refine_x0, checkpoint: see there.
         on_step_end: called with the step, its timestep and the latents; returns the latents to go on with.
-        reduce: adds up a tensor over the processes that share the windows.
-        progress: a tqdm-like bar, updated once a window.
-        checkpoint: keeps the state after each step, and may have one to go on from.
+        on_window: called after each window; with the number of windows that an earlier run has done.
 
     Returns:
         (1, F, 4, h, w) float32, clean latents.
@@ -219,21 +204,18 @@ def denoise(
     latents = latents.float()
     guided = bool((guidance_scale > 1).any())
     guidance = guidance_scale.to(latents.device, latents.dtype)[None, :, None, None, None]
-    reduce = reduce or (lambda tensor: tensor)
-    weight_sum = reduce(denoiser.weight_sum)
     timesteps = scheduler.timesteps
     first = 0
     if checkpoint is not None and (kept := checkpoint.restore(denoiser)) is not None:
         first, latents = kept[0], kept[1].to(latents)
     scheduler.set_begin_index(first)  # otherwise the first step asks the device where it is
-    check = _FiniteCheck(len(timesteps), latents.device)
-    advance = progress.update if progress is not None else lambda count=1: None
     if first:
-        advance(first * len(denoiser.windows))
+        on_window(first * len(denoiser.windows))
+    check = _FiniteCheck(len(timesteps), latents.device)
     for step, timestep in enumerate(timesteps[first:], first):
         sigma = float(scheduler.sigmas[step])  # kept on the host by the scheduler
         scaled_latents = scheduler.scale_model_input(latents, timestep)
-        prediction = reduce(denoiser.accumulate(scaled_latents, timestep, guided, advance)) / weight_sum
+        prediction = denoiser.accumulate(scaled_latents, timestep, guided, on_window) / denoiser.weight_sum
         v = prediction[-1:]
         if guided:
             unconditional, conditional = prediction.chunk(2)
@@ -243,8 +225,7 @@ def denoise(
             v = v_from_x0(x0, latents, sigma)
         latents = scheduler.step(v, timestep, latents).prev_sample
         check.record(step, latents)
-        if on_step_end is not None:
-            latents = on_step_end(step, timestep, latents)
+        latents = on_step_end(step, timestep, latents)
         if checkpoint is not None:
             checkpoint.keep(step + 1, latents, denoiser)
     if latents.is_cuda:

@@ -1,5 +1,7 @@
 """How a long video is split into windows that the UNet can see at once, and how their predictions blend."""
 
+from animation.errors import InputError
+
 
 def window_indices(num_frames: int, tile_size: int, overlap: int) -> list[list[int]]:
     """The frames that each window holds.
@@ -18,10 +20,10 @@ def window_indices(num_frames: int, tile_size: int, overlap: int) -> list[list[i
         Lists of ascending frame numbers, each of min(`tile_size`, `num_frames`) frames; together they hold all.
 
     Raises:
-        ValueError: an argument is outside its range.
+        InputError: an argument is outside its range.
     """
     if num_frames < 1 or tile_size < 2 or not 0 <= overlap < tile_size:
-        raise ValueError(
+        raise InputError(
             f"windows need num_frames ≥ 1, tile_size ≥ 2 and 0 ≤ overlap < tile_size; got num_frames {num_frames}, "
             f"tile_size {tile_size}, overlap {overlap}"
         )

@@ -12,8 +12,8 @@ SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
 LAYERS = [
     {"DWPose"},
     {"puppets"},
-    {"animation.errors", "animation.windows"},
-    {"animation.files", "animation.cli"},
+    {"animation.errors"},
+    {"animation.files", "animation.cli", "animation.windows"},
     {"animation.flags"},
     {"animation.media"},
     {"animation.weights.layout", "animation.weights.onnx", "animation.weights.download"},

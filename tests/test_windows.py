@@ -2,6 +2,7 @@
 
 import pytest
 
+from animation.errors import InputError
 from animation.windows import window_indices, window_weights
 
 CASES = [(f, t, o) for f in range(1, 41) for t in range(2, 14) for o in range(t)]
@@ -41,7 +42,7 @@ def test_equal_to_the_original_wherever_it_covers_the_video():
 
 @pytest.mark.parametrize("arguments", [(0, 4, 1), (5, 1, 0), (5, 4, 4), (5, 4, -1)])
 def test_out_of_range(arguments):
-    with pytest.raises(ValueError, match="overlap < tile_size"):
+    with pytest.raises(InputError, match="overlap < tile_size"):
         window_indices(*arguments)
 
 

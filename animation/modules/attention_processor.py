@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 from einops import rearrange, repeat
-from torch import nn
+from torch import Tensor, nn
 
 STD_EPSILON = 1e-5
 
@@ -35,15 +35,10 @@ class BatchLayout:
         return rows // self.samples if self.samples else 1
 
 
-def align_distribution(features: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def align_distribution(features: Tensor, target: Tensor) -> Tensor:
     """Move `features` to the mean and standard deviation of `target` (StableAnimator, section 3.3).
 
-    Args:
-        features: (rows, S, C), the output of attention to the face tokens.
-        target: (rows, S, C), the output of attention to the image token.
-
-    Returns:
-        (rows, S, C). Mean and unbiased standard deviation are taken per row over tokens and channels together.
+    All are (rows, S, C). Mean and unbiased standard deviation are taken per row over tokens and channels together.
     """
     dims = (1, 2)
     scale = alignment_scale(target.std(dims, keepdim=True), features.std(dims, keepdim=True), features.dtype)
@@ -51,11 +46,8 @@ def align_distribution(features: torch.Tensor, target: torch.Tensor) -> torch.Te
 
 
 def alignment_scale(
-    target_std: torch.Tensor,
-    features_std: torch.Tensor,
-    dtype: torch.dtype,
-    epsilon: torch.Tensor | float = STD_EPSILON,
-) -> torch.Tensor:
+    target_std: Tensor, features_std: Tensor, dtype: torch.dtype, epsilon: Tensor | float = STD_EPSILON
+) -> Tensor:
     """The quotient of two standard deviations, in `dtype` and its range; computed in float32, which holds the epsilon.
 
     Where all features are equal it is 1. They become the target's mean whatever it is, but the gradient is a multiple
@@ -73,18 +65,13 @@ class ImageTokenAttnProcessor:
         self.layout = layout or BatchLayout()
 
     def __call__(
-        self,
-        attn: Attention,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: None = None
+    ) -> Tensor:
         """Attend to the image token.
 
         Args:
             hidden_states: (B·h·w, F, C).
             encoder_hidden_states: (B·h·w, T, D), equal over the h·w rows of a sample; the image token comes first.
-            attention_mask: must be None.
 
         Returns:
             (B·h·w, 1, C), or (1, 1, C) for one sample: it is the same for all frames and broadcasts over them.
@@ -113,18 +100,13 @@ class IDAdapterAttnProcessor(nn.Module):
         self.folding = True
 
     def forward(
-        self,
-        attn: Attention,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: None = None
+    ) -> Tensor:
         """Attend to the image token and to the face tokens.
 
         Args:
             hidden_states: (B·F, S, C).
             encoder_hidden_states: (B·F, 1 + n, D), equal over the F frames of a sample; n may be 0.
-            attention_mask: must be None.
 
         Returns:
             (B·F, S, C), or (B·F, 1, C) where no sample has face tokens: it broadcasts over the S pixels.
@@ -158,12 +140,8 @@ def folding_pays(attn: Attention, id_tokens: int) -> bool:
 
 
 def plain_attention(
-    attn: Attention,
-    hidden_states: torch.Tensor,
-    image_value: torch.Tensor,
-    id_key: torch.Tensor,
-    id_value: torch.Tensor,
-) -> torch.Tensor:
+    attn: Attention, hidden_states: Tensor, image_value: Tensor, id_key: Tensor, id_value: Tensor
+) -> Tensor:
     """The ID-Adapter as its equations read: query, attention, alignment, output projection.
 
     Args:
@@ -187,19 +165,13 @@ def plain_attention(
 
 
 def folded_attention(
-    attn: Attention,
-    hidden_states: torch.Tensor,
-    image_value: torch.Tensor,
-    id_key: torch.Tensor,
-    id_value: torch.Tensor,
-) -> torch.Tensor:
+    attn: Attention, hidden_states: Tensor, image_value: Tensor, id_key: Tensor, id_value: Tensor
+) -> Tensor:
     """`plain_attention` with the few keys and values folded into the query and output projections.
 
     n keys make each head's logits a projection of the hidden state onto n directions (`to_q` times the keys), and
     its share of the output a mix of n directions (the values times `to_out`); so C×C products become C×(heads·n).
     Mean and standard deviation of y follow from the attention probabilities and the values' inner products.
-
-    Args and returns as `plain_attention`.
     """
     samples, n, channels = id_key.shape
     frames, pixels = hidden_states.shape[0] // samples, hidden_states.shape[1]

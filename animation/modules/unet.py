@@ -36,8 +36,7 @@ class PoseGuidedUNet(UNetSpatioTemporalConditionModel):
     def set_folding(self, enabled: bool) -> None:
         """Let the ID-Adapter fold its keys and values into the weights of the layers around it, or not.
 
-        It is on from the start. Turn it off where a layer's weights are elsewhere until the layer runs; the same
-        numbers then cost more arithmetic.
+        It is on from the start. Turn it off where a layer's weights are elsewhere until the layer runs.
         """
         for processor in self.attn_processors.values():
             if isinstance(processor, IDAdapterAttnProcessor):
@@ -69,16 +68,11 @@ class PoseGuidedUNet(UNetSpatioTemporalConditionModel):
         self.layout.samples, self.layout.unconditional = len(sample), unconditional
         encoder_hidden_states = F.pad(encoder_hidden_states, (0, 0, 0, 0, unconditional, 0))
 
-        def add_pose(_conv_in, _inputs, features: torch.Tensor) -> torch.Tensor:
-            """Add the pose to the features (B·F, C, h, w) of the last N samples."""
-            return features + F.pad(pose.to(features.dtype), (0, 0, 0, 0, 0, 0, len(features) - len(pose), 0))
+        def add_pose(_conv_in, _inputs, features: torch.Tensor) -> torch.Tensor | None:  # features: (B·F, C, h, w)
+            if pose_latents is None:
+                return None
+            pose = rearrange(pose_latents, "n f c h w -> (n f) c h w").to(features.dtype)
+            return features + F.pad(pose, (0, 0, 0, 0, 0, 0, len(features) - len(pose), 0))
 
-        hook = None
-        if pose_latents is not None:
-            pose = rearrange(pose_latents, "n f c h w -> (n f) c h w")
-            hook = self.conv_in.register_forward_hook(add_pose)
-        try:
+        with self.conv_in.register_forward_hook(add_pose):
             return super().forward(sample, timestep, encoder_hidden_states, added_time_ids, return_dict)
-        finally:
-            if hook is not None:
-                hook.remove()
