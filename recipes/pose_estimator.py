@@ -15,7 +15,7 @@ from torch import nn
 from DWPose.keypoints import NUM_WHOLEBODY
 from DWPose.pose import BOX_PADDING, MEAN_RGB, SPLIT, STD_RGB
 from puppets.seeds import generator
-from recipes.loop import export_onnx, recipe_arguments, train
+from recipes.loop import Exported, conv, export_onnx, recipe_arguments, train
 from recipes.scenes import make_scene, spoil
 
 WIDTH, HEIGHT = 288, 384
@@ -25,16 +25,10 @@ BODY_WEIGHT = 3.0  # of the 17 body points against the other 116
 ONNX = Path("checkpoints/tiny/DWPose/dw-ll_ucoco_384.onnx")
 
 
-def _conv(inputs: int, outputs: int, stride: int = 1, size: int = 3) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
-    )
-
-
 class _Residual(nn.Module):
     def __init__(self, width: int):
         super().__init__()
-        self.first, self.second = _conv(width, width), _conv(width, width)
+        self.first, self.second = conv(width, width), conv(width, width)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(B, width, h, w) → the same."""
@@ -50,16 +44,8 @@ class TinyPose(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.backbone = nn.Sequential(
-            _conv(3, 16, 2),
-            _conv(16, 32, 2),
-            _Residual(32),
-            _conv(32, 64, 2),
-            _Residual(64),
-            _conv(64, 96, 2),
-            _Residual(96),
-            _Residual(96),
-        )
+        stages = [conv(3, 16, 2), conv(16, 32, 2), _Residual(32), conv(32, 64, 2), _Residual(64)]
+        self.backbone = nn.Sequential(*stages, conv(64, 96, 2), _Residual(96), _Residual(96))
         cells = (HEIGHT // REDUCTION // 16) * (WIDTH // REDUCTION // 16)
         self.points = nn.Conv2d(96, NUM_WHOLEBODY, 1)
         self.hidden = nn.Sequential(nn.Linear(cells, 192), nn.ReLU())
@@ -73,16 +59,12 @@ class TinyPose(nn.Module):
         return self.columns(hidden), self.rows(hidden), self.presence(hidden)[..., 0]
 
 
-class AsDwpose(nn.Module):
+class AsDwpose(Exported):
     """Outputs simcc_x and simcc_y, whose peaks are as high as the key point is likely to be there."""
-
-    def __init__(self, pose: TinyPose):
-        super().__init__()
-        self.pose = pose
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(1, 3, 384, 288) → (1, 133, 576), (1, 133, 768)."""
-        columns, rows, presence = self.pose(images)
+        columns, rows, presence = self.network(images)
         height = presence.sigmoid()[..., None]
         return tuple(height * torch.exp(bins - bins.amax(-1, keepdim=True)) for bins in (columns, rows))
 
