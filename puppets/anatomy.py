@@ -172,13 +172,8 @@ def mouth_outline(character: Character, mouth: float, points: int = 12, scale: f
     angles = np.pi + np.linspace(0, 2 * np.pi, points, endpoint=False)
     height = 0.055 + 0.09 * mouth
     latitude = character.eye_latitude + character.nose_length + 0.3
-    return np.stack(
-        [
-            scale * character.mouth_width * np.cos(angles),
-            latitude + scale * height * np.sin(angles),
-        ],
-        axis=1,
-    )
+    across, down = scale * character.mouth_width * np.cos(angles), scale * height * np.sin(angles)
+    return np.stack([across, latitude + down], axis=1)
 
 
 def _face(character: Character, mouth: float) -> np.ndarray:
@@ -187,24 +182,21 @@ def _face(character: Character, mouth: float) -> np.ndarray:
     jaw = np.linspace(-np.pi / 2, np.pi / 2, 17)
     jaw = np.stack([0.95 * jaw, 1.25 * np.cos(jaw) ** 0.8], axis=1)
     across = np.linspace(-1, 1, 5)
-    brows = []
-    for side in (-1, 1):
-        longitude = side * c.eye_longitude + 1.25 * c.eye_size * across
-        brows.append(np.stack([longitude, brow_latitude(c, side, across)], axis=1))
+    brows = [brow_line(c, side).T for side in (-1, 1)]
     bridge = np.stack([np.zeros(4), eyes + c.nose_length * np.linspace(0.1, 0.85, 4)], axis=1)
     base = np.stack([c.nose_width * across, eyes + c.nose_length + 0.03 * np.cos(np.pi * across / 2)], axis=1)
-    right = eye_outline(c, -1)
-    left = eye_outline(c, 1)[[3, 2, 1, 0, 5, 4]]  # from its inner corner
-    lips = mouth_outline(c, mouth)
-    inner = mouth_outline(c, mouth, 8, 0.6)
+    right, left = eye_outline(c, -1), eye_outline(c, 1)[[3, 2, 1, 0, 5, 4]]  # from its inner corner
+    lips, inner = mouth_outline(c, mouth), mouth_outline(c, mouth, 8, 0.6)
     return np.concatenate([jaw, *brows, bridge, base, right, left, lips, inner])
 
 
-def brow_latitude(character: Character, side: int, across: np.ndarray) -> np.ndarray:
-    """Latitudes of a brow at places −1..1 across the eye, in the picture's direction."""
+def brow_line(character: Character, side: int) -> np.ndarray:
+    """(2, 5) longitudes and latitudes along a brow, in the picture's direction."""
+    across = np.linspace(-1, 1, 5)
     outwards = side * across  # −1: inner end
     arch = 0.05 * np.cos(np.pi * across / 2)
-    return character.eye_latitude - 1.35 * character.eye_size - arch + character.brow_slope * outwards / 2
+    latitude = character.eye_latitude - 1.35 * character.eye_size - arch + character.brow_slope * outwards / 2
+    return np.stack([side * character.eye_longitude + 1.25 * character.eye_size * across, latitude])
 
 
 def _keypoints(character, head, joints, fingers, feet, mouth) -> tuple[np.ndarray, np.ndarray]:

@@ -93,23 +93,23 @@ def make_sample(kind: str, number: int) -> dict[str, np.ndarray]:
     """A picture of 160 × 160 and its objects' boxes (2, 4) and landmarks (2, 10) in pixels of 640."""
     rng = generator("training", number, f"{kind}-sample")
     width, height = (int(side) for side in rng.integers(96, 161, 2))
-    scene = make_scene("training", number, kind, width, height)
+    image, truths = make_scene(number, kind, width, height)
     side = SIDE // REDUCTION
     scale = side / max(width, height)
-    small = cv2.resize(spoil(scene.image, rng), None, fx=scale, fy=scale)[:side, :side]
+    small = cv2.resize(spoil(image, rng), None, fx=scale, fy=scale)[:side, :side]
     square = np.full((side, side, 3), rng.choice([0, 114]), np.uint8)
     square[: small.shape[0], : small.shape[1]] = small
     boxes, landmarks = np.zeros((MOST_OBJECTS, 4), np.float32), np.zeros((MOST_OBJECTS, 2 * LANDMARKS), np.float32)
-    for k, truth in enumerate(scene.truths):
+    for k, truth in enumerate(truths):
         if kind == "person":
             boxes[k] = truth.person_box
         elif truth.visible[:3].sum() >= 2 and truth.face_mask.any():
             boxes[k], landmarks[k] = truth.face_box, truth.landmarks.ravel()
     if rng.random() < 0.5:
         square = square[..., ::-1]
-    zoom = REDUCTION * scale
-    image = np.ascontiguousarray(square.transpose(2, 0, 1))
-    return {"image": image, "boxes": boxes * np.float32(zoom), "landmarks": landmarks * np.float32(zoom)}
+    zoom = np.float32(REDUCTION * scale)
+    square = np.ascontiguousarray(square.transpose(2, 0, 1))
+    return {"image": square, "boxes": boxes * zoom, "landmarks": landmarks * zoom}
 
 
 def detection_loss(kind: str, model: Detector, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

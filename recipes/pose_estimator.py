@@ -3,7 +3,6 @@
 python -m recipes.pose_estimator
 """
 
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -69,14 +68,12 @@ class AsDwpose(Exported):
         return tuple(height * torch.exp(bins - bins.amax(-1, keepdim=True)) for bins in (columns, rows))
 
 
-def make_sample(number: int, split: str = "training") -> dict[str, np.ndarray]:
+def make_sample(number: int) -> dict[str, np.ndarray]:
     """A crop around one character as DWPose makes it, its key points in the crop's pixels and their presence."""
-    rng = generator(split, number, "pose-sample")
+    rng = generator("training", number, "pose-sample")
     side = int(rng.integers(96, 193))
-    width, height = side, int(side * rng.uniform(0.9, 1.5))
-    scene = make_scene(split, number, "pose", width, height)
-    truth = scene.truths[-1]  # the one in front
-    image = spoil(scene.image, rng)
+    image, truths = make_scene(number, "pose", side, int(side * rng.uniform(0.9, 1.5)))
+    image, truth = spoil(image, rng), truths[-1]  # the one in front
     box = truth.person_box + rng.normal(0, 0.03, 4) * np.tile(truth.person_box[2:] - truth.person_box[:2], 2)
     extent = np.maximum(box[2:] - box[:2], 8) * BOX_PADDING
     scale = min(WIDTH / extent[0], HEIGHT / extent[1]) * rng.uniform(0.85, 1.1)
@@ -112,7 +109,7 @@ def main() -> None:
     """Train and export."""
     args = recipe_arguments(__doc__, steps=2500, batch_size=16)
     torch.manual_seed(0)
-    model = train("pose_estimator", TinyPose(), simcc_loss, partial(make_sample, split="training"), args)
+    model = train("pose_estimator", TinyPose(), simcc_loss, make_sample, args)
     image = torch.zeros(1, 3, HEIGHT, WIDTH)
     export_onnx(AsDwpose(model), args.output / ONNX, {"input": image}, ["simcc_x", "simcc_y"])
 
