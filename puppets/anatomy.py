@@ -106,29 +106,20 @@ def make_body(character: Character, pose: Pose, ground: tuple[float, float], sca
         scale: pixels of its standing height.
     """
     joints, fingers, feet = {}, {}, {}
-    legs = {"left": pose.left_leg, "right": pose.right_leg}
-    hips = np.array([0.0, -max(_reach(character, leg) for leg in legs.values()) - pose.lift])
-    hips[0] = pose.shift
-    for side, leg in legs.items():
-        sign = 1 if side == "left" else -1
+    height = max(_reach(character, leg) for leg in (pose.left_leg, pose.right_leg)) + pose.lift
+    hips = np.array([pose.shift, -height])
+    for side, sign, leg in (("left", 1, pose.left_leg), ("right", -1, pose.right_leg)):
         half = character.leg_length / 2
         hip = hips + np.array([sign * character.hip_width / 2, 0])
         knee = hip + _direction(leg.angle, sign) * (half - FOOT_HEIGHT / 2) * leg.upper
         ankle = knee + _direction(leg.angle + leg.bend, sign) * (half - FOOT_HEIGHT / 2) * leg.lower
         joints |= {f"{side}_hip": hip, f"{side}_knee": knee, f"{side}_ankle": ankle}
-        sole = FOOT_HEIGHT * 0.75
-        feet[side] = ankle + np.array(
-            [
-                [sign * 0.62 * FOOT_LENGTH, sole],
-                [sign * FOOT_LENGTH, sole * 0.7],
-                [-sign * 0.25 * FOOT_LENGTH, sole],
-            ]
-        )
+        across, down = sign * FOOT_LENGTH * np.array([0.62, 1, -0.25]), 0.75 * FOOT_HEIGHT * np.array([1, 0.7, 1])
+        feet[side] = ankle + np.stack([across, down], axis=1)
 
     neck = _turn(hips - np.array([0, character.torso_length]), hips, pose.lean)
     joints["neck"] = neck
-    for side, arm in (("left", pose.left_arm), ("right", pose.right_arm)):
-        sign = 1 if side == "left" else -1
+    for side, sign, arm in (("left", 1, pose.left_arm), ("right", -1, pose.right_arm)):
         shoulder = neck + _turn(np.array([sign * character.shoulder_width / 2, 0.015]), np.zeros(2), pose.lean)
         half, angle = character.arm_length / 2, arm.angle + arm.bend
         elbow = shoulder + _direction(arm.angle, sign) * half * arm.upper
@@ -138,17 +129,15 @@ def make_body(character: Character, pose: Pose, ground: tuple[float, float], sca
         rays = _direction(angle + np.array(FINGER_ANGLES), sign)
         fingers[side] = wrist + reach[..., None] * rays[:, None]
 
-    radii = np.array([character.head_width, character.head_height]) / 2
-    centre = neck + _turn(np.array([0, -NECK - radii[1]]), np.zeros(2), pose.lean + pose.roll)
-    head = Head(centre, radii, pose.yaw, pose.pitch, pose.lean + pose.roll)
+    radii, roll = np.array([character.head_width, character.head_height]) / 2, pose.lean + pose.roll
+    centre = neck + _turn(np.array([0, -NECK - radii[1]]), np.zeros(2), roll)
 
     def to_pixels(points: np.ndarray) -> np.ndarray:
         return np.asarray(ground) + scale * points
 
-    joints, fingers, feet = (
-        {name: to_pixels(part) for name, part in parts.items()} for parts in (joints, fingers, feet)
-    )
-    head = Head(to_pixels(head.centre), scale * head.radii, head.yaw, head.pitch, head.roll)
+    for parts in (joints, fingers, feet):
+        parts.update({name: to_pixels(part) for name, part in parts.items()})
+    head = Head(to_pixels(centre), scale * radii, pose.yaw, pose.pitch, roll)
     keypoints, turned_away = _keypoints(character, head, joints, fingers, feet, pose.mouth)
     return Body(character, scale, head, joints, fingers, feet, keypoints, turned_away, pose.mouth)
 
@@ -215,7 +204,7 @@ def _keypoints(character, head, joints, fingers, feet, mouth) -> tuple[np.ndarra
     turned_away[FACE] = ~head.seen(face[:, 0])
     turned_away[FACE][:17] = False  # the jaw is seen as the outline
     for part, side in ((LEFT_HAND, "left"), (RIGHT_HAND, "right")):
-        keypoints[part] = np.concatenate([fingers[side][0, :1], fingers[side][:, 1:].reshape(20, 2)])
+        keypoints[part] = np.concatenate([fingers[side][0, :1], *fingers[side][:, 1:]])
     return keypoints, turned_away
 
 

@@ -82,11 +82,8 @@ class Clips(PuppetSettings):
 
     def jobs(self) -> list[Callable[[], Path]]:
         """As `PuppetSettings.jobs`."""
-        form = self.form("size")
-        return [
-            partial(write_clip, folder, self.split, i, form, self.motion, self.people)
-            for i, folder in self._folders().items()
-        ]
+        facts = self.form("size"), self.motion, self.people
+        return [partial(write_clip, folder, self.split, i, *facts) for i, folder in self._folders().items()]
 
     def finish(self) -> None:
         """Write each clip's images as video.mp4 beside them, with its tune, where that is wanted."""
