@@ -1,16 +1,13 @@
-"""Skeletons without economies: every step on the full canvas, one frame after the other. The oracle of the tests."""
+"""Skeletons drawn without economies, every step on the full canvas. The oracle of the tests."""
 
 import colorsys
 import math
-from pathlib import Path
 
 import cv2
 import numpy as np
 
-from animation.media.images import FrameFolder
 from DWPose.drawing import COLOURS, FINGERS, LIMBS, canvas_size
 from DWPose.keypoints import CONFIDENCE
-from DWPose.wholebody import Wholebody
 
 
 def draw(keypoints: np.ndarray, scores: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -48,12 +45,3 @@ def draw(keypoints: np.ndarray, scores: np.ndarray, width: int, height: int) -> 
             if min(point) >= 1:
                 cv2.circle(canvas, point.tolist(), 3, [int(255 * point_score)] * 3, thickness=-1)
     return cv2.resize(canvas, (width, height))
-
-
-def extract(frames: FrameFolder, wholebody: Wholebody, folder: Path, size: tuple[int, int]) -> None:
-    """Read, detect, estimate, draw and write one frame after the other, without alignment."""
-    for number, frame in enumerate(frames):
-        image = np.asarray(frame)
-        people = wholebody(image)
-        skeleton = draw(people.keypoints / (image.shape[1], image.shape[0]), people.scores, *size)
-        cv2.imwrite(str(folder / f"frame_{number}.png"), skeleton[..., ::-1])

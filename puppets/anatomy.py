@@ -106,29 +106,20 @@ def make_body(character: Character, pose: Pose, ground: tuple[float, float], sca
         scale: pixels of its standing height.
     """
     joints, fingers, feet = {}, {}, {}
-    legs = {"left": pose.left_leg, "right": pose.right_leg}
-    hips = np.array([0.0, -max(_reach(character, leg) for leg in legs.values()) - pose.lift])
-    hips[0] = pose.shift
-    for side, leg in legs.items():
-        sign = 1 if side == "left" else -1
+    height = max(_reach(character, leg) for leg in (pose.left_leg, pose.right_leg)) + pose.lift
+    hips = np.array([pose.shift, -height])
+    for side, sign, leg in (("left", 1, pose.left_leg), ("right", -1, pose.right_leg)):
         half = character.leg_length / 2
         hip = hips + np.array([sign * character.hip_width / 2, 0])
         knee = hip + _direction(leg.angle, sign) * (half - FOOT_HEIGHT / 2) * leg.upper
         ankle = knee + _direction(leg.angle + leg.bend, sign) * (half - FOOT_HEIGHT / 2) * leg.lower
         joints |= {f"{side}_hip": hip, f"{side}_knee": knee, f"{side}_ankle": ankle}
-        sole = FOOT_HEIGHT * 0.75
-        feet[side] = ankle + np.array(
-            [
-                [sign * 0.62 * FOOT_LENGTH, sole],
-                [sign * FOOT_LENGTH, sole * 0.7],
-                [-sign * 0.25 * FOOT_LENGTH, sole],
-            ]
-        )
+        across, down = sign * FOOT_LENGTH * np.array([0.62, 1, -0.25]), 0.75 * FOOT_HEIGHT * np.array([1, 0.7, 1])
+        feet[side] = ankle + np.stack([across, down], axis=1)
 
     neck = _turn(hips - np.array([0, character.torso_length]), hips, pose.lean)
     joints["neck"] = neck
-    for side, arm in (("left", pose.left_arm), ("right", pose.right_arm)):
-        sign = 1 if side == "left" else -1
+    for side, sign, arm in (("left", 1, pose.left_arm), ("right", -1, pose.right_arm)):
         shoulder = neck + _turn(np.array([sign * character.shoulder_width / 2, 0.015]), np.zeros(2), pose.lean)
         half, angle = character.arm_length / 2, arm.angle + arm.bend
         elbow = shoulder + _direction(arm.angle, sign) * half * arm.upper
@@ -138,17 +129,15 @@ def make_body(character: Character, pose: Pose, ground: tuple[float, float], sca
         rays = _direction(angle + np.array(FINGER_ANGLES), sign)
         fingers[side] = wrist + reach[..., None] * rays[:, None]
 
-    radii = np.array([character.head_width, character.head_height]) / 2
-    centre = neck + _turn(np.array([0, -NECK - radii[1]]), np.zeros(2), pose.lean + pose.roll)
-    head = Head(centre, radii, pose.yaw, pose.pitch, pose.lean + pose.roll)
+    radii, roll = np.array([character.head_width, character.head_height]) / 2, pose.lean + pose.roll
+    centre = neck + _turn(np.array([0, -NECK - radii[1]]), np.zeros(2), roll)
 
     def to_pixels(points: np.ndarray) -> np.ndarray:
         return np.asarray(ground) + scale * points
 
-    joints, fingers, feet = (
-        {name: to_pixels(part) for name, part in parts.items()} for parts in (joints, fingers, feet)
-    )
-    head = Head(to_pixels(head.centre), scale * head.radii, head.yaw, head.pitch, head.roll)
+    for parts in (joints, fingers, feet):
+        parts.update({name: to_pixels(part) for name, part in parts.items()})
+    head = Head(to_pixels(centre), scale * radii, pose.yaw, pose.pitch, roll)
     keypoints, turned_away = _keypoints(character, head, joints, fingers, feet, pose.mouth)
     return Body(character, scale, head, joints, fingers, feet, keypoints, turned_away, pose.mouth)
 
@@ -172,13 +161,8 @@ def mouth_outline(character: Character, mouth: float, points: int = 12, scale: f
     angles = np.pi + np.linspace(0, 2 * np.pi, points, endpoint=False)
     height = 0.055 + 0.09 * mouth
     latitude = character.eye_latitude + character.nose_length + 0.3
-    return np.stack(
-        [
-            scale * character.mouth_width * np.cos(angles),
-            latitude + scale * height * np.sin(angles),
-        ],
-        axis=1,
-    )
+    across, down = scale * character.mouth_width * np.cos(angles), scale * height * np.sin(angles)
+    return np.stack([across, latitude + down], axis=1)
 
 
 def _face(character: Character, mouth: float) -> np.ndarray:
@@ -187,24 +171,21 @@ def _face(character: Character, mouth: float) -> np.ndarray:
     jaw = np.linspace(-np.pi / 2, np.pi / 2, 17)
     jaw = np.stack([0.95 * jaw, 1.25 * np.cos(jaw) ** 0.8], axis=1)
     across = np.linspace(-1, 1, 5)
-    brows = []
-    for side in (-1, 1):
-        longitude = side * c.eye_longitude + 1.25 * c.eye_size * across
-        brows.append(np.stack([longitude, brow_latitude(c, side, across)], axis=1))
+    brows = [brow_line(c, side).T for side in (-1, 1)]
     bridge = np.stack([np.zeros(4), eyes + c.nose_length * np.linspace(0.1, 0.85, 4)], axis=1)
     base = np.stack([c.nose_width * across, eyes + c.nose_length + 0.03 * np.cos(np.pi * across / 2)], axis=1)
-    right = eye_outline(c, -1)
-    left = eye_outline(c, 1)[[3, 2, 1, 0, 5, 4]]  # from its inner corner
-    lips = mouth_outline(c, mouth)
-    inner = mouth_outline(c, mouth, 8, 0.6)
+    right, left = eye_outline(c, -1), eye_outline(c, 1)[[3, 2, 1, 0, 5, 4]]  # from its inner corner
+    lips, inner = mouth_outline(c, mouth), mouth_outline(c, mouth, 8, 0.6)
     return np.concatenate([jaw, *brows, bridge, base, right, left, lips, inner])
 
 
-def brow_latitude(character: Character, side: int, across: np.ndarray) -> np.ndarray:
-    """Latitudes of a brow at places −1..1 across the eye, in the picture's direction."""
+def brow_line(character: Character, side: int) -> np.ndarray:
+    """(2, 5) longitudes and latitudes along a brow, in the picture's direction."""
+    across = np.linspace(-1, 1, 5)
     outwards = side * across  # −1: inner end
     arch = 0.05 * np.cos(np.pi * across / 2)
-    return character.eye_latitude - 1.35 * character.eye_size - arch + character.brow_slope * outwards / 2
+    latitude = character.eye_latitude - 1.35 * character.eye_size - arch + character.brow_slope * outwards / 2
+    return np.stack([side * character.eye_longitude + 1.25 * character.eye_size * across, latitude])
 
 
 def _keypoints(character, head, joints, fingers, feet, mouth) -> tuple[np.ndarray, np.ndarray]:
@@ -223,7 +204,7 @@ def _keypoints(character, head, joints, fingers, feet, mouth) -> tuple[np.ndarra
     turned_away[FACE] = ~head.seen(face[:, 0])
     turned_away[FACE][:17] = False  # the jaw is seen as the outline
     for part, side in ((LEFT_HAND, "left"), (RIGHT_HAND, "right")):
-        keypoints[part] = np.concatenate([fingers[side][0, :1], fingers[side][:, 1:].reshape(20, 2)])
+        keypoints[part] = np.concatenate([fingers[side][0, :1], *fingers[side][:, 1:]])
     return keypoints, turned_away
 
 

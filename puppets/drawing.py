@@ -5,25 +5,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from puppets.anatomy import FOOT_HEIGHT, Body, brow_latitude, ear_centre, mouth_outline, unit_circle
+from puppets.anatomy import FOOT_HEIGHT, Body, Head, brow_line, ear_centre, mouth_outline, unit_circle
 from puppets.characters import Colour
 
 # What a pixel can belong to; 0 is the background.
-PARTS = (
-    "background",
-    "hair",
-    "head",
-    "left_ear",
-    "right_ear",
-    "torso",
-    "left_arm",
-    "right_arm",
-    "left_hand",
-    "right_hand",
-    "left_leg",
-    "right_leg",
-)
-PART = {name: number for number, name in enumerate(PARTS)}
+_SIDED = (f"{side}_{part}" for part in ("ear", "arm", "hand", "leg") for side in ("left", "right"))
+PART = {name: number for number, name in enumerate(("background", "hair", "head", "torso", *_SIDED))}
 
 
 @dataclass
@@ -90,8 +77,7 @@ def _torso(body: Body) -> list[Shape]:
         chest.append(Shape(np.concatenate([rows[0], rows[1][::-1]]), c.stripe, part))
     below = body.head.centre + 0.8 * (j["neck"] - body.head.centre)
     neck = Shape(hull((j["neck"], 0.04 * s), (below, 0.04 * s)), shade(c.skin, 0.88), part)
-    belt = Shape(hull(*hips), c.trousers, part)
-    return [chest[0], *chest[1:], belt, neck]
+    return [*chest, Shape(hull(*hips), c.trousers, part), neck]
 
 
 def _arm(body: Body, side: str) -> list[Shape]:
@@ -208,11 +194,7 @@ def _features(body: Body) -> list[Shape]:
         white = head.place(*_oval(side * c.eye_longitude, c.eye_latitude, c.eye_size, 0.8 * c.eye_size))
         centre = head.place(side * c.eye_longitude, c.eye_latitude)
         iris = 0.6 * c.eye_size * rx
-        across = np.linspace(-1, 1, 5)
-        longitude = side * c.eye_longitude + 1.25 * c.eye_size * across
-        latitude = brow_latitude(c, side, across)
-        thick = c.brow_thickness / 2
-        brow = np.concatenate([head.place(longitude, latitude - thick), head.place(longitude, latitude + thick)[::-1]])
+        brow = _strip(head, *brow_line(c, side), c.brow_thickness / 2)
         found += [
             Shape(white, (250, 250, 248), part),
             Shape(disc(centre, iris), c.iris, part),
@@ -246,16 +228,15 @@ def _glasses(body: Body) -> list[Shape]:
                 for t in (thick, -thick)
             )
             ring = np.concatenate([outer, outer[:1], inner[:1], inner[::-1]])  # cut open where it closes
-            found.append(Shape(ring, c.glasses, part))
+            found.append(ring)
         end, start = side * np.pi / 2, side * (c.eye_longitude + size)
         if head.seen(start):
-            found.append(_strip(head, start, end, c.eye_latitude, thick, c.glasses))
+            found.append(_strip(head, np.linspace(start, end, 6), c.eye_latitude, thick))
     inner = max(c.eye_longitude - size, 0.03)
-    found.append(_strip(head, -inner, inner, c.eye_latitude, thick, c.glasses))
-    return found
+    found.append(_strip(head, np.linspace(-inner, inner, 6), c.eye_latitude, thick))
+    return [Shape(points, c.glasses, part) for points in found]
 
 
-def _strip(head, start: float, end: float, latitude: float, thick: float, colour: Colour) -> Shape:
-    longitude = np.linspace(start, end, 6)
-    points = np.concatenate([head.place(longitude, latitude - thick), head.place(longitude, latitude + thick)[::-1]])
-    return Shape(points, colour, PART["head"])
+def _strip(head: Head, longitude: np.ndarray, latitude: np.ndarray | float, thick: float) -> np.ndarray:
+    """A line on the head, `thick` to each side."""
+    return np.concatenate([head.place(longitude, latitude - thick), head.place(longitude, latitude + thick)[::-1]])

@@ -12,15 +12,7 @@ DECAY = 6.0  # a second, of a note's loudness
 
 
 def make_tune(split: str, index: int, seconds: float) -> np.ndarray:
-    """The tune of an index, always the same.
-
-    Args:
-        split, index: as of a clip.
-        seconds: how long.
-
-    Returns:
-        (1, 48000 · seconds) int16.
-    """
+    """The tune of a clip's index, always the same, (1, 48000 · seconds) int16."""
     rng = generator(split, index, "tune")
     time = np.arange(round(seconds * RATE)) / RATE
     beats, within = np.divmod(time, BEAT)

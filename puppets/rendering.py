@@ -100,7 +100,11 @@ def render(
     """
     if min(width, height) < 16:
         raise ValueError(f"a picture of {width}×{height} pixels is too small: each side needs 16 or more")
-    bodies = [_stand(actor, width, height) for actor in actors]
+    scale = figure_height(width, height)
+    bodies = [
+        make_body(character, pose, (place.x * width, place.y * height), place.height * scale)
+        for character, pose, place in actors
+    ]
     factor = min(4, max(1, round(CANVAS / min(width, height))))
     canvas = np.empty((height * factor, width * factor, 3), np.uint8)
     floor = round(stage.floor * height) * factor
@@ -120,11 +124,6 @@ def figure_height(width: int, height: int) -> float:
     return min(FRAME_HEIGHT * height, FRAME_WIDTH * width / SPAN)
 
 
-def _stand(actor: tuple[Character, Pose, Place], width: int, height: int) -> Body:
-    character, pose, place = actor
-    return make_body(character, pose, (place.x * width, place.y * height), place.height * figure_height(width, height))
-
-
 def _fill(canvas: np.ndarray, points: np.ndarray, colour, line: int) -> None:
     fixed = np.round((points - 0.5) * (1 << SUBPIXEL_BITS)).astype(np.int32)
     cv2.fillPoly(canvas, [fixed], colour, line, SUBPIXEL_BITS)
@@ -140,10 +139,9 @@ def _truth(body: Body, owners: np.ndarray, index: int) -> Truth:
     visible = inside & ~body.turned_away & KEYPOINT_PARTS[np.arange(len(x)), own[y, x]] & ~covered[y, x]
     drawn = np.argwhere(own > 0)
     person_box = np.concatenate([drawn.min(0)[::-1], drawn.max(0)[::-1] + 1]) if len(drawn) else np.zeros(4)
-    face = np.zeros_like(own)
-    _fill(face, body.head.outline(), 1, cv2.LINE_8)
+    face, outline = np.zeros_like(own), body.head.outline()
+    _fill(face, outline, 1, cv2.LINE_8)
     hands = np.isin(own, [PART[f"{side}_{part}"] for side in ("left", "right") for part in ("arm", "hand")])
-    outline = body.head.outline()
     forehead = outline[:, 1].min() + 0.2 * np.ptp(outline[:, 1])
     box = np.array([outline[:, 0].min(), forehead, outline[:, 0].max(), outline[:, 1].max()])
     mouth = keypoints[[FACE.start + 48, FACE.start + 54]]

@@ -8,9 +8,7 @@ SPLITS = ("training", "held_out")
 
 
 def generator(split: str, index: int, what: str) -> np.random.Generator:
-    """Random numbers for one thing of one clip.
-
-    The split is part of the seed's entropy, so no index reaches from one split into the other.
+    """Random numbers for one thing of one clip. No index reaches from one split into the other.
 
     Args:
         split: one of `SPLITS`.

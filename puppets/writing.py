@@ -25,13 +25,7 @@ PHOTO_MOMENT = 0.35  # of a period before the first frame, about
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """How clips are written.
-
-    Args:
-        width, height: pixels, 16 or more.
-        num_frames: 1 or more.
-        canvas: see `puppets.clips.skeleton`; None: as it suits the size.
-    """
+    """How clips are written: pixels, 16 or more a side, frames, and the canvas of `puppets.clips.skeleton`."""
 
     width: int
     height: int
@@ -67,34 +61,31 @@ def write_images(folder: Path, images: Iterable[np.ndarray]) -> None:
         (folder / f"frame_{i}.png").write_bytes(encode_png(image))
 
 
-def write_skeletons(folder: Path, truths: list[list[Truth]], form: Format) -> None:
-    """Write skeletons as frame_0.png …, and the keypoints.npz that extraction would have written beside them."""
-    write_images(folder, (skeleton(frame, form.width, form.height, form.canvas) for frame in truths))
-    size = form.width, form.height
-    found = [people(frame) for frame in truths]
-    drawn = [frame.openpose() for frame in found]
-    Recording(
-        None,
-        None,
-        found,
-        size,
-        FPS,
-        drawn=Drawn(
-            np.repeat(np.arange(len(found)), [len(frame) for frame in found]),
-            np.concatenate([frame.keypoints for frame in drawn]) / size,
-            np.concatenate([frame.scores for frame in drawn]),
-            size,
-            len(found),
-        ),
-    ).save(folder / KEYPOINTS_FILE)
+def write_truth(folder: Path, truths: list[list[Truth]], form: Format) -> None:
+    """Write poses/ with the keypoints.npz that extraction would have written, faces/ and truth.npz.
 
-
-def write_truth(path: Path, truths: list[list[Truth]]) -> None:
-    """Write a .npz of (F, P, …) arrays named as the fields of `Truth`, but for the masks."""
+    The latter has (F, P, …) arrays named as the fields of `Truth`, but for the masks.
+    """
+    write_images(folder / "poses", (skeleton(frame, form.width, form.height, form.canvas) for frame in truths))
+    write_images(folder / "faces", map(face_masks, truths))
     names = ("keypoints", "visible", "present", "face_box", "landmarks", "person_box")
-    np.savez_compressed(
-        path, **{name: np.array([[getattr(truth, name) for truth in frame] for frame in truths]) for name in names}
+    arrays = {name: np.array([[getattr(truth, name) for truth in frame] for frame in truths]) for name in names}
+    np.savez_compressed(folder / TRUTH_FILE, **arrays)
+    size, found = (form.width, form.height), [people(frame) for frame in truths]
+    bodies = [frame.openpose() for frame in found]
+    drawn = Drawn(
+        np.repeat(np.arange(len(found)), [len(frame) for frame in found]),
+        np.concatenate([frame.keypoints for frame in bodies]) / size,
+        np.concatenate([frame.scores for frame in bodies]),
+        size,
+        len(found),
     )
+    Recording(None, None, found, size, FPS, drawn=drawn).save(folder / "poses" / KEYPOINTS_FILE)
+
+
+def _render(clip: Clip, form: Format) -> tuple[list[np.ndarray], list[list[Truth]]]:
+    rendered = [clip.render(i, form.width, form.height) for i in range(form.num_frames)]
+    return [image for image, _ in rendered], [truths for _, truths in rendered]
 
 
 def write_clip(folder: Path, split: str, index: int, form: Format, kind: str | None = None, people: int = 1) -> Path:
@@ -109,15 +100,8 @@ def write_clip(folder: Path, split: str, index: int, form: Format, kind: str | N
         if partial is not None:
             images, truths = _render(make_clip(split, index, kind, people), form)
             write_images(partial / "images", images)
-            write_skeletons(partial / "poses", truths, form)
-            write_images(partial / "faces", map(face_masks, truths))
-            write_truth(partial / TRUTH_FILE, truths)
+            write_truth(partial, truths, form)
     return folder
-
-
-def _render(clip: Clip, form: Format) -> tuple[list[np.ndarray], list[list[Truth]]]:
-    rendered = [clip.render(i, form.width, form.height) for i in range(form.num_frames)]
-    return [image for image, _ in rendered], [truths for _, truths in rendered]
 
 
 def write_clip_list(root: Path, bucket: str) -> Path:
@@ -147,15 +131,14 @@ def write_case(folder: Path, index: int, form: Format, kind: str = "same") -> Pa
         raise ValueError(f"kind {kind!r} is unknown; use one of {', '.join(CASE_KINDS)}")
     with _whole(folder, {"index": index, "kind": kind, **asdict(form)}) as partial:
         if partial is not None:
-            photo = make_clip("held_out", index)
-            driver = photo if kind == "same" else make_clip("held_out", DRIVERS + index)
-            truth = driver if kind == "same" else photo.moved_like(driver)
+            photo = driver = truth = make_clip("held_out", index)
+            if kind == "cross":
+                driver = make_clip("held_out", DRIVERS + index)
+                truth = photo.moved_like(driver)
             reference, _ = photo.render(photo_moment(photo), form.width, form.height)
             (partial / "reference.png").write_bytes(encode_png(reference))
             images, truths = _render(truth, form)
             write_images(partial / "truth", images)
             write_images(partial / "driver", _render(driver, form)[0])
-            write_skeletons(partial / "poses", truths, form)
-            write_images(partial / "faces", map(face_masks, truths))
-            write_truth(partial / TRUTH_FILE, truths)
+            write_truth(partial, truths, form)
     return folder

@@ -14,11 +14,13 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from diffusers import EulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 
+from animation.files import read_json, write_text
 from animation.modules.unet import PoseGuidedUNet
 
 logger = logging.getLogger(__name__)
@@ -58,7 +60,11 @@ SCHEDULER = {
     "steps_offset": 1,
 }
 NOISE_DIMS = (8, 32)  # latents of 16 × 16 need more practice at high noise than those of 64 × 64, not less
-PARTS = ("unet", "pose_net", "face_encoder")
+PARTS = {  # flags that training starts them with
+    "unet": "unet_model_finetune_path",
+    "pose_net": "posenet_model_finetune_path",
+    "face_encoder": "face_encoder_finetune_path",
+}
 
 
 def write_configs(svd: Path) -> None:
@@ -73,7 +79,7 @@ def write_configs(svd: Path) -> None:
         "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
         "feature_extractor": ["transformers", "CLIPImageProcessor"],
     }
-    (svd / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_text(svd / "model_index.json", json.dumps(index, indent=2) + "\n")
 
 
 def training_command(args: argparse.Namespace, stage: str, start_from: Path | None) -> list[str]:
@@ -108,20 +114,15 @@ def training_command(args: argparse.Namespace, stage: str, start_from: Path | No
         "validation_steps": 10**9,
         "report_to": "none",
         "mixed_precision": args.mixed_precision,
+        "cache_latents": True,
+        "use_ema": True,
+        "cpu": not torch.cuda.is_available(),
         "max_grad_norm": 1,
         "seed": 0,
     }
-    switches = ["--cache_latents", "--use_ema"]
-    if not torch.cuda.is_available():
-        switches.append("--cpu")
     if start_from is not None:
-        switches.append("--finetune_mode")
-        flags |= {
-            "unet_model_finetune_path": start_from / "unet.safetensors",
-            "posenet_model_finetune_path": start_from / "pose_net.safetensors",
-            "face_encoder_finetune_path": start_from / "face_encoder.safetensors",
-        }
-    return [*start, "train.py", *(f"--{name}={value}" for name, value in flags.items()), *switches]
+        flags |= {"finetune_mode": True, **{flag: start_from / f"{part}.safetensors" for part, flag in PARTS.items()}}
+    return [*start, "train.py", *(f"--{name}={value}" for name, value in flags.items())]
 
 
 def last_checkpoint(work: Path) -> Path:
@@ -140,10 +141,9 @@ def export(checkpoint: Path, output: Path) -> None:
     for part in PARTS:
         tensors = load_file(checkpoint / f"{part}.safetensors")
         save_file({name: tensor.half() for name, tensor in tensors.items()}, folder / f"{part}.safetensors")
-    properties = json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))
-    kept = {"face_channel_order": properties["face_channel_order"]}
-    (folder / "checkpoint.json").write_text(json.dumps(kept) + "\n", encoding="utf-8")
-    logger.info("%s is now in %s", checkpoint, folder)
+    order = read_json(checkpoint / "checkpoint.json")["face_channel_order"]
+    write_text(folder / "checkpoint.json", json.dumps({"face_channel_order": order}) + "\n")
+    logger.info(f"{checkpoint} is now in {folder}")
 
 
 def write_curve(log: Path, path: Path, every: int = 50) -> None:
@@ -152,8 +152,8 @@ def write_curve(log: Path, path: Path, every: int = 50) -> None:
     losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
     with path.open("w", encoding="utf-8") as file:
         for last in range(every, max(losses, default=0) + 1, every):
-            window = [losses[step] for step in range(last - every + 1, last + 1) if step in losses]
-            file.write(json.dumps({"step": last, "loss": round(sum(window) / max(1, len(window)), 5)}) + "\n")
+            window = [losses[step] for step in range(last - every + 1, last + 1) if step in losses] or [0]
+            file.write(json.dumps({"step": last, "loss": round(fmean(window), 5)}) + "\n")
 
 
 def main() -> None:

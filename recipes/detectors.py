@@ -8,16 +8,18 @@ Both reduce the 640 × 640 input four times and look at it on three grids, of 8,
 
 import sys
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange, repeat
 from torch import nn
 
 from puppets.seeds import generator
-from recipes.loop import export_onnx, recipe_arguments, train
+from recipes.loop import Exported, conv, export_onnx, recipe_arguments, train
 from recipes.scenes import make_scene, spoil
 
 SIDE, REDUCTION, STRIDES = 640, 4, (8, 16, 32)
@@ -30,12 +32,6 @@ OUTPUTS = {
 }
 
 
-def _conv(inputs: int, outputs: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride, dilation, dilation, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
-    )
-
-
 class Detector(nn.Module):
     """For each cell of the grids a score, a box and, of faces, five landmarks.
 
@@ -46,13 +42,11 @@ class Detector(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.fine = _conv(3, 16, 2)
-        self.middle = nn.Sequential(_conv(16, 32, 2), _conv(32, 32))
-        self.coarse = nn.Sequential(
-            _conv(32, 64, 2), _conv(64, 64), _conv(64, 64, dilation=2), _conv(64, 64, dilation=4)
-        )
+        self.fine = conv(3, 16, 2)
+        self.middle = nn.Sequential(conv(16, 32, 2), conv(32, 32))
+        self.coarse = nn.Sequential(conv(32, 64, 2), conv(64, 64), conv(64, 64, dilation=2), conv(64, 64, dilation=4))
         self.down = nn.Conv2d(64, 32, 1)
-        self.join = _conv(32, 32)
+        self.join = conv(32, 32)
         self.heads = nn.ModuleList(nn.Conv2d(width, 5 + 2 * LANDMARKS, 1) for width in (16, 32, 64))
         for head in self.heads:
             nn.init.constant_(head.bias[:1], -4.0)
@@ -66,89 +60,71 @@ class Detector(nn.Module):
         return [head(features) for head, features in zip(self.heads, (fine, middle, coarse), strict=True)]
 
 
-class AsYolox(nn.Module):
-    """Input (1, 3, 640, 640) of 0..255, output (1, 8400, 85)."""
+def _distances(logarithms: torch.Tensor) -> torch.Tensor:
+    return torch.exp(logarithms.clamp(max=4))
 
-    def __init__(self, detector: Detector):
-        super().__init__()
-        self.detector = detector
+
+class AsYolox(Exported):
+    """Input (1, 3, 640, 640) of 0..255, output (1, 8400, 85)."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """See the class."""
         found = []
-        for out in self.detector(F.avg_pool2d(images, REDUCTION) / 127.5 - 1):
-            cells = out.flatten(2).transpose(1, 2)  # (1, N, 15)
-            low, high = torch.exp(cells[..., 1:3].clamp(max=4)), torch.exp(cells[..., 3:5].clamp(max=4))
-            person = torch.ones_like(cells[..., :1])
-            others = torch.zeros_like(cells[..., :1]).expand(-1, -1, 79)
-            found.append(
-                torch.cat([(high - low) / 2, torch.log(high + low), cells[..., :1].sigmoid(), person, others], dim=-1)
-            )
+        for out in self.network(F.avg_pool2d(images, REDUCTION) / 127.5 - 1):
+            cells = rearrange(out, "1 c h w -> 1 (h w) c")
+            low, high = _distances(cells[..., 1:5]).chunk(2, dim=-1)
+            score = cells[..., :1].sigmoid()
+            person, others = torch.ones_like(score), torch.zeros_like(score).expand(-1, -1, 79)
+            found.append(torch.cat([(high - low) / 2, torch.log(high + low), score, person, others], dim=-1))
         return torch.cat(found, dim=1)
 
 
-class AsScrfd(nn.Module):
+class AsScrfd(Exported):
     """Input (1, 3, 640, 640) in about −1..1; scores, boxes and landmarks of three grids, two alike a cell."""
-
-    def __init__(self, detector: Detector):
-        super().__init__()
-        self.detector = detector
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """See the class."""
-        scores, boxes, landmarks = [], [], []
-        for out in self.detector(F.avg_pool2d(images, REDUCTION)):
-            cells = out.flatten(2).transpose(1, 2)[0]  # (N, 15)
-            twice = cells[:, None].expand(-1, 2, -1).reshape(-1, cells.shape[-1])
-            scores.append(twice[:, :1].sigmoid())
-            boxes.append(torch.exp(twice[:, 1:5].clamp(max=4)))
-            landmarks.append(twice[:, 5:])
-        return (*scores, *boxes, *landmarks)
+        grids = [repeat(out, "1 c h w -> (h w 2) c") for out in self.network(F.avg_pool2d(images, REDUCTION))]
+        scores, boxes = [grid[:, :1].sigmoid() for grid in grids], [_distances(grid[:, 1:5]) for grid in grids]
+        return (*scores, *boxes, *(grid[:, 5:] for grid in grids))
 
 
 def make_sample(kind: str, number: int) -> dict[str, np.ndarray]:
     """A picture of 160 × 160 and its objects' boxes (2, 4) and landmarks (2, 10) in pixels of 640."""
     rng = generator("training", number, f"{kind}-sample")
     width, height = (int(side) for side in rng.integers(96, 161, 2))
-    scene = make_scene("training", number, kind, width, height)
+    image, truths = make_scene(number, kind, width, height)
     side = SIDE // REDUCTION
     scale = side / max(width, height)
-    small = cv2.resize(spoil(scene.image, rng), None, fx=scale, fy=scale)[:side, :side]
+    small = cv2.resize(spoil(image, rng), None, fx=scale, fy=scale)[:side, :side]
     square = np.full((side, side, 3), rng.choice([0, 114]), np.uint8)
     square[: small.shape[0], : small.shape[1]] = small
     boxes, landmarks = np.zeros((MOST_OBJECTS, 4), np.float32), np.zeros((MOST_OBJECTS, 2 * LANDMARKS), np.float32)
-    for k, truth in enumerate(scene.truths):
+    for k, truth in enumerate(truths):
         if kind == "person":
             boxes[k] = truth.person_box
         elif truth.visible[:3].sum() >= 2 and truth.face_mask.any():
             boxes[k], landmarks[k] = truth.face_box, truth.landmarks.ravel()
     if rng.random() < 0.5:
         square = square[..., ::-1]
-    zoom = REDUCTION * scale
-    image = np.ascontiguousarray(square.transpose(2, 0, 1))
-    return {"image": image, "boxes": boxes * np.float32(zoom), "landmarks": landmarks * np.float32(zoom)}
-
-
-def _cells(stride: int, device) -> torch.Tensor:
-    """(cells, cells, 2), x and y of each cell's corner in pixels of 640, as both families count."""
-    axis = torch.arange(SIDE // stride, device=device) * float(stride)
-    return torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
+    zoom = np.float32(REDUCTION * scale)
+    square = np.ascontiguousarray(square.transpose(2, 0, 1))
+    return {"image": square, "boxes": boxes * zoom, "landmarks": landmarks * zoom}
 
 
 def detection_loss(kind: str, model: Detector, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Focal loss of the scores; intersection over union of the boxes and distances of landmarks where there are."""
     images = batch["image"].float() / 127.5 - 1
     boxes, landmarks = batch["boxes"], batch["landmarks"]  # (B, 2, 4), (B, 2, 10)
-    sizes = (boxes[..., 2:] - boxes[..., :2]).amax(-1)
+    middle, extent = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
+    sizes = extent.amax(-1)
     score_loss, box_losses, landmark_losses = 0.0, [], []
-    for k, out in enumerate(model(images)):
-        stride = STRIDES[k]
-        largest = LEAST_SIZE[k + 1] if k + 1 < len(STRIDES) else np.inf
-        cells = _cells(stride, out.device)
-        middle, extent = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
+    for out, stride, (least, largest) in zip(model(images), STRIDES, pairwise((*LEAST_SIZE, np.inf)), strict=True):
+        axis = torch.arange(SIDE // stride, device=out.device) * float(stride)
+        cells = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)  # corners, as both families count
         reach = (0.2 * extent).clamp(min=0.75 * stride)
         near = ((cells[None, None] - middle[:, :, None, None]).abs() <= reach[:, :, None, None]).all(-1)  # (B, 2, c, c)
-        own = (sizes > LEAST_SIZE[k]) & (sizes <= largest)
+        own = (sizes > least) & (sizes <= largest)
         near &= own[:, :, None, None]
         logits = out[:, 0]
         target = near.any(1).float()
@@ -159,7 +135,7 @@ def detection_loss(kind: str, model: Detector, batch: dict[str, torch.Tensor]) -
         if len(batch_index) == 0:
             continue
         found, places = out[batch_index, :, row, column], cells[row, column]
-        distances = torch.exp(found[:, 1:5].clamp(max=4)) * stride
+        distances = _distances(found[:, 1:5]) * stride
         wanted = boxes[batch_index, who]
         wanted = torch.cat([places - wanted[:, :2], wanted[:, 2:] - places], dim=1).clamp(min=0)
         low = torch.minimum(distances, wanted)
@@ -183,11 +159,12 @@ def main() -> None:
     args = recipe_arguments(__doc__, steps=1500, batch_size=16)
     torch.manual_seed(0)
     model = train(f"{kind}_detector", Detector(), partial(detection_loss, kind), partial(make_sample, kind), args)
-    if kind == "person":
-        export_onnx(AsYolox(model), args.output / OUTPUTS[kind], {"images": torch.zeros(1, 3, SIDE, SIDE)}, ["output"])
-    else:
-        names = [f"{part}_{stride}" for part in ("score", "bbox", "kps") for stride in STRIDES]
-        export_onnx(AsScrfd(model), args.output / OUTPUTS[kind], {"input.1": torch.zeros(1, 3, SIDE, SIDE)}, names)
+    grids = [f"{part}_{stride}" for part in ("score", "bbox", "kps") for stride in STRIDES]
+    exported, source, outputs = {
+        "person": (AsYolox(model), "images", ["output"]),
+        "face": (AsScrfd(model), "input.1", grids),
+    }[kind]
+    export_onnx(exported, args.output / OUTPUTS[kind], {source: torch.zeros(1, 3, SIDE, SIDE)}, outputs)
 
 
 if __name__ == "__main__":

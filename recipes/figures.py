@@ -8,7 +8,7 @@ another (`cross`), and measures them with the project's own evaluation. What is 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 from PIL import Image
-from torch import nn
 from tqdm import tqdm
 
 from animation import cli
@@ -79,13 +78,10 @@ def ablation(unet: PoseGuidedUNet, variant: str) -> Iterator[None]:
     """The UNet with its ID-Adapters without face tokens, or without the alignment, or as they are."""
     before = dict(unet.attn_processors)
     others = {"no_face_tokens": lambda _: ImageTokenAttnProcessor(unet.layout), "no_alignment": Unaligned}
-    other = others.get(variant, lambda adapter: adapter)
-    processors: dict[str, nn.Module] = {
-        name: other(processor) if isinstance(processor, IDAdapterAttnProcessor) else processor
-        for name, processor in before.items()
-    }
+    adapters = {name: processor for name, processor in before.items() if isinstance(processor, IDAdapterAttnProcessor)}
     try:
-        unet.set_attn_processor(processors)
+        if variant in others:
+            unet.set_attn_processor(before | {name: others[variant](adapter) for name, adapter in adapters.items()})
         yield
     finally:
         unet.set_attn_processor(before)
@@ -93,11 +89,10 @@ def ablation(unet: PoseGuidedUNet, variant: str) -> Iterator[None]:
 
 def animate_case(pipeline: AnimationPipeline, case: Path, output: Path, variant: str, settings: FigureSettings) -> None:
     """Animate a case as `inference_basic.py` would, but for what the variant leaves out."""
-    optimized = {"end_refine_step": settings.num_inference_steps} if variant == "hjb" else {}
     cls = FaceOptimizationSettings if variant == "hjb" else InferenceSettings
     run = cls(
         **settings.shared(Weights) | settings.shared(Sampling),
-        **optimized,
+        **{"end_refine_step": settings.num_inference_steps} if variant == "hjb" else {},
         validation_image=str(case / "reference.png"),
         validation_control_folder=str(case / "poses"),
         output_dir=str(output),
@@ -111,10 +106,9 @@ def animate_case(pipeline: AnimationPipeline, case: Path, output: Path, variant:
             writer.write(np.stack([np.asarray(inputs.photo)] * len(inputs.poses)))
             return
         device = torch.device("cpu")
-        embedding = embed_photo(inputs.photo, run, choose_channel_order(run), device)
-        inputs = replace(inputs, face_embedding=embedding)
+        inputs.face_embedding = embed_photo(inputs.photo, run, choose_channel_order(run), device)
         if variant == "no_poses":
-            inputs = replace(inputs, poses=[Image.new("RGB", pose.size) for pose in inputs.poses])
+            inputs.poses = [Image.new("RGB", pose.size) for pose in inputs.poses]
         with ablation(pipeline.unet, variant):
             for frames in render(run, inputs, pipeline, RunReport({}, device)):
                 writer.write(frames)

@@ -6,7 +6,7 @@ A small vision transformer of CLIP's class. No text goes with puppets, so it lea
 stage are made of: the first numbers of its embedding are those facts, each of zero mean and unit deviation.
 """
 
-from dataclasses import astuple, fields
+from dataclasses import astuple
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import torch
 from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from puppets.characters import BEARDS, HAIR_STYLES, Character
+from puppets.characters import BEARDS, HAIR_STYLES
 from puppets.clips import Clip, make_clip
 from puppets.seeds import generator
 from recipes.loop import recipe_arguments, train
@@ -36,10 +36,9 @@ POPULATION = 1000  # characters that tell mean and deviation of each fact
 
 def facts(clip: Clip) -> np.ndarray:
     """Colours, sizes and choices of a clip's first character, its stage and its place, as numbers, (N,)."""
-    character: Character = clip.actors[0][0]
-    numbers: list[float] = [*clip.stage.wall, *clip.stage.ground, clip.stage.floor, *astuple(clip.actors[0][2])]
-    for name in (field.name for field in fields(character)):
-        value = getattr(character, name)
+    character, _, place = clip.actors[0]
+    numbers: list[float] = [*clip.stage.wall, *clip.stage.ground, clip.stage.floor, *astuple(place)]
+    for name, value in vars(character).items():
         if name in CHOICES:
             numbers += [float(value == choice) for choice in CHOICES[name]]
         elif name in ("glasses", "stripe"):  # a colour, or none
@@ -84,11 +83,9 @@ def main() -> None:
     args = recipe_arguments(__doc__, steps=3000, batch_size=32, learning_rate=1e-3)
     torch.manual_seed(0)
     folder = args.output / FOLDER / "image_encoder"
-    encoder = CLIPVisionModelWithProjection(CONFIG)
-    if args.finetune:
-        encoder = CLIPVisionModelWithProjection.from_pretrained(folder).float()
-    encoder = train("image_encoder", encoder, loss, make_sample, args)
-    encoder.half().save_pretrained(folder)
+    kind = CLIPVisionModelWithProjection
+    encoder = kind.from_pretrained(folder).float() if args.finetune else kind(CONFIG)
+    train("image_encoder", encoder, loss, make_sample, args).half().save_pretrained(folder)
     CLIPImageProcessorPil().save_pretrained(args.output / FOLDER / "feature_extractor")
 
 

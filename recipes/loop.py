@@ -7,34 +7,24 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, default_collate
 from tqdm import tqdm
 
 from animation.files import write_whole
+from animation.training.dataset import ignore_interrupts
 
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_SAVES = 60
 STEPS_BETWEEN_LOGS = 50
-
-
-class Samples(Dataset):
-    """Samples by their number: `make(number)` returns a dictionary of arrays."""
-
-    def __init__(self, make: Callable[[int], dict[str, np.ndarray]], start: int, stop: int):
-        self.make, self.start, self.stop = make, start, stop
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return self.make(self.start + index)
 
 
 def recipe_arguments(
@@ -62,12 +52,10 @@ def train(
     make: Callable[[int], dict[str, np.ndarray]],
     args: argparse.Namespace,
 ) -> nn.Module:
-    """Train with AdamW on samples made by number, going on from what is kept in `args.state`.
-
-    Every sample is a function of its number, so a resumed run sees what an uninterrupted one would have seen.
+    """Train with AdamW on samples made by number, so that a resumed run sees what an uninterrupted one would have seen.
 
     Args:
-        name: of the recipe: `NAME.safetensors` and `NAME.jsonl` are kept.
+        name: of the recipe: `NAME.safetensors` and `NAME.jsonl` are kept in `args.state`, from where training goes on.
         model: trained in place.
         loss: parts by name, of which the sum is minimised.
         make: a training sample by its number.
@@ -84,10 +72,12 @@ def train(
     step = _restore(state_path, model, optimizer)
     if step:
         logger.info("%s: going on after step %d", name, step)
-    steps = 0 if args.export_only else args.steps
+    steps = step if args.export_only else max(step, args.steps)
+    options = {"num_workers": args.workers, "collate_fn": partial(_batch, make), "worker_init_fn": ignore_interrupts}
+    batches = DataLoader(range(step * args.batch_size, steps * args.batch_size), args.batch_size, **options)
     saved, sums, count = time.monotonic(), {}, 0
     with _interruptible() as interrupted, tqdm(total=steps, initial=step, desc=name, unit="step") as progress:
-        for batch in _batches(make, step, steps, args):
+        for batch in batches:
             rate = args.learning_rate * min(1, (step + 1) / 200) * 0.5 * (1 + np.cos(np.pi * step / steps))
             for group in optimizer.param_groups:
                 group["lr"] = max(rate, 1e-6)
@@ -116,15 +106,8 @@ def train(
     return model.eval().cpu()
 
 
-def _batches(make, step: int, steps: int, args: argparse.Namespace) -> Iterator[dict[str, torch.Tensor]]:
-    if step >= steps:
-        return iter(())
-    samples = Samples(make, step * args.batch_size, steps * args.batch_size)
-    return iter(DataLoader(samples, args.batch_size, num_workers=args.workers, worker_init_fn=_ignore_interrupts))
-
-
-def _ignore_interrupts(_worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _batch(make: Callable[[int], dict[str, np.ndarray]], numbers: list[int]) -> dict[str, torch.Tensor]:
+    return default_collate([make(number) for number in numbers])
 
 
 @contextlib.contextmanager
@@ -143,10 +126,9 @@ def _interruptible() -> Iterator[list]:
 
 
 def _keep(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
-    tensors = {key: value.contiguous() for key, value in tensors.items()}
+    tensors = {f"model.{key}": value.contiguous() for key, value in model.state_dict().items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": value.contiguous() for key, value in moments.items()}
     write_whole(path, lambda partial: save_file(tensors, partial, {"step": str(step)}))
 
 
@@ -154,20 +136,35 @@ def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> 
     """Steps done, 0 where nothing is kept."""
     if not path.is_file():
         return 0
-    from safetensors import safe_open
-
+    network: dict[str, torch.Tensor] = {}
+    moments: dict[int, dict[str, torch.Tensor]] = {}
     with safe_open(path, "pt") as file:
         step = int(file.metadata()["step"])
-    tensors = load_file(path)
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-    moments: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, part = key.split(".")
+    for key, value in load_file(path).items():
+        owner, name = key.split(".", 1)
+        if owner == "model":
+            network[name] = value
+        else:
+            index, part = name.split(".")
             moments.setdefault(int(index), {})[part] = value
+    model.load_state_dict(network)
     if moments:
         optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     return step
+
+
+def conv(inputs: int, outputs: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+    """A 3 × 3 convolution with its normalisation."""
+    layer = nn.Conv2d(inputs, outputs, 3, stride, dilation, dilation, bias=False)
+    return nn.Sequential(layer, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class Exported(nn.Module):
+    """A trained network with another's inputs and outputs, for `export_onnx`."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
 
 
 def export_onnx(model: nn.Module, path: Path, inputs: dict[str, torch.Tensor], outputs: list[str]) -> None:

@@ -4,8 +4,8 @@ python -m recipes.measure
 """
 
 import argparse
-import itertools
 import json
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from animation.evaluation.metrics import psnr
 from animation.face.detection import FaceFinder
 from animation.weights.loading import load_vae
 from DWPose.keypoints import to_openpose
-from DWPose.wholebody import Wholebody
+from DWPose.wholebody import MODEL_FILES, Wholebody
 from puppets.characters import make_character
 from puppets.clips import make_clip
 from puppets.motions import make_motion
@@ -42,40 +42,29 @@ def measure_people(wholebody: Wholebody, clips: int, frames: int, side: int) -> 
             people = wholebody(image)
             found.append(people.detected)
             target, present = to_openpose(truth.keypoints[None], truth.present[None].astype(float))
-            height = np.ptp(truth.person_box[1::2])
-            body = slice(0, BODY_POINTS)
-            near = np.linalg.norm(people.keypoints[0, body] - target[0, body], axis=1) <= 0.05 * height
-            right += (near & (present[0, body] > 0)).sum()
-            total += (present[0, body] > 0).sum()
+            distances = np.linalg.norm(people.keypoints[0] - target[0], axis=1)[:BODY_POINTS]
+            present = present[0, :BODY_POINTS] > 0
+            right += (present & (distances <= 0.05 * np.ptp(truth.person_box[1::2]))).sum()
+            total += present.sum()
     return {"person_found": float(np.mean(found)), "pck_0.05": float(right / total), "frames": len(found)}
 
 
 def measure_faces(finder: FaceFinder, people: int) -> dict[str, float]:
     """Accuracy of telling same from different characters at the best threshold, over balanced pairs."""
-    embeddings = {}
-    for who, number in tqdm(list(itertools.product(range(people), range(FACES_A_PERSON))), desc="faces", unit="face"):
-        face = make_face("held_out", who, who * FACES_A_PERSON + number, aligned=True)
-        embedding = finder.analysis.models["recognition"].get_feat(face[..., ::-1])[0]
-        embeddings[who, number] = embedding / np.linalg.norm(embedding)
-    same = [
-        embeddings[who, a] @ embeddings[who, b]
-        for who in range(people)
-        for a, b in itertools.combinations(range(FACES_A_PERSON), 2)
-    ]
-    rng = generator("held_out", 0, "measured pairs")
-    different = []
+    count = people * FACES_A_PERSON
+    faces = (make_face("held_out", number // FACES_A_PERSON, number, aligned=True) for number in range(count))
+    recogniser = finder.analysis.models["recognition"]
+    found = np.stack([recogniser.get_feat(face[..., ::-1])[0] for face in tqdm(faces, "faces", count, unit="face")])
+    found = (found / np.linalg.norm(found, axis=1, keepdims=True)).reshape(people, FACES_A_PERSON, -1)
+    same = np.concatenate([(found[:, a] * found[:, b]).sum(-1) for a, b in combinations(range(FACES_A_PERSON), 2)])
+    rng, different = generator("held_out", 0, "measured pairs"), []
     while len(different) < len(same):
         (a, b), (i, k) = rng.integers(people, size=2), rng.integers(FACES_A_PERSON, size=2)
         if a != b:
-            different.append(embeddings[a, i] @ embeddings[b, k])
-    same, different = np.array(same), np.array(different)
-    accuracies = [((same > t).mean() + (different <= t).mean()) / 2 for t in np.linspace(-1, 1, 401)]
-    return {
-        "verification_accuracy": float(max(accuracies)),
-        "same": float(same.mean()),
-        "different": float(different.mean()),
-        "pairs": 2 * len(same),
-    }
+            different.append(found[a, i] @ found[b, k])
+    accuracies = [((same > t).mean() + (np.array(different) <= t).mean()) / 2 for t in np.linspace(-1, 1, 401)]
+    means = {"same": float(same.mean()), "different": float(np.mean(different))}
+    return {"verification_accuracy": float(max(accuracies)), **means, "pairs": 2 * len(same)}
 
 
 @torch.no_grad()
@@ -105,7 +94,7 @@ def main() -> None:
     args = parser.parse_args()
     figures = {}
     if args.dwpose.is_dir():
-        wholebody = Wholebody(args.dwpose / "yolox_l.onnx", args.dwpose / "dw-ll_ucoco_384.onnx")
+        wholebody = Wholebody(*(args.dwpose / name for name in MODEL_FILES))
         figures |= measure_people(wholebody, args.clips, args.frames, args.side)
     if args.face_models.is_dir():
         figures |= measure_faces(FaceFinder(args.face_models), args.people)

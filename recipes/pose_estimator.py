@@ -3,7 +3,6 @@
 python -m recipes.pose_estimator
 """
 
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -15,7 +14,7 @@ from torch import nn
 from DWPose.keypoints import NUM_WHOLEBODY
 from DWPose.pose import BOX_PADDING, MEAN_RGB, SPLIT, STD_RGB
 from puppets.seeds import generator
-from recipes.loop import export_onnx, recipe_arguments, train
+from recipes.loop import Exported, conv, export_onnx, recipe_arguments, train
 from recipes.scenes import make_scene, spoil
 
 WIDTH, HEIGHT = 288, 384
@@ -25,16 +24,10 @@ BODY_WEIGHT = 3.0  # of the 17 body points against the other 116
 ONNX = Path("checkpoints/tiny/DWPose/dw-ll_ucoco_384.onnx")
 
 
-def _conv(inputs: int, outputs: int, stride: int = 1, size: int = 3) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
-    )
-
-
 class _Residual(nn.Module):
     def __init__(self, width: int):
         super().__init__()
-        self.first, self.second = _conv(width, width), _conv(width, width)
+        self.first, self.second = conv(width, width), conv(width, width)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(B, width, h, w) → the same."""
@@ -50,16 +43,8 @@ class TinyPose(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.backbone = nn.Sequential(
-            _conv(3, 16, 2),
-            _conv(16, 32, 2),
-            _Residual(32),
-            _conv(32, 64, 2),
-            _Residual(64),
-            _conv(64, 96, 2),
-            _Residual(96),
-            _Residual(96),
-        )
+        stages = [conv(3, 16, 2), conv(16, 32, 2), _Residual(32), conv(32, 64, 2), _Residual(64)]
+        self.backbone = nn.Sequential(*stages, conv(64, 96, 2), _Residual(96), _Residual(96))
         cells = (HEIGHT // REDUCTION // 16) * (WIDTH // REDUCTION // 16)
         self.points = nn.Conv2d(96, NUM_WHOLEBODY, 1)
         self.hidden = nn.Sequential(nn.Linear(cells, 192), nn.ReLU())
@@ -73,28 +58,22 @@ class TinyPose(nn.Module):
         return self.columns(hidden), self.rows(hidden), self.presence(hidden)[..., 0]
 
 
-class AsDwpose(nn.Module):
+class AsDwpose(Exported):
     """Outputs simcc_x and simcc_y, whose peaks are as high as the key point is likely to be there."""
-
-    def __init__(self, pose: TinyPose):
-        super().__init__()
-        self.pose = pose
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(1, 3, 384, 288) → (1, 133, 576), (1, 133, 768)."""
-        columns, rows, presence = self.pose(images)
+        columns, rows, presence = self.network(images)
         height = presence.sigmoid()[..., None]
         return tuple(height * torch.exp(bins - bins.amax(-1, keepdim=True)) for bins in (columns, rows))
 
 
-def make_sample(number: int, split: str = "training") -> dict[str, np.ndarray]:
+def make_sample(number: int) -> dict[str, np.ndarray]:
     """A crop around one character as DWPose makes it, its key points in the crop's pixels and their presence."""
-    rng = generator(split, number, "pose-sample")
+    rng = generator("training", number, "pose-sample")
     side = int(rng.integers(96, 193))
-    width, height = side, int(side * rng.uniform(0.9, 1.5))
-    scene = make_scene(split, number, "pose", width, height)
-    truth = scene.truths[-1]  # the one in front
-    image = spoil(scene.image, rng)
+    image, truths = make_scene(number, "pose", side, int(side * rng.uniform(0.9, 1.5)))
+    image, truth = spoil(image, rng), truths[-1]  # the one in front
     box = truth.person_box + rng.normal(0, 0.03, 4) * np.tile(truth.person_box[2:] - truth.person_box[:2], 2)
     extent = np.maximum(box[2:] - box[:2], 8) * BOX_PADDING
     scale = min(WIDTH / extent[0], HEIGHT / extent[1]) * rng.uniform(0.85, 1.1)
@@ -130,7 +109,7 @@ def main() -> None:
     """Train and export."""
     args = recipe_arguments(__doc__, steps=2500, batch_size=16)
     torch.manual_seed(0)
-    model = train("pose_estimator", TinyPose(), simcc_loss, partial(make_sample, split="training"), args)
+    model = train("pose_estimator", TinyPose(), simcc_loss, make_sample, args)
     image = torch.zeros(1, 3, HEIGHT, WIDTH)
     export_onnx(AsDwpose(model), args.output / ONNX, {"input": image}, ["simcc_x", "simcc_y"])
 

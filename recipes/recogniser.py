@@ -42,13 +42,9 @@ class Recogniser(nn.Module):
 
 
 def make_face(split: str, who: int, number: int, aligned: bool | None = None) -> np.ndarray:
-    """A face at some moment of some motion, (112, 112, 3) uint8 RGB.
+    """Picture `number` of a character's face at some moment of some motion, (112, 112, 3) uint8 RGB.
 
-    Args:
-        split: `training` or `held_out`.
-        who: the character.
-        number: of the picture.
-        aligned: by five landmarks, as insightface does; None for either.
+    Aligned by five landmarks, as insightface does, or a box as it stands; None for either.
     """
     from insightface.utils import face_align
 
@@ -60,18 +56,16 @@ def make_face(split: str, who: int, number: int, aligned: bool | None = None) ->
     image, truths = render([(make_character(split, who), pose, place)], make_stage(rng), side, side)
     image, truth = spoil(image, rng), truths[0]
     face = np.ptp(truth.face_box[::2])
-    if aligned is None:
-        aligned = bool(rng.random() < 0.5)
-    if aligned:
+    if aligned or (aligned is None and rng.random() < 0.5):
         landmarks = truth.landmarks + rng.normal(0, 0.03 * face, (5, 2))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # insightface's use of scikit-image
             return face_align.norm_crop(image, landmarks.astype(np.float32), FACE_SIZE)
     box = (truth.face_box + rng.normal(0, 0.06 * face, 4)).round().astype(int)
     left, top, right, bottom = np.clip(box, 0, side)
-    if right - left < 8 or bottom - top < 8:
-        return cv2.resize(image, (FACE_SIZE, FACE_SIZE))
-    return cv2.resize(image[top:bottom, left:right], (FACE_SIZE, FACE_SIZE))
+    if min(right - left, bottom - top) >= 8:
+        image = image[top:bottom, left:right]
+    return cv2.resize(image, (FACE_SIZE, FACE_SIZE))
 
 
 def make_sample(number: int) -> dict[str, np.ndarray]:

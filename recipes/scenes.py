@@ -1,24 +1,14 @@
 """Pictures of puppets to train on: anybody, anywhere, near or far, sharp or blurred."""
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 
 from puppets.characters import Character, make_character
-from puppets.motions import make_motion
+from puppets.motions import Pose, make_motion
 from puppets.rendering import Place, Stage, Truth, render
 from puppets.seeds import generator
 
 CHARACTERS = 4000  # of the training split that recipes use
-
-
-@dataclass
-class Scene:
-    """A picture, (H, W, 3) uint8 RGB, and the truth about who is in it."""
-
-    image: np.ndarray
-    truths: list[Truth]
 
 
 def make_stage(rng: np.random.Generator) -> Stage:
@@ -27,24 +17,25 @@ def make_stage(rng: np.random.Generator) -> Stage:
     return Stage(wall, ground, float(rng.uniform(0.7, 0.95)))
 
 
-def make_scene(split: str, index: int, what: str, width: int, height: int, people: int | None = None) -> Scene:
-    """A picture of one or two characters, from far away to a portrait.
+def make_scene(index: int, what: str, width: int, height: int) -> tuple[np.ndarray, list[Truth]]:
+    """A picture of one training character, or in a quarter of the pictures two, from far away to a portrait.
 
     Args:
-        split: `training` or `held_out`.
         index: of the scene.
         what: the purpose: scenes of different purposes are independent.
         width, height: pixels.
-        people: how many; None for one, two in a quarter of the pictures.
+
+    Returns:
+        (height, width, 3) uint8 RGB, and the truth about who is in it.
     """
-    rng = generator(split, index, what)
-    count = people or (2 if rng.random() < 0.25 else 1)
-    return Scene(*render([_actor(split, rng, k, count) for k in range(count)], make_stage(rng), width, height))
+    rng = generator("training", index, what)
+    count = 2 if rng.random() < 0.25 else 1
+    return render([_actor(rng, k, count) for k in range(count)], make_stage(rng), width, height)
 
 
-def _actor(split: str, rng: np.random.Generator, k: int, count: int) -> tuple:
-    character: Character = make_character(split, int(rng.integers(CHARACTERS)))
-    pose = make_motion(split, int(rng.integers(1 << 20)))(rng.uniform(0, 64))
+def _actor(rng: np.random.Generator, k: int, count: int) -> tuple[Character, Pose, Place]:
+    character = make_character("training", int(rng.integers(CHARACTERS)))
+    pose = make_motion("training", int(rng.integers(1 << 20)))(rng.uniform(0, 64))
     size = float(rng.uniform(0.55, 1.1) if count == 2 or rng.random() < 0.75 else rng.uniform(1.1, 2.6))
     x = (k + 0.5) / count + rng.uniform(-0.12, 0.12)
     y = rng.uniform(0.8, 1.0) if size < 1.1 else 0.1 + 0.84 * size + rng.uniform(-0.05, 0.1)

@@ -17,7 +17,7 @@ from animation.modules.attention_processor import (
     folding_pays,
     plain_attention,
 )
-from benchmarks.naive import NaiveIDAdapter, NaiveImageTokenAttention, naive_unet
+from benchmarks.naive import NaiveAttention, NaiveIDAdapter, naive_unet
 from tests.conftest import relative_error
 from tests.synthetic import randomise
 
@@ -83,7 +83,7 @@ def test_unconditional_samples_equal_zero_tokens(attn, samples, unconditional):
 
     temporal_hidden = random(samples * PIXELS, FRAMES, DIM)
     states = states[::FRAMES].repeat_interleave(PIXELS, dim=0)
-    expected = NaiveImageTokenAttention()(attn, temporal_hidden, states)
+    expected = NaiveAttention()(attn, temporal_hidden, states)
     found = ImageTokenAttnProcessor(processor.layout)(attn, temporal_hidden, states)
     assert relative_error(found.expand_as(temporal_hidden), expected) < 1e-5
 

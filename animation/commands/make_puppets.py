@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from operator import call
 from pathlib import Path
 
 import numpy as np
@@ -81,11 +82,8 @@ class Clips(PuppetSettings):
 
     def jobs(self) -> list[Callable[[], Path]]:
         """As `PuppetSettings.jobs`."""
-        form = self.form("size")
-        return [
-            partial(write_clip, folder, self.split, i, form, self.motion, self.people)
-            for i, folder in self._folders().items()
-        ]
+        facts = self.form("size"), self.motion, self.people
+        return [partial(write_clip, folder, self.split, i, *facts) for i, folder in self._folders().items()]
 
     def finish(self) -> None:
         """Write each clip's images as video.mp4 beside them, with its tune, where that is wanted."""
@@ -170,16 +168,8 @@ def main() -> None:
     settings.check()
     jobs = settings.jobs()
     check_writable(Path(settings.output_dir))
-    if settings.workers > 1:
-        with ProcessPoolExecutor(settings.workers) as pool:
-            futures = [pool.submit(job) for job in jobs]
-            try:
-                for future in tqdm(futures, desc="puppets", unit="clip"):
-                    future.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-    else:
-        for job in tqdm(jobs, desc="puppets", unit="clip"):
-            job()
+    with ProcessPoolExecutor(settings.workers) as pool:  # which starts no process before it gets a job
+        made = pool.map(call, jobs) if settings.workers > 1 else map(call, jobs)
+        for _ in tqdm(made, desc="puppets", total=len(jobs), unit="clip"):
+            pass
     settings.finish()
