@@ -129,3 +129,13 @@ def test_paths_that_are_left_out_are_found(tmp_path, monkeypatch, caplog):
     caplog.clear()
     assert layout.find_parts(svd="here").svd == Path("here")
     assert not caplog.records
+
+
+def test_parts_beside_another_unet_are_never_the_small_ones(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("STABLEANIMATOR_HOME", str(tmp_path))
+    touch(tmp_path, "animation", True)
+    found = layout.find_parts(unet=tmp_path / "mine.pth", pose_net=None)
+    assert (found.unet, found.pose_net) == (tmp_path / "mine.pth", tmp_path / "checkpoints/Animation/pose_net.pth")
+    assert not caplog.records
+    small = layout.find_parts(unet=tmp_path / "checkpoints/tiny/Animation/unet.safetensors", pose_net=None)
+    assert small.pose_net == tmp_path / "checkpoints/tiny/Animation/pose_net.pth"

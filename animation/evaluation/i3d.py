@@ -1,5 +1,6 @@
 """I3D, the inflated Inception-v1 (Carreira and Zisserman, arXiv 1705.07750): the features of the video distance FVD."""
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ BRANCHES = ("b0", "b1a", "b1b", "b2a", "b2b", "b3b")
 
 def pad_same(features: torch.Tensor, kernel: Sequence[int], stride: Sequence[int]) -> torch.Tensor:
     """Pad (B, C, T, H, W) with zeros as TensorFlow's SAME: ceil(size / stride) remain, the odd one at the end."""
-    padding = []
+    padding: list[int] = []
     for size, k, s in zip(features.shape[2:], kernel, stride, strict=True):
         total = max((-(-size // s) - 1) * s + k - size, 0)
         padding = [total // 2, total - total // 2, *padding]  # F.pad counts from the last axis
@@ -50,7 +51,7 @@ class ConvUnit(nn.Module):
 class MaxPool(nn.Module):
     """Maximum over a window, zeros around it: after a ReLU nothing is lower."""
 
-    def __init__(self, kernel: Sequence[int], stride: Sequence[int]):
+    def __init__(self, kernel: tuple[int, ...], stride: tuple[int, ...]):
         super().__init__()
         self.kernel, self.stride = kernel, stride
 
@@ -71,25 +72,8 @@ class Inception(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, T, H, W) → (B, sum of the branches, T, H, W)."""
-        branches = (
-            self.b0(features),
-            self.b1b(self.b1a(features)),
-            self.b2b(self.b2a(features)),
-            self.b3b(self.b3a(features)),
-        )
-        return torch.cat(branches, dim=1)
-
-
-class Logits(nn.Module):
-    """The classifier, a 1×1×1 convolution with bias."""
-
-    def __init__(self, in_channels: int, num_classes: int):
-        super().__init__()
-        self.conv3d = nn.Conv3d(in_channels, num_classes, 1)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, in_channels, T, 1, 1) → (B, num_classes, T, 1, 1)."""
-        return self.conv3d(features)
+        deep = [self.b1b(self.b1a(features)), self.b2b(self.b2a(features)), self.b3b(self.b3a(features))]
+        return torch.cat([self.b0(features), *deep], dim=1)
 
 
 class I3D(nn.Module):
@@ -121,14 +105,14 @@ class I3D(nn.Module):
                 self.MaxPool3d_5a_2x2 = MaxPool((2, 2, 2), (2, 2, 2))
             self.add_module(name, Inception(channels, widths))
             channels = widths[0] + widths[2] + widths[4] + widths[5]
-        self.logits = Logits(channels, num_classes)
+        self.pool = nn.AvgPool3d((2, 7, 7), stride=1)  # of the last features, (B, C, T/8, 7, 7)
+        self.logits = nn.Sequential(OrderedDict(conv3d=nn.Conv3d(channels, num_classes, 1)))
 
     @staticmethod
     def config_from_shapes(shapes: Mapping[str, Sequence[int]]) -> dict:
         """The constructor's arguments for a state dict, given the shape of each tensor (KeyError: not an I3D's)."""
 
         def width(name: str) -> int:
-            """Output channels of a convolution."""
             return shapes[f"{name}.conv3d.weight"][0]
 
         return {
@@ -147,13 +131,11 @@ class I3D(nn.Module):
             (B, num_classes): logits, averaged over time.
         """
         features = clips
-        for name, module in self.named_children():
-            if name == "logits":
-                features = F.avg_pool3d(features, (2, 7, 7), stride=1)  # (B, C, T/8 − 1, 1, 1)
+        for module in self.children():
             features = module(features)
         return features.mean(dim=(2, 3, 4))
 
 
-def load_i3d(path: str | Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+def load_i3d(path: str | Path) -> I3D:
     """Load a state dict of I3D's PyTorch ports. Raises CheckpointError."""
-    return load_self_described(I3D, path, dtype)
+    return load_self_described(I3D, path)
