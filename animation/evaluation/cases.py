@@ -241,9 +241,6 @@ class Chunk:
     truth: np.ndarray | None
     driver: np.ndarray | None
 
-    def __len__(self) -> int:
-        return len(self.result)
-
 
 def chunks(case: Case, length: int) -> Iterator[Chunk]:
     """Read a case, `length` frames at a time. Raises InputError: a file cannot be read."""

@@ -38,7 +38,7 @@ def measure_case(case: Case, measures: Sequence[Measure], progress: tqdm | None 
             for name, values in measure.values(chunk).items():
                 record.values.setdefault(name, []).extend(values)
         if progress is not None:
-            progress.update(len(chunk))
+            progress.update(len(chunk.result))
     for measure in measures:
         record.faces |= measure.faces
         record.features |= measure.features

@@ -35,7 +35,7 @@ def pad_same(features: torch.Tensor, kernel: Sequence[int], stride: Sequence[int
 
 
 class ConvUnit(nn.Module):
-    """Convolution, batch norm and ReLU."""
+    """Convolution, batch norm and ReLU; time and space are divided by the stride, rounded up."""
 
     def __init__(self, in_channels: int, channels: int, kernel: int, stride: int = 1):
         super().__init__()
@@ -43,25 +43,23 @@ class ConvUnit(nn.Module):
         self.bn = nn.BatchNorm3d(channels, eps=1e-3)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, in_channels, T, H, W) → (B, channels, T/stride, H/stride, W/stride), rounded up."""
         padded = pad_same(features, self.conv3d.kernel_size, self.conv3d.stride)
         return F.relu(self.bn(self.conv3d(padded)))
 
 
 class MaxPool(nn.Module):
-    """Maximum over a window, zeros around it: after a ReLU nothing is lower."""
+    """Maximum over a window, zeros around it: after a ReLU nothing is lower. Rounds sizes up too."""
 
     def __init__(self, kernel: tuple[int, ...], stride: tuple[int, ...]):
         super().__init__()
         self.kernel, self.stride = kernel, stride
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, C, T, H, W) → (B, C, T/stride, H/stride, W/stride), rounded up."""
         return F.max_pool3d(pad_same(features, self.kernel, self.stride), self.kernel, self.stride)
 
 
 class Inception(nn.Module):
-    """Four branches side by side, their channels concatenated."""
+    """Four branches side by side, their channels concatenated: (B, in_channels, T, H, W) → (B, their sum, T, H, W)."""
 
     def __init__(self, in_channels: int, widths: Sequence[int]):
         super().__init__()
@@ -71,7 +69,6 @@ class Inception(nn.Module):
         self.b3a, self.b3b = MaxPool((3, 3, 3), (1, 1, 1)), ConvUnit(in_channels, widths[5], 1)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, in_channels, T, H, W) → (B, sum of the branches, T, H, W)."""
         deep = [self.b1b(self.b1a(features)), self.b2b(self.b2a(features)), self.b3b(self.b3a(features))]
         return torch.cat([self.b0(features), *deep], dim=1)
 
@@ -122,13 +119,9 @@ class I3D(nn.Module):
         }
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        """Features of video clips.
+        """Features of clips, (B, 3, T, 224, 224), RGB in −1..1: logits averaged over time, (B, num_classes).
 
-        Args:
-            clips: (B, 3, T, 224, 224), RGB in −1..1, T at least 9, so that two of its eighths are left.
-
-        Returns:
-            (B, num_classes): logits, averaged over time.
+        T is at least 9, so that two of its eighths are left.
         """
         features = clips
         for module in self.children():

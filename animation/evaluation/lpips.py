@@ -11,22 +11,8 @@ from animation.weights.state_dicts import load_self_described, read_state_dict, 
 
 # torchvision's backbones up to the last feature that is compared, which is taken after each group: the kernel of the
 # pooling at stride 2 before the group (0: none), how many convolutions, their channels, kernel, stride and padding.
-BACKBONES = {
-    "alex": (
-        (0, 1, 64, 11, 4, 2),
-        (3, 1, 192, 5, 1, 2),
-        (3, 1, 384, 3, 1, 1),
-        (0, 1, 256, 3, 1, 1),
-        (0, 1, 256, 3, 1, 1),
-    ),
-    "vgg": (
-        (0, 2, 64, 3, 1, 1),
-        (2, 2, 128, 3, 1, 1),
-        (2, 3, 256, 3, 1, 1),
-        (2, 3, 512, 3, 1, 1),
-        (2, 3, 512, 3, 1, 1),
-    ),
-}
+ALEXNET = (0, 1, 64, 11, 4, 2), (3, 1, 192, 5, 1, 2), (3, 1, 384, 3, 1, 1), (0, 1, 256, 3, 1, 1), (0, 1, 256, 3, 1, 1)
+VGG16 = (0, 2, 64, 3, 1, 1), (2, 2, 128, 3, 1, 1), (2, 3, 256, 3, 1, 1), (2, 3, 512, 3, 1, 1), (2, 3, 512, 3, 1, 1)
 
 
 class LPIPS(nn.Module):
@@ -42,7 +28,7 @@ class LPIPS(nn.Module):
         self.taps: list[int] = []
         layers: list[nn.Module] = []
         channels = 3
-        for i, (pool, depth, width, kernel, stride, padding) in enumerate(BACKBONES[net]):
+        for i, (pool, depth, width, kernel, stride, padding) in enumerate(ALEXNET if net == "alex" else VGG16):
             if pool:
                 layers.append(nn.MaxPool2d(pool, 2))
             for _ in range(depth):

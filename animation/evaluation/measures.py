@@ -4,7 +4,7 @@ A measure that cannot run here raises `NotRun` when it is made; one that does no
 """
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from DWPose.keypoints import BODY
 from DWPose.wholebody import MODEL_FILES, Wholebody
 
 Values = dict[str, list[float | None]]  # by column, one a frame; None: does not exist for this frame
-I3D_SIZE = 224  # pixels, height and width
+I3D_SIZE = (224, 224)  # pixels, height and width
 
 
 class NotRun(Exception):
@@ -52,26 +52,36 @@ class Measure:
         raise NotImplementedError
 
 
-class Pixels(Measure):
+class Pairs(Measure):
+    """Each generated frame against the true one: by column, a function of both and the least side of a frame."""
+
+    def __init__(self, functions: Mapping[str, tuple[Callable[[np.ndarray, np.ndarray], float], int]]):
+        self.functions = functions
+
+    def begin(self, case: Case) -> dict[str, str]:
+        if case.truth is None:
+            reasons = dict.fromkeys(self.functions, "no ground truth")
+        else:
+            leasts = {name: least for name, (_, least) in self.functions.items() if min(case.size) < least}
+            reasons = {name: f"frames smaller than {least}×{least}" for name, least in leasts.items()}
+        self.applying = {name: function for name, (function, _) in self.functions.items() if name not in reasons}
+        return reasons
+
+    def values(self, chunk: Chunk) -> Values:
+        pairs = list(zip(chunk.result, chunk.truth, strict=True)) if self.applying else []
+        return {name: [function(*pair) for pair in pairs] for name, function in self.applying.items()}
+
+
+class Pixels(Pairs):
     """L1, PSNR, DisCo's PSNR and SSIM against the ground truth."""
 
     columns = ("l1", "psnr", "psnr_disco", "ssim")
 
-    def begin(self, case: Case) -> dict[str, str]:
-        """Nothing applies without ground truth; SSIM needs frames of 11×11 pixels."""
-        reasons = dict.fromkeys(self.columns, "no ground truth") if case.truth is None else {}
-        if not reasons and min(case.size) < 11:
-            reasons["ssim"] = "frames smaller than 11×11"
-        self.functions = {name: getattr(metrics, name) for name in self.columns if name not in reasons}
-        return reasons
-
-    def values(self, chunk: Chunk) -> Values:
-        """One value of each a frame."""
-        pairs = list(zip(chunk.result, chunk.truth, strict=True)) if self.functions else []
-        return {name: [function(*pair) for pair in pairs] for name, function in self.functions.items()}
+    def __init__(self) -> None:
+        super().__init__({name: (getattr(metrics, name), 11 if name == "ssim" else 1) for name in self.columns})
 
 
-class Perceptual(Measure):
+class Perceptual(Pairs):
     """LPIPS against the ground truth, with torchvision's weights of AlexNet or VGG-16.
 
     Raises:
@@ -82,6 +92,7 @@ class Perceptual(Measure):
     columns = ("lpips",)
 
     def __init__(self, weights: str | None, device: torch.device):
+        super().__init__({"lpips": (self.distance, 32)})
         if weights is None:
             raise NotRun("give torchvision's AlexNet or VGG-16 file with --lpips_weights")
         package = importlib.util.find_spec("torchmetrics")
@@ -90,19 +101,10 @@ class Perceptual(Measure):
         heads = Path(package.origin).parent / "functional" / "image" / "lpips_models"
         self.network, self.device = load_lpips(weights, heads).to(device), device
 
-    def begin(self, case: Case) -> dict[str, str]:
-        """Does not apply without ground truth, or to tiny frames."""
-        small = min(case.size) < 32
-        self.reason = "no ground truth" if case.truth is None else "frames smaller than 32×32" if small else None
-        return {"lpips": self.reason} if self.reason else {}
-
     @torch.inference_mode()
-    def values(self, chunk: Chunk) -> Values:
-        """One distance a frame."""
-        if self.reason:
-            return {}
-        pairs = zip(_to_tensor(chunk.result), _to_tensor(chunk.truth), strict=True)
-        return {"lpips": [self.network(*(x[None].to(self.device) for x in pair)).item() for pair in pairs]}
+    def distance(self, image: np.ndarray, truth: np.ndarray) -> float:
+        """LPIPS of two images, (H, W, 3) uint8."""
+        return self.network(*(_to_tensor(x[None]).to(self.device) for x in (image, truth))).item()
 
 
 class Identity(Measure):
@@ -126,7 +128,6 @@ class Identity(Measure):
         return embed_largest(self.finder, image_rgb, "bgr")
 
     def begin(self, case: Case) -> dict[str, str]:
-        """Embed the photo; a column needs its part of the case."""
         self.photo = None if case.photo is None else self.embed(np.asarray(case.photo))
         self.faces = {part: [0, 0] for part in ("result", "truth", "driver")}
         lacking = {
@@ -138,7 +139,7 @@ class Identity(Measure):
 
     def values(self, chunk: Chunk) -> Values:
         """One cosine a frame and column; None where one of both images shows no face."""
-        embeddings = {} if self.photo is None else {"photo": [self.photo] * len(chunk)}
+        embeddings = {} if self.photo is None else {"photo": [self.photo] * len(chunk.result)}
         for part, counts in self.faces.items():
             frames = getattr(chunk, part)
             if frames is not None:
@@ -171,7 +172,6 @@ class Skeleton(Measure):
         self.find_people = Wholebody(detector, estimator, "cuda" if device.type == "cuda" else "cpu")
 
     def begin(self, case: Case) -> dict[str, str]:
-        """Does not apply where no target is there."""
         applies = any(part is not None for part in (case.keypoints, case.truth, case.driver))
         return {} if applies else dict.fromkeys(self.columns, "no key points, ground truth or driver")
 
@@ -195,8 +195,7 @@ class Skeleton(Measure):
     def largest(self, image_rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Key points (134, 2) in 0..1 of the frame, and scores (134,), of the person with the largest box."""
         people = self.find_people(image_rgb)
-        sides = people.boxes[:, 2:4] - people.boxes[:, :2]
-        index = int(np.argmax(sides.prod(axis=1)))
+        index = int(np.prod(people.boxes[:, 2:4] - people.boxes[:, :2], axis=1).argmax())
         return people.keypoints[index] / image_rgb.shape[1::-1], people.scores[index]
 
 
@@ -215,28 +214,21 @@ class VideoDistance(Measure):
         self.network, self.device, self.clip_frames = load_i3d(weights).to(device), device, clip_frames
 
     def begin(self, case: Case) -> dict[str, str]:
-        """Start the features of a case."""
         self.features = {"result": [], "truth": []}
-        self.waiting: dict[str, list] = {"result": [], "truth": []}
-        return {}
-
-    def values(self, chunk: Chunk) -> Values:
-        """No value a frame: collect frames until a clip is full, and its features."""
-        if chunk.truth is None:
-            return {}
-        for part, waiting in self.waiting.items():
-            for frame in _to_tensor(getattr(chunk, part)):
-                resized = F.interpolate(frame[None], (I3D_SIZE, I3D_SIZE), mode="bilinear", align_corners=False)
-                waiting.append(resized[0])
-                if len(waiting) == self.clip_frames:
-                    self.features[part].append(self.embed(torch.stack(waiting, dim=1)))
-                    waiting.clear()
+        self.waiting: dict[str, list[torch.Tensor]] = {"result": [], "truth": []}
         return {}
 
     @torch.inference_mode()
-    def embed(self, clip: torch.Tensor) -> list[float]:
-        """The features of a clip, (3, T, 224, 224) in −1..1, as D numbers."""
-        return self.network(clip[None].to(self.device))[0].tolist()
+    def values(self, chunk: Chunk) -> Values:
+        """No value a frame: collect frames until a clip is full, and its features."""
+        for part, waiting in self.waiting.items() if chunk.truth is not None else ():
+            for frame in _to_tensor(getattr(chunk, part)):
+                waiting.append(F.interpolate(frame[None], I3D_SIZE, mode="bilinear", align_corners=False)[0])
+                if len(waiting) == self.clip_frames:
+                    clip = torch.stack(waiting, dim=1)[None]  # (1, 3, T, 224, 224)
+                    self.features[part].append(self.network(clip.to(self.device))[0].tolist())
+                    waiting.clear()
+        return {}
 
 
 def _to_tensor(frames: np.ndarray) -> torch.Tensor:
