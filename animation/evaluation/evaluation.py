@@ -13,10 +13,9 @@ from tqdm import tqdm
 
 from animation import runtime
 from animation.evaluation.cases import Case, chunks
-from animation.evaluation.contact_sheet import LARGEST_SHEET, contact_sheet
 from animation.evaluation.measures import Measure, make_measures
 from animation.evaluation.metrics import frechet_distance
-from animation.evaluation.records import Record, summary, table
+from animation.evaluation.records import LARGEST_SHEET, Record, contact_sheet, summary, table
 from animation.evaluation.settings import EvaluationSettings
 from animation.files import write_json, write_whole
 from animation.report import device_name, library_versions
@@ -104,8 +103,7 @@ def fingerprint(settings: EvaluationSettings, case: Case, not_run: dict) -> str:
     """A name for the measurement of one case: it changes with the settings, the frames and what can be run."""
     parts = [part for part in (case.result, case.truth, case.driver) if part is not None]
     files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for part in parts for path in part.paths]
-    keypoints, photo = (
-        None if part is None else hashlib.sha256(part.tobytes()).hexdigest() for part in (case.keypoints, case.photo)
-    )
-    facts = [asdict(settings), case.name, files, keypoints, photo, not_run]
+    arrays = (case.keypoints, case.photo)
+    hashes = [None if part is None else hashlib.sha256(part.tobytes()).hexdigest() for part in arrays]
+    facts = [asdict(settings), case.name, files, *hashes, not_run]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]

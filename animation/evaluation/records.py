@@ -1,4 +1,4 @@
-"""What was measured: a record a case, their means, and the files and the table made of them. Imports no torch."""
+"""What was measured: a record a case, their means, and the table, files and contact sheet of them. Imports no torch."""
 
 import csv
 import math
@@ -6,6 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from PIL import Image
+
+from animation.evaluation.cases import Case
+from animation.media.panels import SheetBlock, draw_contact_sheet, pick_moments
+
+LARGEST_SHEET = 60  # cases
 # Columns as the table shows them: (heading, digits behind the point).
 HEADINGS = {
     "l1": ("L1", 4),
@@ -125,3 +131,21 @@ def table(records: Sequence[Record], fvd: float | None, not_run: Mapping[str, st
 def _cells(values: Mapping[str, float], reasons: Mapping[str, str]) -> list[str]:
     missing = {name: "not run" if name in reasons else "–" for name in HEADINGS}
     return [f"{values[name]:.{digits}f}" if name in values else missing[name] for name, (_, digits) in HEADINGS.items()]
+
+
+def contact_sheet(cases: Sequence[Case]) -> Image.Image:
+    """Draw the sheet, RGB, a block a case. Of more than `LARGEST_SHEET` cases the first are shown."""
+    return draw_contact_sheet([case_block(case) for case in cases[:LARGEST_SHEET]])
+
+
+def case_block(case: Case) -> SheetBlock:
+    """The photo, and at a few moments driver (or, without one, poses), result and truth, as far as they are there."""
+    moments = pick_moments(len(case))
+    driver = ("driver", case.driver) if case.driver is not None else ("poses", case.poses)
+    rows = (driver, ("result", case.result), ("truth", case.truth))
+    return SheetBlock(
+        title=case.name,
+        photo=case.photo,
+        times=[f"frame {i}" if case.fps is None else f"{i / case.fps:.2f} s" for i in moments],
+        rows={name: [frames[i] for i in moments] for name, frames in rows if frames is not None},
+    )

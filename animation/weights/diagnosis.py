@@ -47,6 +47,11 @@ def tried_versions() -> dict[str, str]:
     return {match[1]: match[2] for match in found if match}
 
 
+def judge(subject: str, text: str, bad: bool, remedy: str, level: str = WARNING) -> Finding:
+    """What was found, at a level and with a remedy where it is bad."""
+    return Finding(level, subject, text, remedy) if bad else Finding(OK, subject, text)
+
+
 def check_versions(tried: dict[str, str]) -> list[Finding]:
     """Python and the libraries, against the versions that were tried together."""
     found = ".".join(map(str, sys.version_info[:3]))
@@ -105,9 +110,8 @@ def check_machine(folder: Path, tiny: bool) -> list[Finding]:
 
     def enough(what: str, count: int, remedy: str) -> Finding:
         gib, needed = count / 2**30, NEEDED_GIB[what]
-        if gib >= needed:
-            return Finding(OK, what, f"{gib:.1f} GiB free")
-        return Finding(lacking, what, f"{gib:.1f} GiB free, and the released networks want {needed}", remedy)
+        wanted = f", and the released networks want {needed}" if gib < needed else ""
+        return judge(what, f"{gib:.1f} GiB free{wanted}", gib < needed, remedy, lacking)
 
     cuda = torch.cuda.is_available()
     findings = []
@@ -138,11 +142,9 @@ def check_onnxruntime(wants_cuda: bool) -> Finding:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     running = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=wanted).get_providers()[0]
-    text = f"{onnxruntime.__version__} runs on {running}"
-    if wants_cuda and running != "CUDAExecutionProvider":
-        remedy = "install onnxruntime-gpu (requirements-gpu.txt) with matching CUDA and cuDNN"
-        return Finding(WARNING, "onnxruntime", text, remedy)
-    return Finding(OK, "onnxruntime", text)
+    remedy = "install onnxruntime-gpu (requirements-gpu.txt) with matching CUDA and cuDNN"
+    lost = wants_cuda and running != "CUDAExecutionProvider"
+    return judge("onnxruntime", f"{onnxruntime.__version__} runs on {running}", lost, remedy)
 
 
 def check_face(photo_path: str, checkpoints: Checkpoints) -> Iterator[Finding]:
@@ -158,10 +160,8 @@ def check_face(photo_path: str, checkpoints: Checkpoints) -> Iterator[Finding]:
     text = f"{width:.0f}×{height:.0f} pixels of {photo.width}×{photo.height}, found by {way}"
     if len(faces) > 1:
         text += f", the largest of {len(faces)} (--face takes another)"
-    if min(width, height) < SMALL_FACE * min(photo.size):
-        yield Finding(WARNING, "photo's face", f"small: {text}", "crop the photo closer")
-    else:
-        yield Finding(OK, "photo's face", text)
+    small = min(width, height) < SMALL_FACE * min(photo.size)
+    yield judge("photo's face", f"small: {text}" if small else text, small, "crop the photo closer")
 
 
 def check_poses(photo_path: str | None, driver_path: str | None, checkpoints: Checkpoints) -> Iterator[Finding]:
@@ -196,10 +196,8 @@ def check_border(frames: list[np.ndarray], size: tuple[int, int]) -> Finding:
     low, high = BORDER * np.array(size), (1 - BORDER) * np.array(size)
     touching = sum(bool((boxes[:, :2] <= low).any() or (boxes[:, 2:] >= high).any()) for boxes in frames)
     text = f"touched by somebody in {touching} of {len(frames)} frames"
-    if touching:
-        remedy = "limbs that leave the picture move wildly: take a driver with room around the person"
-        return Finding(WARNING, "driver's border", text, remedy)
-    return Finding(OK, "driver's border", text)
+    remedy = "limbs that leave the picture move wildly: take a driver with room around the person"
+    return judge("driver's border", text, touching > 0, remedy)
 
 
 def check_views(photo: People, driver: People) -> Finding:
@@ -221,9 +219,8 @@ def view(people: People) -> str:
 def check_distance(distance: float) -> Finding:
     """How far the driver's first pose is from the photo's, in body heights."""
     text = f"the driver's first pose is {distance:.2f} of a body height from the photo's"
-    if distance > FAR_FROM_PHOTO:
-        return Finding(WARNING, "alignment", text, "start at a frame that is nearer to the photo's pose")
-    return Finding(OK, "alignment", text)
+    remedy = "start at a frame that is nearer to the photo's pose"
+    return judge("alignment", text, distance > FAR_FROM_PHOTO, remedy)
 
 
 def spread_frames(path: str) -> list[np.ndarray]:

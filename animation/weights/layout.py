@@ -51,25 +51,18 @@ PLACES = {  # settings that name a network, and what `Checkpoints` calls it
 class Checkpoints:
     """Paths of one set, whether its files are there or not.
 
-    Attributes:
-        svd: Stable Video Diffusion's diffusers folder.
-        unet, pose_net, face_encoder: the method's own parts.
-        arcface: the face recogniser in torch, for face optimisation.
-        dwpose: the folder of the person detector and the pose estimator.
-        face_models: insightface's antelopev2.
-        tiny: whether this is the small set.
-        suits: settings that it is best at, by name: width and height in pixels, guidance scale, denoising steps, and
-            the short side of what its skeletons are drawn on, `canvas`, where that is not DWPose's own.
+    `suits`: settings that it is best at, by name: width and height in pixels, guidance scale, denoising steps, and the
+    short side of what its skeletons are drawn on, `canvas`, where that is not DWPose's own.
     """
 
-    svd: Path
+    svd: Path  # Stable Video Diffusion's diffusers folder
     unet: Path
     pose_net: Path
     face_encoder: Path
-    arcface: Path
-    dwpose: Path
-    face_models: Path
-    tiny: bool = False
+    arcface: Path  # the face recogniser in torch, for face optimisation
+    dwpose: Path  # the folder of the person detector and the pose estimator
+    face_models: Path  # insightface's antelopev2
+    tiny: bool = False  # whether this is the small set
     suits: Mapping[str, float] = field(default_factory=RELEASED.copy)
 
     @property
@@ -95,12 +88,8 @@ class Checkpoints:
 def fill_in(settings: T, checkpoints: Checkpoints | None = None) -> T:
     """Settings in which every network that was left out (None) is found, and what suits it is set; the log says so.
 
-    Args:
-        settings: with fields of the names in `PLACES` and `RELEASED`; its other fields stay.
-        checkpoints: that are taken; None: what `find_checkpoints` finds.
-
-    Raises:
-        CheckpointError: the small set's `model.json` makes no sense.
+    Fields are known by the names in `PLACES` and `RELEASED`. They are taken from `checkpoints`, or what
+    `find_checkpoints` finds. Raises CheckpointError: the small set's `model.json` makes no sense.
     """
     checkpoints = set_of(getattr(settings, "unet_model_name_or_path", None), checkpoints)
     missing = {name for name, value in vars(settings).items() if value is None}
@@ -114,9 +103,7 @@ def fill_in(settings: T, checkpoints: Checkpoints | None = None) -> T:
 def set_of(unet: str | Path | None, found: Checkpoints | None = None) -> Checkpoints:
     """The set that a UNet is of: sets are not mixed, so that beside another UNet than the small one it is the released.
 
-    Args:
-        unet: the UNet's weights; None: those of `found`.
-        found: None: what `find_checkpoints` finds.
+    Without a UNet it is `found`, or what `find_checkpoints` finds.
     """
     found = found or find_checkpoints()
     other = unet is not None and Path(unet).with_suffix("").resolve() != found.unet.with_suffix("").resolve()
@@ -140,17 +127,12 @@ def download_folder() -> Path:
     return Path() if home() == INSTALLED else home()
 
 
-def find_checkpoints(root: str | Path | None = None) -> Checkpoints:
-    """The released set, or where none of its weights is there and the small one is, the small one.
+def find_checkpoints() -> Checkpoints:
+    """The released set of `home()`, or where none of its weights is there and the small one is, the small one.
 
-    Args:
-        root: holds `checkpoints` and `models`; None: `home()`.
-
-    Raises:
-        CheckpointError: the small set's `model.json` makes no sense.
+    Raises CheckpointError: the small set's `model.json` makes no sense.
     """
-    root = home() if root is None else Path(root)
-    found, tiny = released(root), small(root)
+    found, tiny = released(home()), small(home())
     if _has_weights(found) or not _has_weights(tiny):
         return found
     return replace(tiny, suits=_recommended(tiny.unet.parents[1] / MODEL_FILE))
@@ -159,8 +141,7 @@ def find_checkpoints(root: str | Path | None = None) -> Checkpoints:
 def find_parts(**paths: str | Path | None) -> Checkpoints:
     """The set that `set_of` finds, with the paths that are not None, by the names of `Checkpoints`, for its own.
 
-    Raises:
-        CheckpointError: the small set's `model.json` makes no sense.
+    Raises CheckpointError: the small set's `model.json` makes no sense.
     """
     checkpoints = set_of(paths.get("unet"))
     if None in paths.values():

@@ -17,19 +17,12 @@ OK, NOTE, WARNING, PROBLEM = "ok", "note", "warning", "problem"
 
 @dataclass
 class Finding:
-    """One line of a report.
+    """One line of a report."""
 
-    Attributes:
-        level: `ok`, `note` (all is well, and worth knowing), `warning` or `problem`.
-        subject: what was looked at.
-        text: what was found.
-        remedy: what to do about it; empty where all is well.
-    """
-
-    level: str
-    subject: str
-    text: str
-    remedy: str = ""
+    level: str  # `ok`, `note` (all is well, and worth knowing), `warning` or `problem`
+    subject: str  # what was looked at
+    text: str  # what was found
+    remedy: str = ""  # what to do about it
 
     def __str__(self) -> str:
         return f"{self.level:8} {self.subject}: {self.text}" + (f"; {self.remedy}" if self.remedy else "")
@@ -51,8 +44,8 @@ def _parameters(model: Any) -> str:
     return f"{count / 1e6:.2f} M parameters, names and shapes as they should be"
 
 
-def _svd_part(name: str, load: Callable[..., Any], checkpoints: Checkpoints) -> str:
-    part = load(loading.resolve_svd_folder(checkpoints.svd) / name)
+def _svd_part(name: str, checkpoints: Checkpoints) -> str:
+    part = getattr(loading, f"load_{name}")(loading.resolve_svd_folder(checkpoints.svd) / name)
     return _parameters(part) if hasattr(part, "parameters") else "as it should be"
 
 
@@ -72,11 +65,7 @@ CHECKS: dict[str, dict[str, Callable[[Checkpoints], str]]] = {
         "face_encoder": lambda found: _parameters(loading.load_face_encoder(found.face_encoder)),
         "unet": lambda found: _parameters(loading.load_unet(found.unet, found.svd)),
     },
-    "svd": {
-        "vae": partial(_svd_part, "vae", loading.load_vae),
-        "image_encoder": partial(_svd_part, "image_encoder", loading.load_image_encoder),
-        "scheduler": partial(_svd_part, "scheduler", loading.load_scheduler),
-    },
+    "svd": {name: partial(_svd_part, name) for name in ("vae", "image_encoder", "scheduler")},
     "dwpose": {
         "person detector": lambda found: _opens(PersonDetector(found.detector)),
         "pose estimator": lambda found: _opens(PoseEstimator(found.pose_estimator)),
