@@ -20,6 +20,11 @@ PARTS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("STABLEANIMATOR_HOME", str(tmp_path))
+
+
 def touch(root, part, tiny):
     path = root / PARTS[part].format("tiny/" if tiny else "")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +36,7 @@ def test_the_small_set_is_taken_only_where_nothing_of_the_released_one_is_there(
     for part, is_tiny in ((released, False), (tiny, True)):
         if part is not None:
             touch(tmp_path, part, is_tiny)
-    found = find_checkpoints(tmp_path)
+    found = find_checkpoints()
     assert found.tiny == (released is None and tiny is not None)
     folder = tmp_path / "checkpoints" / ("tiny" if found.tiny else "")
     assert found.unet == folder / "Animation" / "unet.pth"
@@ -50,15 +55,15 @@ def test_svd_may_lie_directly_in_its_folder_and_faces_nested(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("")
         touch(tmp_path, "animation", True)
-        assert not find_checkpoints(tmp_path).tiny
-    assert find_checkpoints(tmp_path).svd == tmp_path / "checkpoints" / "SVD"
+        assert not find_checkpoints().tiny
+    assert find_checkpoints().svd == tmp_path / "checkpoints" / "SVD"
 
 
-def test_the_small_set_says_what_it_is_good_at(tmp_path, caplog):
+def test_the_small_set_says_what_it_is_good_at(tmp_path, monkeypatch, caplog):
     touch(tmp_path, "animation", True)
     path = tmp_path / "checkpoints" / "tiny" / "model.json"
     path.write_text(json.dumps({"width": 192, "canvas": 500, "guidance_scale": 2, "other": None}))
-    found = find_checkpoints(tmp_path)
+    found = find_checkpoints()
     assert found.suits == {
         "width": 192,
         "height": 128,
@@ -70,7 +75,8 @@ def test_the_small_set_says_what_it_is_good_at(tmp_path, caplog):
     assert "SMALL" in caplog.text
     assert caplog.records[0].levelno == logging.WARNING
     caplog.clear()
-    find_checkpoints(tmp_path / "nowhere").announce()
+    monkeypatch.setenv("STABLEANIMATOR_HOME", str(tmp_path / "nowhere"))
+    find_checkpoints().announce()
     assert not caplog.records
 
 
@@ -93,7 +99,7 @@ def test_a_description_that_makes_no_sense_is_refused(tmp_path, content):
     path = tmp_path / "checkpoints" / "tiny" / "model.json"
     path.write_text(content)
     with pytest.raises(CheckpointError, match=r"model\.json"):
-        find_checkpoints(tmp_path)
+        find_checkpoints()
 
 
 def test_home_is_the_named_folder_else_the_first_that_holds_weights(tmp_path, monkeypatch):
@@ -120,8 +126,7 @@ def test_home_is_the_named_folder_else_the_first_that_holds_weights(tmp_path, mo
     assert find_checkpoints().detector == folders["named"] / "checkpoints/DWPose/yolox_l.onnx"
 
 
-def test_paths_that_are_left_out_are_found(tmp_path, monkeypatch, caplog):
-    monkeypatch.setenv("STABLEANIMATOR_HOME", str(tmp_path))
+def test_paths_that_are_left_out_are_found(tmp_path, caplog):
     touch(tmp_path, "animation", True)
     found = layout.find_parts(svd="here", unet=None)
     assert (found.svd, found.unet) == (Path("here"), tmp_path / "checkpoints/tiny/Animation/unet.pth")
@@ -129,3 +134,12 @@ def test_paths_that_are_left_out_are_found(tmp_path, monkeypatch, caplog):
     caplog.clear()
     assert layout.find_parts(svd="here").svd == Path("here")
     assert not caplog.records
+
+
+def test_parts_beside_another_unet_are_never_the_small_ones(tmp_path, caplog):
+    touch(tmp_path, "animation", True)
+    found = layout.find_parts(unet=tmp_path / "mine.pth", pose_net=None)
+    assert (found.unet, found.pose_net) == (tmp_path / "mine.pth", tmp_path / "checkpoints/Animation/pose_net.pth")
+    assert not caplog.records
+    small = layout.find_parts(unet=tmp_path / "checkpoints/tiny/Animation/unet.safetensors", pose_net=None)
+    assert small.pose_net == tmp_path / "checkpoints/tiny/Animation/pose_net.pth"

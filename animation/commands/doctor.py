@@ -40,19 +40,19 @@ def main() -> None:
     if settings.face_models is not None:
         checkpoints = replace(checkpoints, face_models=Path(settings.face_models))
     cli.quiet_libraries()
-    from animation.weights import diagnosis, verification
+    from animation.weights import diagnosis
+    from animation.weights.verification import PROBLEM, guarded, verify
 
     findings = [*diagnosis.check_versions(diagnosis.tried_versions()), diagnosis.check_networks(checkpoints)]
     findings += diagnosis.check_machine(Path(), checkpoints.tiny)
-    for check in verification.CHECKS.values():
-        findings += check(checkpoints)
+    findings += verify(checkpoints)
     if settings.photo is not None:
-        findings.append(diagnosis.check_face(settings.photo, checkpoints))
+        findings += guarded("photo's face", diagnosis.check_face(settings.photo, checkpoints))
     if settings.photo is not None or settings.driver is not None:
-        findings += diagnosis.check_poses(settings.photo, settings.driver, checkpoints)
+        findings += guarded("poses", diagnosis.check_poses(settings.photo, settings.driver, checkpoints))
     if settings.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
         print("\n".join(map(str, findings)))
-    if any(finding.level == verification.PROBLEM for finding in findings):
+    if any(finding.level == PROBLEM for finding in findings):
         sys.exit(1)

@@ -46,7 +46,8 @@ def main() -> None:
     print(download.describe(files))
     if settings.dry_run:
         return
-    if not settings.yes and not _agreed():
+    asked = "fetch these, under these licences? [y/N] "
+    if not settings.yes and not (sys.stdin.isatty() and input(asked).strip().lower() in ("y", "yes")):
         raise InputError("nothing was fetched; answer y, or give --yes")
     download.fetch(files, destination, settings.repository)
     if "cases" in settings.parts:
@@ -55,18 +56,11 @@ def main() -> None:
     _verify(destination, settings.parts)
 
 
-def _agreed() -> bool:
-    if not sys.stdin.isatty():
-        return False
-    return input("fetch these, under these licences? [y/N] ").strip().lower() in ("y", "yes")
-
-
 def _verify(destination: Path, parts: list[str]) -> None:
     cli.quiet_libraries()
-    from animation.weights.verification import CHECKS, PROBLEM
+    from animation.weights.verification import PROBLEM, verify
 
-    checkpoints = layout.released(destination)
-    findings = [finding for part in parts if part in CHECKS for finding in CHECKS[part](checkpoints)]
+    findings = verify(layout.released(destination), parts)
     print("\n".join(map(str, findings)))
     bad = sum(finding.level == PROBLEM for finding in findings)
     if bad:

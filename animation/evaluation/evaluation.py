@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from animation import runtime
 from animation.evaluation.cases import Case, chunks
-from animation.evaluation.contact_sheet import LARGEST_SHEET, contact_sheet
-from animation.evaluation.measures import Measure, NotRun, distance_of_clips, make_measures
-from animation.evaluation.records import Record, metrics_json, table, write_csv
+from animation.evaluation.measures import Measure, make_measures
+from animation.evaluation.metrics import frechet_distance
+from animation.evaluation.records import LARGEST_SHEET, Record, contact_sheet, summary, table
 from animation.evaluation.settings import EvaluationSettings
-from animation.files import write_json
+from animation.files import write_json, write_whole
 from animation.report import device_name, library_versions
 
 logger = logging.getLogger(__name__)
@@ -36,21 +37,17 @@ def measure_case(case: Case, measures: Sequence[Measure], progress: tqdm | None 
             for name, values in measure.values(chunk).items():
                 record.values.setdefault(name, []).extend(values)
         if progress is not None:
-            progress.update(len(chunk))
+            progress.update(len(chunk.result))
     for measure in measures:
-        record.faces |= getattr(measure, "faces", {})
-        record.features |= getattr(measure, "features", {})
+        record.faces |= measure.faces
+        record.features |= measure.features
     return record
 
 
 def evaluate(settings: EvaluationSettings, cases: Sequence[Case]) -> list[Record]:
-    """Measure the cases, print the table, and write everything to `settings.output_dir`.
+    """Measure what `settings.read_cases()` returned, print the table, and write all to `settings.output_dir`.
 
     A case that an interrupted evaluation with the same settings and files had measured is not measured again.
-
-    Args:
-        settings: of which everything is recorded in metrics.json.
-        cases: what `settings.read_cases()` returned.
 
     Raises:
         InputError: a given weights file or a device does not do, or a frame cannot be read.
@@ -71,9 +68,17 @@ def evaluate(settings: EvaluationSettings, cases: Sequence[Case]) -> list[Record
             records.append(measure_case(case, measures, progress))
             write_json(path, asdict(records[-1]))
     fvd = _video_distance(settings, records, not_run)
-    print(table(records, None if fvd is None else fvd["value"], not_run))
+    print(table(records, fvd["value"] if fvd else None, not_run))
     facts = {"settings": asdict(settings), "device": device_name(device), "versions": library_versions(LIBRARIES)}
-    _write(output_dir, partial, cases, records, metrics_json(records, fvd, not_run, facts))
+    sheet = contact_sheet(cases)
+    write_json(output_dir / "metrics.json", facts | summary(records, fvd, not_run))
+    write_whole(output_dir / "contact_sheet.png", sheet.save)
+    for record in records:
+        write_whole(output_dir / f"{record.name}.csv", record.write_csv)
+    shutil.rmtree(partial)
+    if len(cases) > LARGEST_SHEET:
+        logger.info(f"the contact sheet shows the first {LARGEST_SHEET} of {len(cases)} cases")
+    logger.info(f"written to {output_dir}: metrics.json, contact_sheet.png and {len(records)} CSV files")
     return records
 
 
@@ -82,42 +87,23 @@ def _video_distance(settings: EvaluationSettings, records: Sequence[Record], not
     if "fvd" in not_run:
         return None
     results, truths = ([row for r in records for row in r.features.get(part, [])] for part in ("result", "truth"))
-    try:
-        value = distance_of_clips(results, truths, settings.fvd_clip_frames)
-    except NotRun as reason:
-        not_run["fvd"] = str(reason)
+    count, frames = len(results), settings.fvd_clip_frames
+    if count < 2:
+        not_run["fvd"] = f"{count} clips of {frames} frames with ground truth; 2 or more are needed"
         return None
-    if len(results) <= len(results[0]):
+    if count <= len(results[0]):
         logger.warning(
-            "FVD of %d clips with %d features each: too few for a value that compares with another set of cases",
-            len(results),
-            len(results[0]),
+            f"FVD of {count} clips with {len(results[0])} features each: too few for a value that compares with "
+            "another set of cases"
         )
-    return {"value": value, "clips": len(results), "clip_frames": settings.fvd_clip_frames}
+    return {"value": frechet_distance(np.array(results), np.array(truths)), "clips": count, "clip_frames": frames}
 
 
 def fingerprint(settings: EvaluationSettings, case: Case, not_run: dict) -> str:
     """A name for the measurement of one case: it changes with the settings, the frames and what can be run."""
-    files = []
-    for frames in (case.result, case.truth, case.driver):
-        for path in [] if frames is None else frames.paths:
-            files.append([str(path), path.stat().st_size, path.stat().st_mtime_ns])
-    keypoints = None if case.keypoints is None else hashlib.sha256(case.keypoints.tobytes()).hexdigest()
-    photo = None if case.photo is None else hashlib.sha256(case.photo.tobytes()).hexdigest()
-    facts = [asdict(settings), case.name, files, keypoints, photo, not_run]
+    parts = [part for part in (case.result, case.truth, case.driver) if part is not None]
+    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for part in parts for path in part.paths]
+    arrays = (case.keypoints, case.photo)
+    hashes = [None if part is None else hashlib.sha256(part.tobytes()).hexdigest() for part in arrays]
+    facts = [asdict(settings), case.name, files, *hashes, not_run]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
-
-
-def _write(output_dir: Path, partial: Path, cases: Sequence[Case], records: Sequence[Record], text: str) -> None:
-    """Write all files beside the progress, then move them to their places."""
-    (partial / "metrics.json").write_text(text, encoding="utf-8")
-    for record in records:
-        write_csv(partial / f"{record.name}.csv", record)
-    contact_sheet(cases).save(partial / "contact_sheet.png")
-    if len(cases) > LARGEST_SHEET:
-        logger.info("the contact sheet shows the first %d of %d cases", LARGEST_SHEET, len(cases))
-    names = ["metrics.json", "contact_sheet.png", *(f"{record.name}.csv" for record in records)]
-    for name in names:
-        (partial / name).replace(output_dir / name)
-    shutil.rmtree(partial)
-    logger.info("written to %s: metrics.json, contact_sheet.png and %d CSV files", output_dir, len(records))

@@ -1,5 +1,6 @@
 """I3D, the inflated Inception-v1 (Carreira and Zisserman, arXiv 1705.07750): the features of the video distance FVD."""
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def pad_same(features: torch.Tensor, kernel: Sequence[int], stride: Sequence[int
 
 
 class ConvUnit(nn.Module):
-    """Convolution, batch norm and ReLU."""
+    """Convolution, batch norm and ReLU; time and space are divided by the stride, rounded up."""
 
     def __init__(self, in_channels: int, channels: int, kernel: int, stride: int = 1):
         super().__init__()
@@ -42,25 +43,23 @@ class ConvUnit(nn.Module):
         self.bn = nn.BatchNorm3d(channels, eps=1e-3)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, in_channels, T, H, W) → (B, channels, T/stride, H/stride, W/stride), rounded up."""
         padded = pad_same(features, self.conv3d.kernel_size, self.conv3d.stride)
         return F.relu(self.bn(self.conv3d(padded)))
 
 
 class MaxPool(nn.Module):
-    """Maximum over a window, zeros around it: after a ReLU nothing is lower."""
+    """Maximum over a window, zeros around it: after a ReLU nothing is lower. Rounds sizes up too."""
 
-    def __init__(self, kernel: Sequence[int], stride: Sequence[int]):
+    def __init__(self, kernel: tuple[int, ...], stride: tuple[int, ...]):
         super().__init__()
-        self.kernel, self.stride = tuple(kernel), tuple(stride)
+        self.kernel, self.stride = kernel, stride
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, C, T, H, W) → (B, C, T/stride, H/stride, W/stride), rounded up."""
         return F.max_pool3d(pad_same(features, self.kernel, self.stride), self.kernel, self.stride)
 
 
 class Inception(nn.Module):
-    """Four branches side by side, their channels concatenated."""
+    """Four branches side by side, their channels concatenated: (B, in_channels, T, H, W) → (B, their sum, T, H, W)."""
 
     def __init__(self, in_channels: int, widths: Sequence[int]):
         super().__init__()
@@ -70,26 +69,8 @@ class Inception(nn.Module):
         self.b3a, self.b3b = MaxPool((3, 3, 3), (1, 1, 1)), ConvUnit(in_channels, widths[5], 1)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, in_channels, T, H, W) → (B, sum of the branches, T, H, W)."""
-        branches = (
-            self.b0(features),
-            self.b1b(self.b1a(features)),
-            self.b2b(self.b2a(features)),
-            self.b3b(self.b3a(features)),
-        )
-        return torch.cat(branches, dim=1)
-
-
-class Logits(nn.Module):
-    """The classifier, a 1×1×1 convolution with bias."""
-
-    def __init__(self, in_channels: int, num_classes: int):
-        super().__init__()
-        self.conv3d = nn.Conv3d(in_channels, num_classes, 1)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, in_channels, T, 1, 1) → (B, num_classes, T, 1, 1)."""
-        return self.conv3d(features)
+        deep = [self.b1b(self.b1a(features)), self.b2b(self.b2a(features)), self.b3b(self.b3a(features))]
+        return torch.cat([self.b0(features), *deep], dim=1)
 
 
 class I3D(nn.Module):
@@ -121,14 +102,14 @@ class I3D(nn.Module):
                 self.MaxPool3d_5a_2x2 = MaxPool((2, 2, 2), (2, 2, 2))
             self.add_module(name, Inception(channels, widths))
             channels = widths[0] + widths[2] + widths[4] + widths[5]
-        self.logits = Logits(channels, num_classes)
+        self.pool = nn.AvgPool3d((2, 7, 7), stride=1)  # of the last features, (B, C, T/8, 7, 7)
+        self.logits = nn.Sequential(OrderedDict(conv3d=nn.Conv3d(channels, num_classes, 1)))
 
     @staticmethod
     def config_from_shapes(shapes: Mapping[str, Sequence[int]]) -> dict:
         """The constructor's arguments for a state dict, given the shape of each tensor (KeyError: not an I3D's)."""
 
         def width(name: str) -> int:
-            """Output channels of a convolution."""
             return shapes[f"{name}.conv3d.weight"][0]
 
         return {
@@ -138,22 +119,16 @@ class I3D(nn.Module):
         }
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        """Features of video clips.
+        """Features of clips, (B, 3, T, 224, 224), RGB in −1..1: logits averaged over time, (B, num_classes).
 
-        Args:
-            clips: (B, 3, T, 224, 224), RGB in −1..1, T at least 9, so that two of its eighths are left.
-
-        Returns:
-            (B, num_classes): logits, averaged over time.
+        T is at least 9, so that two of its eighths are left.
         """
         features = clips
-        for name, module in self.named_children():
-            if name == "logits":
-                features = F.avg_pool3d(features, (2, 7, 7), stride=1)  # (B, C, T/8 − 1, 1, 1)
+        for module in self.children():
             features = module(features)
         return features.mean(dim=(2, 3, 4))
 
 
-def load_i3d(path: str | Path, dtype: torch.dtype = torch.float32) -> I3D:
+def load_i3d(path: str | Path) -> I3D:
     """Load a state dict of I3D's PyTorch ports. Raises CheckpointError."""
-    return load_self_described(I3D, path, dtype)
+    return load_self_described(I3D, path)

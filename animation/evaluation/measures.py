@@ -4,7 +4,7 @@ A measure that cannot run here raises `NotRun` when it is made; one that does no
 """
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from DWPose.keypoints import BODY
 from DWPose.wholebody import MODEL_FILES, Wholebody
 
 Values = dict[str, list[float | None]]  # by column, one a frame; None: does not exist for this frame
-I3D_SIZE = 224  # pixels, height and width
+I3D_SIZE = (224, 224)  # pixels, height and width
 
 
 class NotRun(Exception):
@@ -31,9 +31,17 @@ class NotRun(Exception):
 
 
 class Measure:
-    """One kind of measurement; `columns` are the names of its values a frame."""
+    """One kind of measurement.
+
+    Attributes:
+        columns: names of its values.
+        faces: by part of the case, frames with a face and all frames.
+        features: by part, of the video distance.
+    """
 
     columns: tuple[str, ...] = ()
+    faces: Mapping[str, list[int]] = {}
+    features: Mapping[str, list[list[float]]] = {}
 
     def begin(self, case: Case) -> dict[str, str]:
         """Prepare for a case; returns, by column, why it does not apply to it."""
@@ -44,35 +52,37 @@ class Measure:
         raise NotImplementedError
 
 
-def _needs_truth(measure: Measure, case: Case) -> dict[str, str]:
-    return {} if case.truth is not None else dict.fromkeys(measure.columns, "no ground truth")
+class Pairs(Measure):
+    """Each generated frame against the true one: by column, a function of both and the least side of a frame."""
+
+    def __init__(self, functions: Mapping[str, tuple[Callable[[np.ndarray, np.ndarray], float], int]]):
+        self.functions = functions
+
+    def begin(self, case: Case) -> dict[str, str]:
+        if case.truth is None:
+            reasons = dict.fromkeys(self.functions, "no ground truth")
+        else:
+            leasts = {name: least for name, (_, least) in self.functions.items() if min(case.size) < least}
+            reasons = {name: f"frames smaller than {least}×{least}" for name, least in leasts.items()}
+        self.applying = {name: function for name, (function, _) in self.functions.items() if name not in reasons}
+        return reasons
+
+    def values(self, chunk: Chunk) -> Values:
+        pairs = list(zip(chunk.result, chunk.truth, strict=True)) if self.applying else []
+        return {name: [function(*pair) for pair in pairs] for name, function in self.applying.items()}
 
 
-class Pixels(Measure):
+class Pixels(Pairs):
     """L1, PSNR, DisCo's PSNR and SSIM against the ground truth."""
 
     columns = ("l1", "psnr", "psnr_disco", "ssim")
 
-    def begin(self, case: Case) -> dict[str, str]:
-        """Nothing applies without ground truth; SSIM needs frames of 11×11 pixels."""
-        reasons = _needs_truth(self, case)
-        if not reasons and min(case.size) < 11:
-            reasons["ssim"] = "frames smaller than 11×11"
-        self.functions = {name: getattr(metrics, name) for name in self.columns if name not in reasons}
-        return reasons
-
-    def values(self, chunk: Chunk) -> Values:
-        """One value of each a frame."""
-        pairs = list(zip(chunk.result, chunk.truth, strict=True)) if self.functions else []
-        return {name: [function(*pair) for pair in pairs] for name, function in self.functions.items()}
+    def __init__(self) -> None:
+        super().__init__({name: (getattr(metrics, name), 11 if name == "ssim" else 1) for name in self.columns})
 
 
-class Perceptual(Measure):
-    """LPIPS against the ground truth.
-
-    Args:
-        weights: torchvision's file of AlexNet or VGG-16; None: not run.
-        device: where it computes.
+class Perceptual(Pairs):
+    """LPIPS against the ground truth, with torchvision's weights of AlexNet or VGG-16.
 
     Raises:
         NotRun: there are no weights, or torchmetrics, which has the released heads, is not installed.
@@ -82,6 +92,7 @@ class Perceptual(Measure):
     columns = ("lpips",)
 
     def __init__(self, weights: str | None, device: torch.device):
+        super().__init__({"lpips": (self.distance, 32)})
         if weights is None:
             raise NotRun("give torchvision's AlexNet or VGG-16 file with --lpips_weights")
         package = importlib.util.find_spec("torchmetrics")
@@ -89,38 +100,18 @@ class Perceptual(Measure):
             raise NotRun("torchmetrics is not installed: pip install -r requirements-eval.txt")
         heads = Path(package.origin).parent / "functional" / "image" / "lpips_models"
         self.network, self.device = load_lpips(weights, heads).to(device), device
-        self.label = f"LPIPS ({self.network.net})"
-
-    def begin(self, case: Case) -> dict[str, str]:
-        """Does not apply without ground truth, or to tiny frames."""
-        reasons = _needs_truth(self, case)
-        if not reasons and min(case.size) < 32:
-            reasons["lpips"] = "frames smaller than 32×32"
-        self.applies = not reasons
-        return reasons
 
     @torch.inference_mode()
-    def values(self, chunk: Chunk) -> Values:
-        """One distance a frame."""
-        if not self.applies:
-            return {}
-        pairs = zip(_to_tensor(chunk.result), _to_tensor(chunk.truth), strict=True)
-        return {"lpips": [self.network(*(x[None].to(self.device) for x in pair)).item() for pair in pairs]}
+    def distance(self, image: np.ndarray, truth: np.ndarray) -> float:
+        """LPIPS of two images, (H, W, 3) uint8."""
+        return self.network(*(_to_tensor(x[None]).to(self.device) for x in (image, truth))).item()
 
 
 class Identity(Measure):
     """CSIM: cosine of ArcFace embeddings, of the largest face in each generated frame and in what it is compared with.
 
     insightface is handed BGR, as it expects, whatever the animated checkpoint was trained with: this is a ruler, not
-    part of the model.
-
-    Args:
-        models_folder: antelopev2's.
-        device: `cuda…` runs the networks there where onnxruntime can.
-
-    Raises:
-        NotRun: there are no models.
-        InputError: they are damaged.
+    part of the model. Raises NotRun where its models are not there, InputError where they are damaged.
     """
 
     columns = ("csim_photo", "csim_truth", "csim_driver")
@@ -137,34 +128,31 @@ class Identity(Measure):
         return embed_largest(self.finder, image_rgb, "bgr")
 
     def begin(self, case: Case) -> dict[str, str]:
-        """Says what there is no photo, ground truth or driver for; embeds the photo."""
         self.photo = None if case.photo is None else self.embed(np.asarray(case.photo))
-        reasons = {}
-        if self.photo is None:
-            reasons["csim_photo"] = "no photo" if case.photo is None else "no face in the photo"
-        if case.truth is None:
-            reasons["csim_truth"] = "no ground truth"
-        if case.driver is None:
-            reasons["csim_driver"] = "no driver"
-        self.faces = {name: [0, 0] for name in ("result", "truth", "driver")}  # found, of so many
-        return reasons
+        self.faces = {part: [0, 0] for part in ("result", "truth", "driver")}
+        lacking = {
+            "csim_photo": (self.photo, "no photo" if case.photo is None else "no face in the photo"),
+            "csim_truth": (case.truth, "no ground truth"),
+            "csim_driver": (case.driver, "no driver"),
+        }
+        return {column: reason for column, (part, reason) in lacking.items() if part is None}
 
     def values(self, chunk: Chunk) -> Values:
         """One cosine a frame and column; None where one of both images shows no face."""
-        embeddings = {"photo": [self.photo] * len(chunk)}
-        for part in ("result", "truth", "driver"):
+        embeddings = {} if self.photo is None else {"photo": [self.photo] * len(chunk.result)}
+        for part, counts in self.faces.items():
             frames = getattr(chunk, part)
             if frames is not None:
                 embeddings[part] = [self.embed(frame) for frame in frames]
-                self.faces[part][0] += sum(embedding is not None for embedding in embeddings[part])
-                self.faces[part][1] += len(frames)
+                counts[0] += sum(embedding is not None for embedding in embeddings[part])
+                counts[1] += len(frames)
+        results = embeddings.pop("result")
         return {
             f"csim_{part}": [
                 None if own is None or other is None else metrics.cosine(own, other)
-                for own, other in zip(embeddings["result"], embeddings[part], strict=True)
+                for own, other in zip(results, others, strict=True)
             ]
-            for part in ("photo", "truth", "driver")
-            if part in embeddings and not (part == "photo" and self.photo is None)
+            for part, others in embeddings.items()
         }
 
 
@@ -172,42 +160,32 @@ class Skeleton(Measure):
     """PCK of the body: key points found in the generated frames against those that were to be followed.
 
     The target is what the case's skeletons were drawn from, else what the estimator finds in the ground truth, else
-    in the driver.
-
-    Args:
-        models_folder: DWPose's.
-        device: `cuda…` runs the networks there where onnxruntime can.
-
-    Raises:
-        NotRun: there are no models.
-        InputError: they are damaged.
+    in the driver. Raises NotRun where DWPose's networks are not there, InputError where they are damaged.
     """
 
     columns = tuple(f"pck_{threshold:g}" for threshold in PCK_THRESHOLDS)
 
     def __init__(self, models_folder: str | Path, device: torch.device):
-        detector, pose = (Path(models_folder) / name for name in MODEL_FILES)
-        if not (detector.is_file() and pose.is_file()):
+        detector, estimator = (Path(models_folder) / name for name in MODEL_FILES)
+        if not (detector.is_file() and estimator.is_file()):
             raise NotRun(f"no pose models in {models_folder}; name their folder with --pose_models")
-        self.find_people = Wholebody(detector, pose, "cuda" if device.type == "cuda" else "cpu")
+        self.find_people = Wholebody(detector, estimator, "cuda" if device.type == "cuda" else "cpu")
 
     def begin(self, case: Case) -> dict[str, str]:
-        """Does not apply where no target is there."""
-        if case.keypoints is None and case.truth is None and case.driver is None:
-            return dict.fromkeys(self.columns, "no key points, ground truth or driver")
-        return {}
+        applies = any(part is not None for part in (case.keypoints, case.truth, case.driver))
+        return {} if applies else dict.fromkeys(self.columns, "no key points, ground truth or driver")
 
     def values(self, chunk: Chunk) -> Values:
         """One fraction a frame and threshold; None where the target shows no body."""
         case, rows = chunk.case, []
-        if case.keypoints is None and chunk.truth is None and chunk.driver is None:
+        targets = chunk.driver if chunk.truth is None else chunk.truth
+        if case.keypoints is None and targets is None:
             return {}
         for i, frame in enumerate(chunk.result):
             if case.keypoints is not None:
                 points, scores = case.keypoints[chunk.start + i], case.scores[chunk.start + i]
             else:
-                target = (chunk.driver if chunk.truth is None else chunk.truth)[i]
-                points, scores = self.largest(target)
+                points, scores = self.largest(targets[i])
             found, found_scores = self.largest(frame)
             points, found = points * case.size, found * case.size  # pixels of the generated frame
             row = metrics.pck(found[BODY], found_scores[BODY], points[BODY], scores[BODY], PCK_THRESHOLDS)
@@ -217,8 +195,7 @@ class Skeleton(Measure):
     def largest(self, image_rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Key points (134, 2) in 0..1 of the frame, and scores (134,), of the person with the largest box."""
         people = self.find_people(image_rgb)
-        sides = people.boxes[:, 2:4] - people.boxes[:, :2]
-        index = int(np.argmax(sides.prod(axis=1)))
+        index = int(np.prod(people.boxes[:, 2:4] - people.boxes[:, :2], axis=1).argmax())
         return people.keypoints[index] / image_rgb.shape[1::-1], people.scores[index]
 
 
@@ -226,17 +203,10 @@ class VideoDistance(Measure):
     """FVD: Fréchet distance of I3D's features of clips, of all cases together, between results and ground truth.
 
     Clips of `clip_frames` frames follow one another without overlap; frames left over at a video's end are left out.
-    Frames are resized to 224×224, bilinear.
-
-    Args:
-        weights: a state dict of I3D's PyTorch ports; None: not run.
-        clip_frames: frames of a clip.
-        device: where it computes.
-
-    Raises:
-        NotRun: there are no weights.
-        InputError: the file does not do.
+    Frames are resized to 224×224, bilinear. Raises NotRun without weights, InputError where the file does not do.
     """
+
+    columns = ("fvd",)
 
     def __init__(self, weights: str | None, clip_frames: int, device: torch.device):
         if weights is None:
@@ -244,35 +214,21 @@ class VideoDistance(Measure):
         self.network, self.device, self.clip_frames = load_i3d(weights).to(device), device, clip_frames
 
     def begin(self, case: Case) -> dict[str, str]:
-        """Starts the features of a case, {`result`, `truth`: list of (D,)}."""
-        self.features: dict[str, list] = {"result": [], "truth": []}
-        self.waiting: dict[str, list] = {"result": [], "truth": []}
-        return {}
-
-    def values(self, chunk: Chunk) -> Values:
-        """No value a frame: collects frames until a clip is full, and its features."""
-        if chunk.truth is None:
-            return {}
-        for part, waiting in self.waiting.items():
-            for frame in _to_tensor(getattr(chunk, part)):
-                resized = F.interpolate(frame[None], (I3D_SIZE, I3D_SIZE), mode="bilinear", align_corners=False)
-                waiting.append(resized[0])
-                if len(waiting) == self.clip_frames:
-                    self.features[part].append(self.embed(torch.stack(waiting, dim=1)))
-                    waiting.clear()
+        self.features = {"result": [], "truth": []}
+        self.waiting: dict[str, list[torch.Tensor]] = {"result": [], "truth": []}
         return {}
 
     @torch.inference_mode()
-    def embed(self, clip: torch.Tensor) -> list[float]:
-        """The features of a clip, (3, T, 224, 224) in −1..1, as D numbers."""
-        return self.network(clip[None].to(self.device))[0].tolist()
-
-
-def distance_of_clips(features: Sequence, others: Sequence, clip_frames: int) -> float:
-    """FVD of the features of all results and all ground truth, (N, D) each. Raises NotRun: fewer than two clips."""
-    if len(features) < 2:
-        raise NotRun(f"{len(features)} clips of {clip_frames} frames with ground truth; 2 or more are needed")
-    return metrics.frechet_distance(np.array(features), np.array(others))
+    def values(self, chunk: Chunk) -> Values:
+        """No value a frame: collect frames until a clip is full, and its features."""
+        for part, waiting in self.waiting.items() if chunk.truth is not None else ():
+            for frame in _to_tensor(getattr(chunk, part)):
+                waiting.append(F.interpolate(frame[None], I3D_SIZE, mode="bilinear", align_corners=False)[0])
+                if len(waiting) == self.clip_frames:
+                    clip = torch.stack(waiting, dim=1)[None]  # (1, 3, T, 224, 224)
+                    self.features[part].append(self.network(clip.to(self.device))[0].tolist())
+                    waiting.clear()
+        return {}
 
 
 def _to_tensor(frames: np.ndarray) -> torch.Tensor:
@@ -282,18 +238,18 @@ def _to_tensor(frames: np.ndarray) -> torch.Tensor:
 
 def make_measures(settings: EvaluationSettings, device: torch.device) -> tuple[list[Measure], dict[str, str]]:
     """The measures that can run here, and by column why the others cannot. Raises InputError for given files."""
-    makers: dict[tuple[str, ...], Callable[[], Measure]] = {
-        Pixels.columns: Pixels,
-        Perceptual.columns: lambda: Perceptual(settings.lpips_weights, device),
-        ("fvd",): lambda: VideoDistance(settings.fvd_weights, settings.fvd_clip_frames, device),
-        Identity.columns: lambda: Identity(settings.face_models, device),
-        Skeleton.columns: lambda: Skeleton(settings.pose_models, device),
-    }
+    kinds: list[tuple[type[Measure], tuple]] = [
+        (Pixels, ()),
+        (Perceptual, (settings.lpips_weights, device)),
+        (VideoDistance, (settings.fvd_weights, settings.fvd_clip_frames, device)),
+        (Identity, (settings.face_models, device)),
+        (Skeleton, (settings.pose_models, device)),
+    ]
     measures: list[Measure] = []
     not_run: dict[str, str] = {}
-    for columns, make in makers.items():
+    for kind, arguments in kinds:
         try:
-            measures.append(make())
+            measures.append(kind(*arguments))
         except NotRun as reason:
-            not_run.update(dict.fromkeys(columns, str(reason)))
+            not_run |= dict.fromkeys(kind.columns, str(reason))
     return measures, not_run

@@ -40,18 +40,14 @@ def _decibels(mean_squared_error: float) -> float:
 def ssim(image: np.ndarray, truth: np.ndarray) -> float:
     """Structural similarity with its authors' Gaussian window (Wang et al. 2004), mean of the three channels.
 
-    Raises:
-        InputError: the images are smaller than the window of 11×11.
+    Raises InputError: the images are smaller than the window of 11×11.
     """
     from skimage.metrics import structural_similarity
 
     if min(image.shape[:2]) < 11:
         raise InputError(f"frames of {image.shape[1]}×{image.shape[0]} pixels: SSIM needs at least 11×11")
-    return float(
-        structural_similarity(
-            image, truth, channel_axis=-1, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
-        )
-    )
+    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return float(structural_similarity(image, truth, channel_axis=-1, data_range=255, **window))
 
 
 def cosine(embedding: np.ndarray, other: np.ndarray) -> float:
@@ -62,7 +58,7 @@ def cosine(embedding: np.ndarray, other: np.ndarray) -> float:
 def pck(
     keypoints: np.ndarray,
     scores: np.ndarray,
-    target_keypoints: np.ndarray,
+    targets: np.ndarray,
     target_scores: np.ndarray,
     thresholds: Sequence[float],
 ) -> list[float] | None:
@@ -72,7 +68,7 @@ def pck(
     side of the box around the target's visible key points.
 
     Args:
-        keypoints, target_keypoints: (N, 2), pixels of one image size.
+        keypoints, targets: (N, 2), pixels of one image size.
         scores, target_scores: (N,); visible above `VISIBLE`.
         thresholds: fractions of the target's size.
 
@@ -82,8 +78,8 @@ def pck(
     visible = target_scores > VISIBLE
     if visible.sum() < 2:
         return None
-    size = np.ptp(target_keypoints[visible], axis=0).max()
-    distances = np.linalg.norm(keypoints - target_keypoints, axis=1)
+    size = np.ptp(targets[visible], axis=0).max()
+    distances = np.linalg.norm(keypoints - targets, axis=1)
     distances = np.where(scores > VISIBLE, distances, np.inf)[visible]
     return [float((distances <= threshold * size).mean()) for threshold in thresholds]
 

@@ -1,12 +1,17 @@
-"""What was measured: a record a case, their means, and the files and the table made of them. Imports no torch."""
+"""What was measured: a record a case, their means, and the table, files and contact sheet of them. Imports no torch."""
 
 import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from PIL import Image
+
+from animation.evaluation.cases import Case
+from animation.media.panels import SheetBlock, draw_contact_sheet, pick_moments
+
+LARGEST_SHEET = 60  # cases
 # Columns as the table shows them: (heading, digits behind the point).
 HEADINGS = {
     "l1": ("L1", 4),
@@ -47,7 +52,8 @@ class Record:
     @property
     def means(self) -> dict[str, float]:
         """By column, the mean of the frames that have a value."""
-        return {name: mean(values) for name, values in self.values.items() if mean(values) is not None}
+        known = {name: [value for value in values if value is not None] for name, values in self.values.items()}
+        return {name: math.fsum(values) / len(values) for name, values in known.items() if values}
 
     def summary(self) -> dict:
         """The record's entry in metrics.json."""
@@ -62,11 +68,13 @@ class Record:
             "not_run": self.not_run,
         }
 
-
-def mean(values: Sequence[float | None]) -> float | None:
-    """The mean of those that are not None; None where all are."""
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known else None
+    def write_csv(self, path: Path) -> None:
+        """Write a line a frame; an empty cell is a value that does not exist."""
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["frame", *self.values])
+            for i, row in enumerate(zip(*self.values.values(), strict=True)):
+                writer.writerow([i, *row])
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float | str]:
@@ -80,15 +88,14 @@ def overall(records: Sequence[Record]) -> dict[str, tuple[float, int]]:
     for name in HEADINGS:
         means = [record.means[name] for record in records if name in record.means]
         if means:
-            found[name] = (mean(means), len(means))
+            found[name] = (math.fsum(means) / len(means), len(means))
     return found
 
 
-def metrics_json(records: Sequence[Record], fvd: dict | None, not_run: Mapping[str, str], facts: dict) -> str:
-    """The text of metrics.json: `facts`, a summary a case, the means, and by column why one was not run."""
+def summary(records: Sequence[Record], fvd: dict | None, not_run: Mapping[str, str]) -> dict:
+    """What metrics.json says of all cases: the means, by column why one was not run, and each case's entry."""
     means = overall(records)
-    content = {
-        **facts,
+    return {
         "mean": _finite({name: value for name, (value, _) in means.items()}),
         "cases_measured": {name: count for name, (_, count) in means.items()},
         "fvd": fvd,
@@ -96,16 +103,6 @@ def metrics_json(records: Sequence[Record], fvd: dict | None, not_run: Mapping[s
         "notes": NOTES,
         "cases": {record.name: record.summary() for record in records},
     }
-    return json.dumps(content, indent=1, default=str) + "\n"
-
-
-def write_csv(path: Path, record: Record) -> None:
-    """Write a line a frame; an empty cell is a value that does not exist."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["frame", *record.values])
-        for i, row in enumerate(zip(*record.values.values(), strict=True)):
-            writer.writerow([i, *("" if value is None else value for value in row)])
 
 
 def table(records: Sequence[Record], fvd: float | None, not_run: Mapping[str, str]) -> str:
@@ -113,9 +110,8 @@ def table(records: Sequence[Record], fvd: float | None, not_run: Mapping[str, st
     means = {name: value for name, (value, _) in overall(records).items()}
     if fvd is not None:
         means["fvd"] = fvd
-    reasons = dict(not_run)
-    for record in records:  # a column that no case has goes below the table too
-        reasons.update({name: why for name, why in record.not_run.items() if name not in means and name not in reasons})
+    told = [(name, why) for record in reversed(records) for name, why in record.not_run.items()]
+    reasons = {name: why for name, why in told if name not in means} | dict(not_run)  # also of what no case has
     lines = [["case", "frames", *(heading for heading, _ in HEADINGS.values())]]
     for record in records:
         lines.append([record.name, str(record.num_frames), *_cells(record.means, reasons)])
@@ -133,10 +129,23 @@ def table(records: Sequence[Record], fvd: float | None, not_run: Mapping[str, st
 
 
 def _cells(values: Mapping[str, float], reasons: Mapping[str, str]) -> list[str]:
-    def cell(name: str) -> str:
-        """A number, or why there is none."""
-        if name in values:
-            return f"{values[name]:.{HEADINGS[name][1]}f}"
-        return "not run" if name in reasons else "–"
+    missing = {name: "not run" if name in reasons else "–" for name in HEADINGS}
+    return [f"{values[name]:.{digits}f}" if name in values else missing[name] for name, (_, digits) in HEADINGS.items()]
 
-    return [cell(name) for name in HEADINGS]
+
+def contact_sheet(cases: Sequence[Case]) -> Image.Image:
+    """Draw the sheet, RGB, a block a case. Of more than `LARGEST_SHEET` cases the first are shown."""
+    return draw_contact_sheet([case_block(case) for case in cases[:LARGEST_SHEET]])
+
+
+def case_block(case: Case) -> SheetBlock:
+    """The photo, and at a few moments driver (or, without one, poses), result and truth, as far as they are there."""
+    moments = pick_moments(len(case))
+    driver = ("driver", case.driver) if case.driver is not None else ("poses", case.poses)
+    rows = (driver, ("result", case.result), ("truth", case.truth))
+    return SheetBlock(
+        title=case.name,
+        photo=case.photo,
+        times=[f"frame {i}" if case.fps is None else f"{i / case.fps:.2f} s" for i in moments],
+        rows={name: [frames[i] for i in moments] for name, frames in rows if frames is not None},
+    )

@@ -59,8 +59,7 @@ class EvaluationSettings(Networks):
             InputError: a setting is out of range, a file or results are missing, or the output cannot be written.
         """
         self.check()
-        for name in ("lpips_weights", "fvd_weights"):
-            path = getattr(self, name)
+        for name, path in (("lpips_weights", self.lpips_weights), ("fvd_weights", self.fvd_weights)):
             if path is not None and not Path(path).is_file():
                 raise InputError(f"--{name} {path}: no such file; leave it out to go without that metric")
         if self.face_models is not None:

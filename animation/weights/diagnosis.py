@@ -6,17 +6,18 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from animation.errors import InputError
-from animation.face.detection import FaceFinder, find_face_models
+from animation.face.detection import FaceFinder
+from animation.face.embedding import largest_face
 from animation.media.images import FrameFolder, load_photo
 from animation.media.video import VideoFrames
 from animation.weights.layout import CHECKOUT, Checkpoints
-from animation.weights.verification import NOTE, OK, PROBLEM, WARNING, Finding, check
+from animation.weights.verification import NOTE, OK, PROBLEM, WARNING, Finding
 from DWPose.alignment import FAR_FROM_PHOTO
 from DWPose.arrangement import arrange, photo_person
 from DWPose.keypoints import CONFIDENCE, People
@@ -24,6 +25,7 @@ from DWPose.recording import Recording
 from DWPose.wholebody import Wholebody
 
 PACKAGE = "stableanimator"
+RUNTIMES = "onnxruntime", "onnxruntime-gpu"  # of which one can be installed at a time
 OLDEST_PYTHON = (3, 11)
 NEEDED_GIB = {"disk": 5, "memory": 12, "GPU memory": 10}  # below: a warning
 SMALL_FACE = 0.08  # of the photo's shorter side
@@ -45,6 +47,11 @@ def tried_versions() -> dict[str, str]:
     return {match[1]: match[2] for match in found if match}
 
 
+def judge(subject: str, text: str, bad: bool, remedy: str, level: str = WARNING) -> Finding:
+    """What was found, at a level and with a remedy where it is bad."""
+    return Finding(level, subject, text, remedy) if bad else Finding(OK, subject, text)
+
+
 def check_versions(tried: dict[str, str]) -> list[Finding]:
     """Python and the libraries, against the versions that were tried together."""
     found = ".".join(map(str, sys.version_info[:3]))
@@ -52,17 +59,13 @@ def check_versions(tried: dict[str, str]) -> list[Finding]:
         findings = [Finding(PROBLEM, "Python", found, f"use {'.'.join(map(str, OLDEST_PYTHON))} or later")]
     else:
         findings = [Finding(OK, "Python", f"{found} on {platform.platform()}")]
-    other, missing = [], []
-    for name, wanted in tried.items():
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            if name == "onnxruntime" and _installed("onnxruntime-gpu"):
-                continue
-            missing.append(name)
-            continue
-        if version.split("+")[0] != wanted:
-            other.append(f"{name} {version} instead of {wanted}")
+    versions = {name: version for name in (*tried, *RUNTIMES) if (version := _installed(name))}
+    missing = [name for name in tried if name not in versions and (name not in RUNTIMES or RUNTIMES[1] not in versions)]
+    other = [
+        f"{name} {versions[name]} instead of {wanted}"
+        for name, wanted in tried.items()
+        if name in versions and versions[name].split("+")[0] != wanted
+    ]
     remedy = "pip install -r requirements.txt"
     if missing:
         findings.append(Finding(PROBLEM, "libraries", f"not installed: {', '.join(missing)}", remedy))
@@ -70,24 +73,17 @@ def check_versions(tried: dict[str, str]) -> list[Finding]:
         findings.append(Finding(WARNING, "libraries", f"other versions than were tried: {', '.join(other)}", remedy))
     if not missing and not other:
         findings.append(Finding(OK, "libraries", f"all {len(tried)} of the versions that were tried together"))
-    if _installed("onnxruntime") and _installed("onnxruntime-gpu"):
-        findings.append(
-            Finding(
-                PROBLEM,
-                "onnxruntime",
-                "onnxruntime and onnxruntime-gpu overwrite each other",
-                "pip uninstall -y onnxruntime onnxruntime-gpu, then install one of them",
-            )
-        )
+    if all(name in versions for name in RUNTIMES):
+        remedy = f"pip uninstall -y {' '.join(RUNTIMES)}, then install one of them"
+        findings.append(Finding(PROBLEM, RUNTIMES[0], f"{' and '.join(RUNTIMES)} overwrite each other", remedy))
     return findings
 
 
-def _installed(name: str) -> bool:
+def _installed(name: str) -> str | None:
     try:
-        importlib.metadata.version(name)
+        return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+        return None
 
 
 def check_networks(checkpoints: Checkpoints) -> Finding:
@@ -95,21 +91,17 @@ def check_networks(checkpoints: Checkpoints) -> Finding:
     folder = checkpoints.unet.parents[1]
     if not checkpoints.tiny:
         return Finding(OK, "networks", f"the released ones, in {folder} and {checkpoints.face_models}")
-    return Finding(
-        NOTE,
-        "networks",
+    text = (
         f"the small ones in {folder} are used, which know drawn figures alone; the released ones are not there and "
-        f"want {', '.join(f'{gib} GiB of {what}' for what, gib in NEEDED_GIB.items())}",
-        "download_weights.py fetches them",
+        f"want {', '.join(f'{gib} GiB of {what}' for what, gib in NEEDED_GIB.items())}"
     )
+    return Finding(NOTE, "networks", text, "download_weights.py fetches them")
 
 
 def check_machine(folder: Path, tiny: bool) -> list[Finding]:
-    """GPU, memory, free disk, and which onnxruntime provider really runs.
+    """GPU, memory, free disk of a folder, and which onnxruntime provider really runs.
 
-    Args:
-        folder: on the disk to look at.
-        tiny: whether the small networks are used, so that what only the released ones lack is a note.
+    Where the small networks are used (`tiny`), what only the released ones lack is a note.
     """
     import psutil
     import torch
@@ -118,9 +110,8 @@ def check_machine(folder: Path, tiny: bool) -> list[Finding]:
 
     def enough(what: str, count: int, remedy: str) -> Finding:
         gib, needed = count / 2**30, NEEDED_GIB[what]
-        if gib >= needed:
-            return Finding(OK, what, f"{gib:.1f} GiB free")
-        return Finding(lacking, what, f"{gib:.1f} GiB free, and the released networks want {needed}", remedy)
+        wanted = f", and the released networks want {needed}" if gib < needed else ""
+        return judge(what, f"{gib:.1f} GiB free{wanted}", gib < needed, remedy, lacking)
 
     cuda = torch.cuda.is_available()
     findings = []
@@ -141,77 +132,63 @@ def check_machine(folder: Path, tiny: bool) -> list[Finding]:
 
 def check_onnxruntime(wants_cuda: bool) -> Finding:
     """Open a network of one operation and look at what runs it."""
-    import onnx
+    import onnx.parser
     import onnxruntime
-    from onnx import TensorProto, helper
 
-    given, found = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y"))
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", [given], [found])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.checker.check_model(model)
+    text = '<ir_version: 10, opset_import: ["": 18]> identity (float[1] x) => (float[1] y) { y = Identity(x) }'
+    model = onnx.parser.parse_model(text)
     available = onnxruntime.get_available_providers()
     wanted = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     running = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=wanted).get_providers()[0]
-    if wants_cuda and running != "CUDAExecutionProvider":
-        remedy = "install onnxruntime-gpu (requirements-gpu.txt) with matching CUDA and cuDNN"
-        return Finding(WARNING, "onnxruntime", f"{onnxruntime.__version__} runs on {running}", remedy)
-    return Finding(OK, "onnxruntime", f"{onnxruntime.__version__} runs on {running}")
+    remedy = "install onnxruntime-gpu (requirements-gpu.txt) with matching CUDA and cuDNN"
+    lost = wants_cuda and running != "CUDAExecutionProvider"
+    return judge("onnxruntime", f"{onnxruntime.__version__} runs on {running}", lost, remedy)
 
 
-def check_face(photo_path: str, checkpoints: Checkpoints) -> Finding:
-    """Whether the photo's face is found, how, and whether it is large enough."""
-
-    def work() -> Finding:
-        """Look."""
-        photo = load_photo(photo_path)
-        faces, way = FaceFinder(find_face_models(checkpoints.face_models), checkpoints.dwpose)(np.asarray(photo))
-        if not faces:
-            text, remedy = "no face found", "take a photo with a larger, frontal, unobstructed face"
-            return Finding(WARNING, "photo's face", text, remedy)
-        face = max(faces, key=lambda face: face.area)
-        width, height = face.box[2] - face.box[0], face.box[3] - face.box[1]
-        text = f"{width:.0f}×{height:.0f} pixels of {photo.width}×{photo.height}, found by {way}"
-        if len(faces) > 1:
-            text += f", the largest of {len(faces)} (--face takes another)"
-        if min(width, height) < SMALL_FACE * min(photo.size):
-            return Finding(WARNING, "photo's face", f"small: {text}", "crop the photo closer")
-        return Finding(OK, "photo's face", text)
-
-    return _guarded("photo's face", work)
+def check_face(photo_path: str, checkpoints: Checkpoints) -> Iterator[Finding]:
+    """Whether the photo's face is found, how, and whether it is large enough. Raises InputError."""
+    photo = load_photo(photo_path)
+    faces, way = FaceFinder(checkpoints.face_models, checkpoints.dwpose)(np.asarray(photo))
+    if not faces:
+        remedy = "take a photo with a larger, frontal, unobstructed face"
+        yield Finding(WARNING, "photo's face", "no face found", remedy)
+        return
+    face = largest_face(faces)
+    width, height = face.box[2] - face.box[0], face.box[3] - face.box[1]
+    text = f"{width:.0f}×{height:.0f} pixels of {photo.width}×{photo.height}, found by {way}"
+    if len(faces) > 1:
+        text += f", the largest of {len(faces)} (--face takes another)"
+    small = min(width, height) < SMALL_FACE * min(photo.size)
+    yield judge("photo's face", f"small: {text}" if small else text, small, "crop the photo closer")
 
 
-def check_poses(photo_path: str | None, driver_path: str | None, checkpoints: Checkpoints) -> list[Finding]:
-    """Whether people are found in the photo and the driver, whole, and how far apart their poses are."""
-    findings: list[Finding] = []
+def check_poses(photo_path: str | None, driver_path: str | None, checkpoints: Checkpoints) -> Iterator[Finding]:
+    """Whether people are found in the photo and the driver, whole, and how far apart their poses are.
+
+    Raises InputError where there is nothing more to look at.
+    """
     recording = Recording(None, None, [], (1, 1), 30.0)
-
-    def look() -> str:
-        """Fill `findings`, up to the first error."""
-        wholebody = Wholebody(checkpoints.detector, checkpoints.pose_estimator)
-        if photo_path is not None:
-            photo = np.asarray(load_photo(photo_path))
-            recording.photo, recording.photo_size = wholebody.estimate(photo), photo.shape[1::-1]
-            found = photo_person(recording)
-            findings.append(Finding(OK, "photo's person", f"found, confidence {found.scores[:, :18].mean():.2f}"))
-        if driver_path is not None:
-            frames = spread_frames(driver_path)
-            people = wholebody.estimate(frames[0])
-            recording.video, recording.video_size = [people], frames[0].shape[1::-1]
-            if not people.detected:
-                raise InputError("nobody is detected in the driver's first frame; start where the person is in view")
-            findings.append(Finding(OK, "driver's person", f"{len(people)} found in the first frame"))
-            findings.append(check_border([people.boxes, *map(wholebody.detector, frames[1:])], recording.video_size))
-        if recording.photo is not None and recording.video:
-            findings.append(check_views(recording.photo, recording.video[0]))
-            distances = arrange(recording).distances
-            if distances is not None:
-                findings.append(check_distance(float(distances[0])))
-        return ""
-
-    outcome = check("poses", look)
-    return findings + ([outcome] if outcome.level != OK else [])
+    wholebody = Wholebody(checkpoints.detector, checkpoints.pose_estimator)
+    if photo_path is not None:
+        photo = np.asarray(load_photo(photo_path))
+        recording.photo, recording.photo_size = wholebody.estimate(photo), photo.shape[1::-1]
+        found = photo_person(recording)
+        yield Finding(OK, "photo's person", f"found, confidence {found.scores[:, :18].mean():.2f}")
+    if driver_path is not None:
+        frames = spread_frames(driver_path)
+        people = wholebody.estimate(frames[0])
+        recording.video, recording.video_size = [people], frames[0].shape[1::-1]
+        if not people.detected:
+            raise InputError("nobody is detected in the driver's first frame; start where the person is in view")
+        yield Finding(OK, "driver's person", f"{len(people)} found in the first frame")
+        yield check_border([people.boxes, *map(wholebody.detector, frames[1:])], recording.video_size)
+    if recording.photo is not None and recording.video:
+        yield check_views(recording.photo, recording.video[0])
+        distances = arrange(recording).distances
+        if distances is not None:
+            yield check_distance(float(distances[0]))
 
 
 def check_border(frames: list[np.ndarray], size: tuple[int, int]) -> Finding:
@@ -219,10 +196,8 @@ def check_border(frames: list[np.ndarray], size: tuple[int, int]) -> Finding:
     low, high = BORDER * np.array(size), (1 - BORDER) * np.array(size)
     touching = sum(bool((boxes[:, :2] <= low).any() or (boxes[:, 2:] >= high).any()) for boxes in frames)
     text = f"touched by somebody in {touching} of {len(frames)} frames"
-    if touching:
-        remedy = "limbs that leave the picture move wildly: take a driver with room around the person"
-        return Finding(WARNING, "driver's border", text, remedy)
-    return Finding(OK, "driver's border", text)
+    remedy = "limbs that leave the picture move wildly: take a driver with room around the person"
+    return judge("driver's border", text, touching > 0, remedy)
 
 
 def check_views(photo: People, driver: People) -> Finding:
@@ -244,9 +219,8 @@ def view(people: People) -> str:
 def check_distance(distance: float) -> Finding:
     """How far the driver's first pose is from the photo's, in body heights."""
     text = f"the driver's first pose is {distance:.2f} of a body height from the photo's"
-    if distance > FAR_FROM_PHOTO:
-        return Finding(WARNING, "alignment", text, "start at a frame that is nearer to the photo's pose")
-    return Finding(OK, "alignment", text)
+    remedy = "start at a frame that is nearer to the photo's pose"
+    return judge("alignment", text, distance > FAR_FROM_PHOTO, remedy)
 
 
 def spread_frames(path: str) -> list[np.ndarray]:
@@ -256,10 +230,3 @@ def spread_frames(path: str) -> list[np.ndarray]:
         return [np.asarray(frame) for frame in folder[:: -(-len(folder) // FRAMES_LOOKED_AT)]]
     stride = max(1, (VideoFrames(path).estimated_length or 1) // FRAMES_LOOKED_AT)
     return list(itertools.islice(VideoFrames(path, stride=stride), FRAMES_LOOKED_AT))
-
-
-def _guarded(subject: str, work: Callable[[], Finding]) -> Finding:
-    try:
-        return work()
-    except InputError as error:
-        return Finding(PROBLEM, subject, str(error))

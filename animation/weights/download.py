@@ -32,20 +32,12 @@ SPARE_BYTES = 1 << 30  # that should stay free on the disk
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of the hub, and where it goes.
+    """A file of the hub, and where it goes."""
 
-    Attributes:
-        part: of `PARTS`.
-        name: path in the repository.
-        size: bytes; None where the hub does not say.
-        folder: the local folder that the repository's path is put into.
-        commit: of the repository.
-    """
-
-    part: str
-    name: str
-    size: int | None
-    folder: Path
+    part: str  # of `PARTS`
+    name: str  # path in the repository
+    size: int | None  # bytes; None where the hub does not say
+    folder: Path  # the local one that the repository's path is put into
     commit: str
 
     @property
@@ -57,11 +49,6 @@ class RemoteFile:
     def is_whole(self) -> bool:
         """Whether it is there with its size."""
         return self.path.is_file() and self.size in (None, self.path.stat().st_size)
-
-    @property
-    def missing_bytes(self) -> int:
-        """What is still to fetch."""
-        return 0 if self.is_whole else self.size or 0
 
 
 def plan(
@@ -95,10 +82,9 @@ def fetch(files: Sequence[RemoteFile], destination: str | Path, repository: str 
         InputError: too little room on the disk.
         RunError: the hub cannot be reached, or sent something else.
     """
-    missing = sum(file.missing_bytes for file in files)
+    missing = _missing(files)
     resolved = Path(destination).resolve()
-    existing = next(folder for folder in (resolved, *resolved.parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(next(path for path in (resolved, *resolved.parents) if path.exists())).free
     if missing and free < missing + SPARE_BYTES:
         raise InputError(
             f"{destination}: {_size(free)} free and {_size(missing)} to fetch, with {_size(SPARE_BYTES)} "
@@ -114,31 +100,22 @@ def fetch(files: Sequence[RemoteFile], destination: str | Path, repository: str 
 
 def _snapshot(repository: str, revision: str | None, patterns: list[str], **options: Any) -> Any:
     """What `snapshot_download` returns, with the hub's errors in one line."""
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import (
-        DryRunError,
-        GatedRepoError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import constants, errors, snapshot_download
 
     try:
         return snapshot_download(
             repository, revision=revision, allow_patterns=patterns, ignore_patterns=IGNORED, **options
         )
     except Exception as error:  # the hub's transport raises types of its own
-        cause = error.__cause__ or error if isinstance(error, DryRunError) else error
+        cause = error.__cause__ or error if isinstance(error, errors.DryRunError) else error
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
-        if isinstance(cause, GatedRepoError):
-            raise InputError(
-                f"{repository}: asks for its licence to be accepted; do that on its page, then log in with "
-                "`hf auth login`"
-            ) from None
-        if isinstance(cause, RepositoryNotFoundError | RevisionNotFoundError | HFValidationError):
-            raise InputError(
-                f"{repository}: not on {constants.ENDPOINT} ({reason}); check the name and --revision"
-            ) from None
+        if isinstance(cause, errors.GatedRepoError):
+            remedy = "do that on its page, then log in with `hf auth login`"
+            raise InputError(f"{repository}: asks for its licence to be accepted; {remedy}") from None
+        unknown = errors.RepositoryNotFoundError | errors.RevisionNotFoundError | errors.HFValidationError
+        if isinstance(cause, unknown):
+            remedy = "check the name and --revision"
+            raise InputError(f"{repository}: not on {constants.ENDPOINT} ({reason}); {remedy}") from None
         raise RunError(
             f"{constants.ENDPOINT}: cannot be fetched from ({reason}); what came so far is kept and the same "
             "command resumes; where the hub is blocked, set HF_ENDPOINT to a mirror"
@@ -148,10 +125,14 @@ def _snapshot(repository: str, revision: str | None, patterns: list[str], **opti
 def describe(files: Sequence[RemoteFile]) -> str:
     """The plan as lines: each file with its size and place, the totals, and the licences."""
     lines = [f"{_size(file.size):>9}  {file.name} → {file.path.parent}" for file in files]
-    total, missing = sum(file.size or 0 for file in files), sum(file.missing_bytes for file in files)
-    lines.append(f"{_size(total):>9}  in all, {_size(missing)} of it to fetch")
+    total = sum(file.size or 0 for file in files)
+    lines.append(f"{_size(total):>9}  in all, {_size(_missing(files))} of it to fetch")
     parts = {file.part for file in files}
     return "\n".join([*lines, *(f"licence: {text}" for part, text in LICENCES.items() if part in parts)])
+
+
+def _missing(files: Sequence[RemoteFile]) -> int:
+    return sum(file.size or 0 for file in files if not file.is_whole)
 
 
 def _size(count: float | None) -> str:
@@ -172,13 +153,12 @@ def unpack_cases(archive: Path, destination: Path) -> int:
     """
     try:
         with zipfile.ZipFile(archive) as file:
-            members = [member for member in file.infolist() if not member.is_dir()]
-            for name in (member.filename for member in members):
+            names = [member.filename for member in file.infolist() if not member.is_dir()]
+            for name in names:
                 if PurePosixPath(name).is_absolute() or ".." in name or "\\" in name:
                     raise RunError(f"{archive}: holds {name!r}, which reaches out of its folder; nothing was unpacked")
-            new = [member for member in members if not (destination / member.filename).exists()]
-            for member in new:
-                file.extract(member, destination)
+            new = [name for name in names if not (destination / name).exists()]
+            file.extractall(destination, new)
     except zipfile.BadZipFile as error:
         raise RunError(f"{archive}: not a whole zip file ({error}); delete it and run again") from None
     return len(new)

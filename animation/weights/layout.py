@@ -51,25 +51,18 @@ PLACES = {  # settings that name a network, and what `Checkpoints` calls it
 class Checkpoints:
     """Paths of one set, whether its files are there or not.
 
-    Attributes:
-        svd: Stable Video Diffusion's diffusers folder.
-        unet, pose_net, face_encoder: the method's own parts.
-        arcface: the face recogniser in torch, for face optimisation.
-        dwpose: the folder of the person detector and the pose estimator.
-        face_models: insightface's antelopev2.
-        tiny: whether this is the small set.
-        suits: settings that it is best at, by name: width and height in pixels, guidance scale, denoising steps, and
-            the short side of what its skeletons are drawn on, `canvas`, where that is not DWPose's own.
+    `suits`: settings that it is best at, by name: width and height in pixels, guidance scale, denoising steps, and the
+    short side of what its skeletons are drawn on, `canvas`, where that is not DWPose's own.
     """
 
-    svd: Path
+    svd: Path  # Stable Video Diffusion's diffusers folder
     unet: Path
     pose_net: Path
     face_encoder: Path
-    arcface: Path
-    dwpose: Path
-    face_models: Path
-    tiny: bool = False
+    arcface: Path  # the face recogniser in torch, for face optimisation
+    dwpose: Path  # the folder of the person detector and the pose estimator
+    face_models: Path  # insightface's antelopev2
+    tiny: bool = False  # whether this is the small set
     suits: Mapping[str, float] = field(default_factory=RELEASED.copy)
 
     @property
@@ -86,24 +79,17 @@ class Checkpoints:
         """Say loudly in the log where this is the small set."""
         if self.tiny:
             logger.warning(
-                "NO RELEASED WEIGHTS in checkpoints/ and models/: the SMALL networks in %s are used, which "
-                "know drawn figures alone and work at %d×%d pixels; download_weights.py fetches the "
-                "released ones",
-                self.unet.parents[1],
-                self.suits["width"],
-                self.suits["height"],
+                f"NO RELEASED WEIGHTS in checkpoints/ and models/: the SMALL networks in {self.unet.parents[1]} are "
+                f"used, which know drawn figures alone and work at {self.suits['width']}×{self.suits['height']} "
+                "pixels; download_weights.py fetches the released ones"
             )
 
 
 def fill_in(settings: T, checkpoints: Checkpoints | None = None) -> T:
     """Settings in which every network that was left out (None) is found, and what suits it is set; the log says so.
 
-    Args:
-        settings: with fields of the names in `PLACES` and `RELEASED`; its other fields stay.
-        checkpoints: that are taken; None: those that `find_checkpoints` finds.
-
-    Raises:
-        CheckpointError: the small set's `model.json` makes no sense.
+    Fields are known by the names in `PLACES` and `RELEASED`. They are taken from `checkpoints`, or what
+    `find_checkpoints` finds. Raises CheckpointError: the small set's `model.json` makes no sense.
     """
     checkpoints = set_of(getattr(settings, "unet_model_name_or_path", None), checkpoints)
     missing = {name for name, value in vars(settings).items() if value is None}
@@ -114,12 +100,10 @@ def fill_in(settings: T, checkpoints: Checkpoints | None = None) -> T:
     return replace(settings, **networks, **suits)
 
 
-def set_of(unet: str | None, found: Checkpoints | None = None) -> Checkpoints:
+def set_of(unet: str | Path | None, found: Checkpoints | None = None) -> Checkpoints:
     """The set that a UNet is of: sets are not mixed, so that beside another UNet than the small one it is the released.
 
-    Args:
-        unet: the UNet's weights; None: those that are found.
-        found: what is found; None: what `find_checkpoints` finds.
+    Without a UNet it is `found`, or what `find_checkpoints` finds.
     """
     found = found or find_checkpoints()
     other = unet is not None and Path(unet).with_suffix("").resolve() != found.unet.with_suffix("").resolve()
@@ -132,8 +116,7 @@ def home() -> Path:
     It is $STABLEANIMATOR_HOME where that is set. Else it is the first of these that holds weights of either set: the
     working directory, the source checkout, the installed package. Where none does, it is the working directory.
     """
-    named = os.environ.get(HOME_VARIABLE)
-    if named:
+    if named := os.environ.get(HOME_VARIABLE):
         return Path(named)
     folders = (Path(), CHECKOUT, INSTALLED)
     return next((folder for folder in folders if _has_weights(released(folder)) or _has_weights(small(folder))), Path())
@@ -144,32 +127,23 @@ def download_folder() -> Path:
     return Path() if home() == INSTALLED else home()
 
 
-def find_checkpoints(root: str | Path | None = None) -> Checkpoints:
-    """The released set, or where none of its weights is there and the small one is, the small one.
+def find_checkpoints() -> Checkpoints:
+    """The released set of `home()`, or where none of its weights is there and the small one is, the small one.
 
-    Args:
-        root: holds `checkpoints` and `models`; None: `home()`.
-
-    Raises:
-        CheckpointError: the small set's `model.json` makes no sense.
+    Raises CheckpointError: the small set's `model.json` makes no sense.
     """
-    root = home() if root is None else Path(root)
-    found, tiny = released(root), small(root)
+    found, tiny = released(home()), small(home())
     if _has_weights(found) or not _has_weights(tiny):
         return found
-    return replace(tiny, suits=_recommended(root / "checkpoints" / "tiny" / MODEL_FILE))
+    return replace(tiny, suits=_recommended(tiny.unet.parents[1] / MODEL_FILE))
 
 
 def find_parts(**paths: str | Path | None) -> Checkpoints:
-    """The set that `find_checkpoints` finds, with the paths that are not None in place of its own.
+    """The set that `set_of` finds, with the paths that are not None, by the names of `Checkpoints`, for its own.
 
-    Args:
-        paths: by the names of `Checkpoints`.
-
-    Raises:
-        CheckpointError: the small set's `model.json` makes no sense.
+    Raises CheckpointError: the small set's `model.json` makes no sense.
     """
-    checkpoints = find_checkpoints()
+    checkpoints = set_of(paths.get("unet"))
     if None in paths.values():
         checkpoints.announce()
     given: dict[str, Any] = {name: Path(path) for name, path in paths.items() if path is not None}
@@ -211,21 +185,24 @@ def _has_weights(found: Checkpoints) -> bool:
 
 def _recommended(path: Path) -> dict[str, float]:
     """What suits the small set, from its own description where there is one."""
-    content: object = {}
-    if path.is_file():
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path}: cannot be read as JSON ({error}); restore it, or delete it") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(
-            f"{path}: a {type(content).__name__} where a JSON object was due; restore it, or delete it"
-        )
+    content = read_object(path, "restore it, or delete it") if path.is_file() else {}
     found = {name: content.get(name, default) for name, default in TINY.items()}
     for name, value in found.items():
-        kinds, least = (
-            (int | float, -math.inf) if name == "guidance_scale" else (int, 1 if name == "num_inference_steps" else 16)
-        )
+        least = {"guidance_scale": -math.inf, "num_inference_steps": 1}.get(name, 16)
+        kinds = int | float if name == "guidance_scale" else int
         if not isinstance(value, kinds) or isinstance(value, bool) or not least <= value < math.inf:
             raise CheckpointError(f"{path}: {name} is {value!r}; it must be a number from {least}")
     return found
+
+
+def read_object(path: Path, remedy: str = "download it again") -> dict[str, Any]:
+    """A JSON object of a checkpoint. Raises CheckpointError, with a remedy."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; download the folder it belongs to again")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON ({error}); {remedy}") from None
+    if not isinstance(content, dict):  # diffusers would take a string for a name on the hub
+        raise CheckpointError(f"{path}: a {type(content).__name__} where a JSON object was due; {remedy}")
+    return content

@@ -5,8 +5,8 @@ needs the size of the result, not twice the size of the file. Sizes are read off
 """
 
 import contextlib
-import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from animation.modules.arcface import ArcFace
 from animation.modules.face_encoder import FaceEncoder
 from animation.modules.pose_net import PoseNet
 from animation.modules.unet import PoseGuidedUNet
-from animation.weights.layout import SVD_FOLDER, find_parts
+from animation.weights.layout import SVD_FOLDER, find_parts, read_object
 from animation.weights.state_dicts import (
     DOWNLOAD_HINT,
     assign_state_dict,
@@ -37,19 +37,10 @@ VAE_CLASSES = ("AutoencoderKLTemporalDecoder", "AutoencoderTiny", "AutoencoderDC
 PROPERTIES_FILE = "checkpoint.json"  # beside the parts of a checkpoint: what its tensors do not tell
 
 
-def load_pose_net(path: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> PoseNet:
-    """Load `pose_net.pth` (or its `.safetensors` twin). Raises CheckpointError."""
-    return load_self_described(PoseNet, path, dtype, device=device)
-
-
-def load_face_encoder(path: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> FaceEncoder:
-    """Load `face_encoder.pth` (or its `.safetensors` twin). Raises CheckpointError."""
-    return load_self_described(FaceEncoder, path, dtype, device=device)
-
-
-def load_arcface(path: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> ArcFace:
-    """Load `glintr100_torch.pth` (or its `.safetensors` twin), or `glintr100.onnx`. Raises CheckpointError."""
-    return load_self_described(ArcFace, path, dtype, device=device)
+# Each takes (path, dtype=torch.float32, device="cpu") of a file or its `.safetensors` twin, and raises CheckpointError.
+load_pose_net = partial(load_self_described, PoseNet)  # pose_net.pth
+load_face_encoder = partial(load_self_described, FaceEncoder)  # face_encoder.pth
+load_arcface = partial(load_self_described, ArcFace)  # glintr100_torch.pth, or glintr100.onnx
 
 
 def read_face_channel_order(face_encoder_path: str | Path) -> str | None:
@@ -60,7 +51,7 @@ def read_face_channel_order(face_encoder_path: str | Path) -> str | None:
     path = Path(face_encoder_path).with_name(PROPERTIES_FILE)
     if not path.is_file():
         return None
-    order = _read_json(path).get("face_channel_order")
+    order = read_object(path).get("face_channel_order")
     if order not in ("rgb", "bgr", None):
         raise CheckpointError(f"{path}: face_channel_order is {order!r}; it must be rgb or bgr")
     return order
@@ -69,12 +60,10 @@ def read_face_channel_order(face_encoder_path: str | Path) -> str | None:
 def resolve_svd_folder(path: str | Path, revision: str | None = None) -> Path:
     """The diffusers folder of SVD: `path` itself, or inside or above it as the downloads lay it out.
 
-    Args:
-        path: a folder, or a name on the Hugging Face hub whose files are already in its local cache.
-        revision: of the hub name.
+    It may be a name on the Hugging Face hub, at a revision, whose files are in the local cache. Nothing is downloaded.
 
     Raises:
-        CheckpointError: no `model_index.json` is found there. Nothing is downloaded.
+        CheckpointError: no `model_index.json` is found there.
     """
     path = Path(path)
     folders = [path, path / SVD_FOLDER, *([path.parent] if path.name == SVD_FOLDER else [])]
@@ -90,21 +79,9 @@ def resolve_svd_folder(path: str | Path, revision: str | None = None) -> Path:
     )
 
 
-def _read_json(path: Path) -> dict:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; download the folder it belongs to again")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON ({error}); download it again") from None
-    if not isinstance(content, dict):  # diffusers would take a string for a name on the hub
-        raise CheckpointError(f"{path}: a {type(content).__name__} where a JSON object was due; download it again")
-    return content
-
-
 def _build(make: Callable[[dict], Any], path: Path, empty: bool = True) -> Any:
     """Build a model, where `empty` without memory for its weights, or a processor, from its config file."""
-    config = _read_json(path)
+    config = read_object(path)
     try:
         with init_empty_weights() if empty else contextlib.nullcontext():
             return make(config)
@@ -115,11 +92,9 @@ def _build(make: Callable[[dict], Any], path: Path, empty: bool = True) -> Any:
 
 def weights_file(folder: str | Path, stem: str, prefer_half: bool) -> Path:
     """The weights of a diffusers or transformers folder, full precision or the `fp16` variant, whichever is there."""
-    folder = Path(folder)
-    variants = ("", ".fp16")
-    for variant in variants[::-1] if prefer_half else variants:
+    for variant in (".fp16", "") if prefer_half else ("", ".fp16"):
         for suffix in (".safetensors", ".bin"):
-            path = folder / f"{stem}{variant}{suffix}"
+            path = Path(folder) / f"{stem}{variant}{suffix}"
             if path.is_file():
                 return path
     raise CheckpointError(f"{folder}: no {stem}.safetensors or {stem}.fp16.safetensors there; {DOWNLOAD_HINT}")
@@ -141,24 +116,18 @@ def load_unet(
 def new_unet(svd_folder: str | Path) -> PoseGuidedUNet:
     """SVD's UNet in float32 with an ID-Adapter that starts as a copy of its attention to the image token.
 
-    Where the folder holds only the UNet's config and no weights, they are drawn from torch's global generator.
-
-    Raises:
-        CheckpointError: the folder is incomplete or damaged.
+    Where the folder holds only the UNet's config and no weights, they are drawn from torch's global generator. Raises
+    CheckpointError.
     """
     folder = resolve_svd_folder(svd_folder) / "unet"
-    try:
+    path = None
+    with contextlib.suppress(CheckpointError):
         path = weights_file(folder, "diffusion_pytorch_model", prefer_half=False)
-    except CheckpointError:
-        path = folder / "config.json"
-        unet = _build(PoseGuidedUNet.from_config, path, empty=False)
-        state = unet.state_dict()
-    else:
-        unet = _build(PoseGuidedUNet.from_config, folder / "config.json")
-        state = read_state_dict(path)
+    unet = _build(PoseGuidedUNet.from_config, folder / "config.json", empty=path is not None)
+    state = read_state_dict(path) if path else unet.state_dict()
     copies = {name: name.replace(".processor.id_to_", ".to_") for name in unet.state_dict() if ".id_to_" in name}
     state |= {name: state[source].clone() for name, source in copies.items() if source in state}
-    assign_state_dict(unet, state, path, torch.float32)
+    assign_state_dict(unet, state, path or folder, torch.float32)
     return unet
 
 
@@ -174,7 +143,7 @@ def load_vae(
         CheckpointError: the folder is incomplete or damaged, or its class is another.
     """
     config_path = Path(folder) / "config.json"
-    class_name = class_name or _read_json(config_path).get("_class_name")
+    class_name = class_name or read_object(config_path).get("_class_name")
     if class_name not in VAE_CLASSES:
         raise CheckpointError(f"{folder}: its class is {class_name}; use one of {', '.join(VAE_CLASSES)}")
     vae = _build(getattr(diffusers, class_name).from_config, config_path)
@@ -187,9 +156,8 @@ def load_image_encoder(
     folder: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> CLIPVisionModelWithProjection:
     """Load SVD's `image_encoder` folder. Raises CheckpointError."""
-    encoder = _build(
-        lambda config: CLIPVisionModelWithProjection(CLIPVisionConfig(**config)), Path(folder) / "config.json"
-    )
+    path = Path(folder) / "config.json"
+    encoder = _build(lambda config: CLIPVisionModelWithProjection(CLIPVisionConfig(**config)), path)
     path = weights_file(folder, "model", prefer_half=dtype == torch.float16)
     state = read_state_dict(path)
     state.pop("vision_model.embeddings.position_ids", None)  # older files hold this index, which is no weight
@@ -220,8 +188,7 @@ def load_components(
     """Load everything that `AnimationPipeline` is made of, by the names of its arguments.
 
     Args:
-        svd_folder, unet_path, pose_net_path, face_encoder_path: None: what `layout.find_checkpoints` finds.
-        dtype: of all networks.
+        svd_folder, unet_path, pose_net_path, face_encoder_path: None: what `layout.find_parts` finds.
         preview_vae_folder: of the pipeline's `preview_vae`; None: without one.
         device: on `meta` the networks have shapes alone: nothing but the files' heads is read, in seconds.
 
@@ -241,21 +208,15 @@ def load_components(
 
 
 def load_svd_parts(svd_folder: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> dict[str, Any]:
-    """Load what is used of SVD as it is: VAE, image encoder, scheduler and feature extractor, by these names.
-
-    Raises:
-        CheckpointError: a file is missing or damaged.
-    """
+    """Load what is used of SVD as it is: VAE, image encoder, scheduler, feature extractor. Raises CheckpointError."""
     svd_folder = resolve_svd_folder(svd_folder)
-    _, vae_class = _read_json(svd_folder / "model_index.json").get("vae") or (None, None)
+    _, vae_class = read_object(svd_folder / "model_index.json").get("vae") or (None, None)
+    preprocessor = svd_folder / "feature_extractor" / "preprocessor_config.json"
     return {
         "vae": load_vae(svd_folder / "vae", dtype, vae_class, device),
         "image_encoder": load_image_encoder(svd_folder / "image_encoder", dtype, device),
         "scheduler": load_scheduler(svd_folder / "scheduler"),
-        "feature_extractor": _build(
-            lambda config: CLIPImageProcessorPil(**config),
-            svd_folder / "feature_extractor" / "preprocessor_config.json",
-        ),
+        "feature_extractor": _build(lambda config: CLIPImageProcessorPil(**config), preprocessor),
     }
 
 

@@ -14,6 +14,8 @@ from animation.errors import CheckpointError
 
 TORCH_EPSILON = 1e-5  # of every BatchNorm in ArcFace
 PASSED_OVER = ("Identity", "Dropout", "Cast")
+RESHAPING = ("Identity", "Unsqueeze", "Reshape", "Cast")  # of a constant
+CONV_DEFAULTS = {"strides": [1, 1], "pads": [0] * 4, "group": 1, "dilations": [1, 1]}
 
 
 class _OtherNetworkError(Exception):
@@ -21,16 +23,19 @@ class _OtherNetworkError(Exception):
 
 
 class _Walk:
-    """Follows a graph along its data, from a tensor to the node that takes it."""
+    """Follows a graph along its data, from a tensor to the node that takes it; `state` gathers the named tensors."""
 
     def __init__(self, graph):
         from onnx import numpy_helper
 
+        self.state: dict[str, np.ndarray] = {}
         self.to_array = numpy_helper.to_array
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
         self.makers = {name: node for node in graph.node for name in node.output}
         self.takers = defaultdict(list)
         for node in graph.node:
+            if node.op_type == "Constant":
+                self.constants[node.output[0]] = _attributes(node).get("value")
             for name in node.input:
                 self.takers[name].append(node)
         self.outputs = {output.name for output in graph.output}
@@ -41,14 +46,12 @@ class _Walk:
 
     def array(self, name: str) -> np.ndarray:
         """A constant tensor as float32, through the nodes that only rename or reshape it."""
-        if name in self.constants:
-            return self.to_array(self.constants[name]).astype(np.float32)
-        maker = self.makers.get(name)
-        if maker is not None and maker.op_type == "Constant":
-            return self.to_array(_attributes(maker)["value"]).astype(np.float32)
-        if maker is not None and maker.op_type in ("Identity", "Unsqueeze", "Reshape", "Cast"):
-            return self.array(maker.input[0])
-        raise _OtherNetworkError(f"{name} is no constant")
+        while self.constants.get(name) is None:
+            maker = self.makers.get(name)
+            if maker is None or maker.op_type not in RESHAPING:
+                raise _OtherNetworkError(f"{name} is no constant")
+            name = maker.input[0]
+        return self.to_array(self.constants[name]).astype(np.float32)
 
     def next_nodes(self) -> list:
         """The nodes that take the tensor at hand, after those that pass it on unchanged."""
@@ -71,39 +74,48 @@ class _Walk:
         self.here = nodes[0].output[0]
         return nodes[0]
 
-    def norm(self) -> dict[str, np.ndarray]:
-        """Take a BatchNormalization."""
-        node = self.take("BatchNormalization")
-        weight, bias, mean, variance = (self.array(name).reshape(-1) for name in node.input[1:5])
-        epsilon = _attributes(node).get("epsilon", 1e-5)
-        return _norm(weight, bias, mean, variance + np.float32(epsilon - TORCH_EPSILON))
+    def norm(self, name: str, folded_bias: np.ndarray | None = None) -> None:
+        """Take a BatchNormalization; after a layer of this bias, it may be folded into that layer."""
+        if folded_bias is None or self.sees("BatchNormalization"):
+            node = self.take("BatchNormalization")
+            weight, bias, mean, variance = (self.array(given).reshape(-1) for given in node.input[1:5])
+            variance = variance + np.float32(_attributes(node).get("epsilon", 1e-5) - TORCH_EPSILON)
+            if folded_bias is not None:
+                mean = mean - folded_bias
+        else:
+            bias, mean, variance = folded_bias, np.zeros_like(folded_bias), np.ones_like(folded_bias)
+            weight = variance * np.sqrt(np.float32(1 + TORCH_EPSILON))
+        tensors = {"weight": weight, "bias": bias, "running_mean": mean, "running_var": variance}
+        tensors["num_batches_tracked"] = np.zeros((), np.int64)
+        self.state |= {f"{name}.{key}": value for key, value in tensors.items()}
 
-    def conv_norm(self, stride: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Take a convolution and the normalisation after it, which may be folded into it."""
+    def conv_norm(self, conv: str, norm: str, stride: int = 1) -> None:
+        """Take a convolution and the normalisation after it."""
         node = self.take("Conv")
-        weight = self.array(node.input[1])
-        attributes = _attributes(node)
+        weight = self.state[f"{conv}.weight"] = self.array(node.input[1])
+        found = {key: _attributes(node).get(key, default) for key, default in CONV_DEFAULTS.items()}
         padding = weight.shape[-1] // 2
-        shape = (
-            tuple(attributes.get("strides", (1, 1))),
-            tuple(attributes.get("pads", (0,) * 4)),
-            attributes.get("group", 1),
-            tuple(attributes.get("dilations", (1, 1))),
-        )
-        if weight.ndim != 4 or shape != ((stride, stride), (padding,) * 4, 1, (1, 1)):
-            raise _OtherNetworkError(f"a convolution of shape {weight.shape} with strides, pads, groups {shape[:3]}")
-        channels = weight.shape[0]
-        bias = self.array(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(channels, np.float32)
-        if self.sees("BatchNormalization"):
-            norm = self.norm()
-            norm["running_mean"] = norm["running_mean"] - bias
-            return weight, norm
-        one = np.ones(channels, np.float32)
-        return weight, _norm(one * np.sqrt(np.float32(1 + TORCH_EPSILON)), bias, 0 * one, one)
+        if weight.ndim != 4 or found != CONV_DEFAULTS | {"strides": [stride] * 2, "pads": [padding] * 4}:
+            raise _OtherNetworkError(f"a convolution of shape {weight.shape} with {found}")
+        has_bias = len(node.input) > 2 and node.input[2]
+        self.norm(norm, self.array(node.input[2]) if has_bias else np.zeros(weight.shape[0], np.float32))
 
-    def prelu(self) -> np.ndarray:
+    def prelu(self, name: str) -> None:
         """Take a PRelu."""
-        return self.array(self.take("PRelu").input[1]).reshape(-1)
+        self.state[f"{name}.weight"] = self.array(self.take("PRelu").input[1]).reshape(-1)
+
+    def block(self, name: str, first: bool) -> None:
+        """Take a residual block; the first of a stage halves the resolution and projects its shortcut."""
+        start, stride = self.here, 2 if first else 1
+        if first:
+            self.conv_norm(f"{name}.downsample.0", f"{name}.downsample.1", stride)
+        shortcut, self.here = self.here, start
+        self.norm(f"{name}.bn1")
+        self.conv_norm(f"{name}.conv1", f"{name}.bn2")
+        self.prelu(f"{name}.prelu")
+        self.conv_norm(f"{name}.conv2", f"{name}.bn3", stride)
+        if shortcut not in self.take("Add").input:
+            raise _OtherNetworkError("a block without its shortcut")
 
 
 def _attributes(node) -> dict:
@@ -112,69 +124,28 @@ def _attributes(node) -> dict:
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
-def _norm(weight: np.ndarray, bias: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> dict[str, np.ndarray]:
-    return {
-        "weight": weight,
-        "bias": bias,
-        "running_mean": mean,
-        "running_var": variance,
-        "num_batches_tracked": np.zeros((), np.int64),
-    }
-
-
-def _named(name: str, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {f"{name}.{key}": value for key, value in tensors.items()}
-
-
-def _read_block(walk: _Walk, name: str, first: bool) -> dict[str, np.ndarray]:
-    """A residual block; the first of a stage halves the resolution and projects its shortcut."""
-    start, state = walk.here, {}
-    if first:
-        state[f"{name}.downsample.0.weight"], norm = walk.conv_norm(stride=2)
-        state |= _named(f"{name}.downsample.1", norm)
-    shortcut = walk.here
-    walk.here = start
-    state |= _named(f"{name}.bn1", walk.norm())
-    state[f"{name}.conv1.weight"], norm = walk.conv_norm(stride=1)
-    state |= _named(f"{name}.bn2", norm)
-    state[f"{name}.prelu.weight"] = walk.prelu()
-    state[f"{name}.conv2.weight"], norm = walk.conv_norm(stride=2 if first else 1)
-    state |= _named(f"{name}.bn3", norm)
-    added = walk.take("Add")
-    if shortcut not in added.input:
-        raise _OtherNetworkError("a block without its shortcut")
-    return state
-
-
-def _read_iresnet(walk: _Walk) -> dict[str, np.ndarray]:
-    state = {}
-    state["conv1.weight"], norm = walk.conv_norm(stride=1)
-    state |= _named("bn1", norm)
-    state["prelu.weight"] = walk.prelu()
-    stage, depth = 0, 0
+def _read_iresnet(graph) -> dict[str, np.ndarray]:
+    walk, stage, depth = _Walk(graph), 0, 0
+    walk.conv_norm("conv1", "bn1")
+    walk.prelu("prelu")
     while len(walk.next_nodes()) == 2:  # a block's shortcut leaves here
         first = walk.sees("BatchNormalization", "Conv")
         stage, depth = (stage + 1, 0) if first else (stage, depth + 1)
-        state |= _read_block(walk, f"layer{stage}.{depth}", first)
+        walk.block(f"layer{stage}.{depth}", first)
     if stage != 4:
         raise _OtherNetworkError(f"it has {stage} stages of residual blocks, not 4")
-    state |= _named("bn2", walk.norm())
+    walk.norm("bn2")
     walk.take("Flatten" if walk.sees("Flatten") else "Reshape")
     linear = walk.take("Gemm")
     attributes = _attributes(linear)
     if attributes.get("alpha", 1) != 1 or attributes.get("beta", 1) != 1 or attributes.get("transA", 0):
         raise _OtherNetworkError("its last layer scales or transposes")
-    weight = walk.array(linear.input[1])
-    state["fc.weight"] = weight if attributes.get("transB", 0) else weight.T
-    state["fc.bias"] = walk.array(linear.input[2]).reshape(-1)
-    if walk.sees("BatchNormalization"):
-        state |= _named("features", walk.norm())
-    else:
-        one = np.ones(len(state["fc.bias"]), np.float32)
-        state |= _named("features", _norm(one * np.sqrt(np.float32(1 + TORCH_EPSILON)), 0 * one, 0 * one, one))
+    weight, bias = walk.array(linear.input[1]), walk.array(linear.input[2]).reshape(-1)
+    walk.state |= {"fc.weight": weight if attributes.get("transB", 0) else weight.T, "fc.bias": bias}
+    walk.norm("features", np.zeros_like(bias))
     if walk.next_nodes() or walk.here not in walk.outputs:
         raise _OtherNetworkError("it goes on after the embedding")
-    return state
+    return walk.state
 
 
 def read_arcface_onnx(path: str | Path) -> dict[str, np.ndarray]:
@@ -188,15 +159,14 @@ def read_arcface_onnx(path: str | Path) -> dict[str, np.ndarray]:
     """
     import onnx
 
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise CheckpointError(f"{path}: no such file; correct the path")
     try:
         model = onnx.load(path)
     except Exception as error:  # protobuf and onnx raise types of their own
         raise CheckpointError(f"{path}: truncated or not an ONNX file ({error}); download it again") from None
     try:
-        return _read_iresnet(_Walk(model.graph))
+        return _read_iresnet(model.graph)
     except (_OtherNetworkError, KeyError, IndexError, ValueError) as error:
         raise CheckpointError(
             f"{path}: not the graph of an ArcFace iResNet ({error}); use antelopev2's glintr100.onnx"

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from animation.cli import listed
 from animation.errors import CheckpointError
 from animation.weights.onnx import read_arcface_onnx
 
@@ -78,34 +79,28 @@ def _read_torch_file(path: Path, zipped: bool) -> dict[str, torch.Tensor]:
             warnings.simplefilter("ignore", UserWarning)  # of TorchScript, which is refused below
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # a damaged file makes torch raise almost anything, an OSError without a name too
+        reason = "truncated or not a torch weights file; download it again"
         if "TorchScript" in str(error):
-            raise CheckpointError(
-                f"{path}: a TorchScript program, which could run code; where you trust it, save its tensors alone: "
+            reason = (
+                "a TorchScript program, which could run code; where you trust it, save its tensors alone: "
                 "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')"
-            ) from None
-        if any(sign in str(error) for sign in REFUSALS) or _names_objects(path):
-            raise CheckpointError(
-                f"{path}: refused, because it holds Python objects that could run code, not only tensors; get the "
-                "weights from their authors, or as .safetensors"
-            ) from None
-        raise CheckpointError(f"{path}: truncated or not a torch weights file; download it again") from None
+            )
+        elif any(sign in str(error) for sign in REFUSALS) or _names_objects(path):
+            reason = (
+                "refused, because it holds Python objects that could run code, not only tensors; get the weights from "
+                "their authors, or as .safetensors"
+            )
+        raise CheckpointError(f"{path}: {reason}") from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         keys = ", ".join(map(str, list(state)[:3])) if isinstance(state, dict) else type(state).__name__
-        raise CheckpointError(
-            f"{path}: not a plain state dict of tensors (it holds: {keys}); extract the weights from it"
-        )
+        raise CheckpointError(f"{path}: not a plain state dict (it holds: {keys}); extract the tensors from it")
     return state
 
 
-def _names_objects(path: Path) -> bool:
-    """Whether a file is a plain pickle that asks for objects by name, whatever its format."""
+def _names_objects(path: Path) -> bool:  # as a plain pickle, whatever its format
     with contextlib.suppress(Exception), path.open("rb") as file:  # pickletools raises anything for another file
         return any(code.name in ("GLOBAL", "STACK_GLOBAL", "INST") for code, *_ in pickletools.genops(file))
     return False
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def recognise(names: set[str]) -> str:
@@ -130,23 +125,18 @@ def assign_state_dict(
     Raises:
         CheckpointError: a tensor is missing, left over or of another shape; the first few are named.
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    missing = [name for name in expected if name not in found]
-    left_over = [name for name in found if name not in expected]
-    reshaped = [name for name in expected if name in found and expected[name] != found[name]]
-    if missing or left_over or reshaped:
-        findings = []
-        if missing:
-            findings.append(f"{len(missing)} tensors missing ({_first(missing)})")
-        if left_over:
-            findings.append(f"{len(left_over)} left over ({_first(left_over)})")
-        if reshaped:
-            shapes = [f"{name}: {list(expected[name])} expected, {list(found[name])} found" for name in reshaped]
-            findings.append(f"{len(reshaped)} of another shape ({_first(shapes)})")
+    expected, found = ({name: list(value.shape) for name, value in of.items()} for of in (model.state_dict(), state))
+    reshaped = [name for name, shape in expected.items() if found.get(name, shape) != shape]
+    findings = {
+        "tensors missing": [name for name in expected if name not in found],
+        "left over": [name for name in found if name not in expected],
+        "of another shape": [f"{name}: {expected[name]} expected, {found[name]} found" for name in reshaped],
+    }
+    if any(findings.values()):
         kind = recognise(set(found))
         hint = f"; {kind}" if kind != recognise(set(expected)) else ""
-        raise CheckpointError(f"{path}: does not fit {type(model).__name__}: {'; '.join(findings)}{hint}")
+        told = "; ".join(f"{len(names)} {what} ({listed(names, 3)})" for what, names in findings.items() if names)
+        raise CheckpointError(f"{path}: does not fit {type(model).__name__}: {told}{hint}")
     converted = {
         name: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype) for name, tensor in state.items()
     }
@@ -157,11 +147,11 @@ def assign_state_dict(
 def load_self_described(
     model_class: type[Model],
     path: str | Path,
-    dtype: torch.dtype,
-    state: Mapping[str, torch.Tensor] | None = None,
+    dtype: torch.dtype = torch.float32,
     device: str = "cpu",
+    state: Mapping[str, torch.Tensor] | None = None,
 ) -> Model:
-    """Load a model whose sizes its own tensors tell; they are read from the file unless given.
+    """Load a model whose sizes its own tensors tell; these are read from the file unless given.
 
     Raises:
         CheckpointError: the file is damaged or another model's.

@@ -1,101 +1,84 @@
 """Whether checkpoints are whole and what they should be: each file's names and shapes, without running a network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from animation.errors import InputError
+from animation.face.detection import FaceFinder, find_face_models
+from animation.weights import loading
 from animation.weights.layout import Checkpoints
+from DWPose.detector import PersonDetector
+from DWPose.pose import PoseEstimator
 
 OK, NOTE, WARNING, PROBLEM = "ok", "note", "warning", "problem"
 
 
 @dataclass
 class Finding:
-    """One line of a report.
+    """One line of a report."""
 
-    Attributes:
-        level: `ok`, `note` (all is well, and worth knowing), `warning` or `problem`.
-        subject: what was looked at.
-        text: what was found.
-        remedy: what to do about it; empty where all is well.
-    """
-
-    level: str
-    subject: str
-    text: str
-    remedy: str = ""
+    level: str  # `ok`, `note` (all is well, and worth knowing), `warning` or `problem`
+    subject: str  # what was looked at
+    text: str  # what was found
+    remedy: str = ""  # what to do about it
 
     def __str__(self) -> str:
         return f"{self.level:8} {self.subject}: {self.text}" + (f"; {self.remedy}" if self.remedy else "")
 
 
-def check(subject: str, work: Callable[[], str]) -> Finding:
-    """What `work` says, or the error in one line that it raised."""
+def guarded(subject: str, findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Pass on findings as they are made, and the error that ends them as a finding about `subject`."""
     try:
-        return Finding(OK, subject, work())
+        yield from findings
     except InputError as error:
         text, _, remedy = str(error).rpartition("; ")
-        return Finding(PROBLEM, subject, text or remedy, remedy if text else "")
+        yield Finding(PROBLEM, subject, text or remedy, remedy if text else "")
     except OSError as error:
-        return Finding(PROBLEM, subject, f"cannot be read ({error.strerror or error})", "check the file and the disk")
+        yield Finding(PROBLEM, subject, f"cannot be read ({error.strerror or error})", "check the file and the disk")
 
 
-def check_animation(checkpoints: Checkpoints) -> list[Finding]:
-    """The method's own parts. The UNet's sizes stand in Stable Video Diffusion's folder."""
-    from animation.weights import loading
-
-    return [
-        check("pose_net", lambda: _parameters(loading.load_pose_net(checkpoints.pose_net))),
-        check("face_encoder", lambda: _parameters(loading.load_face_encoder(checkpoints.face_encoder))),
-        check("unet", lambda: _parameters(loading.load_unet(checkpoints.unet, checkpoints.svd))),
-    ]
+def _parameters(model: Any) -> str:
+    count = sum(parameter.numel() for parameter in model.parameters())
+    return f"{count / 1e6:.2f} M parameters, names and shapes as they should be"
 
 
-def check_svd(checkpoints: Checkpoints) -> list[Finding]:
-    """What is used of Stable Video Diffusion's folder."""
-    from animation.weights import loading
-
-    def part(load: Callable, name: str) -> str:
-        return _parameters(load(loading.resolve_svd_folder(checkpoints.svd) / name))
-
-    return [
-        check("vae", lambda: part(loading.load_vae, "vae")),
-        check("image_encoder", lambda: part(loading.load_image_encoder, "image_encoder")),
-        check("scheduler", lambda: part(loading.load_scheduler, "scheduler")),
-    ]
+def _svd_part(name: str, checkpoints: Checkpoints) -> str:
+    part = getattr(loading, f"load_{name}")(loading.resolve_svd_folder(checkpoints.svd) / name)
+    return _parameters(part) if hasattr(part, "parameters") else "as it should be"
 
 
-def _parameters(found: Any) -> str:
-    if not hasattr(found, "parameters"):
-        return "as it should be"
-    return f"{sum(p.numel() for p in found.parameters()) / 1e6:.2f} M parameters, names and shapes as they should be"
+def _opens(network: PersonDetector | PoseEstimator) -> str:
+    return f"inputs and outputs as they should be, on {network.session.get_providers()[0]}"
 
 
-def check_dwpose(checkpoints: Checkpoints) -> list[Finding]:
-    """The two networks of skeletons."""
-    from DWPose.detector import PersonDetector
-    from DWPose.pose import PoseEstimator
-
-    def opens(network: type[PersonDetector] | type[PoseEstimator], path: Path) -> str:
-        return f"inputs and outputs as they should be, on {network(path).session.get_providers()[0]}"
-
-    return [
-        check("person detector", lambda: opens(PersonDetector, checkpoints.detector)),
-        check("pose estimator", lambda: opens(PoseEstimator, checkpoints.pose_estimator)),
-    ]
+def _face_models_open(checkpoints: Checkpoints) -> str:
+    FaceFinder(checkpoints.face_models)
+    return f"detector and recogniser open, in {find_face_models(checkpoints.face_models)}"
 
 
-def check_face_models(checkpoints: Checkpoints) -> list[Finding]:
-    """Face detector and recogniser, opened as they will be."""
-    from animation.face.detection import FaceFinder, find_face_models
+# By part of a download and subject. The UNet's sizes stand in Stable Video Diffusion's folder.
+CHECKS: dict[str, dict[str, Callable[[Checkpoints], str]]] = {
+    "animation": {
+        "pose_net": lambda found: _parameters(loading.load_pose_net(found.pose_net)),
+        "face_encoder": lambda found: _parameters(loading.load_face_encoder(found.face_encoder)),
+        "unet": lambda found: _parameters(loading.load_unet(found.unet, found.svd)),
+    },
+    "svd": {name: partial(_svd_part, name) for name in ("vae", "image_encoder", "scheduler")},
+    "dwpose": {
+        "person detector": lambda found: _opens(PersonDetector(found.detector)),
+        "pose estimator": lambda found: _opens(PoseEstimator(found.pose_estimator)),
+    },
+    "antelopev2": {"face models": _face_models_open},
+}
 
-    def work() -> str:
-        FaceFinder(checkpoints.face_models)
-        return f"detector and recogniser open, in {find_face_models(checkpoints.face_models)}"
 
-    return [check("face models", work)]
+def verify(checkpoints: Checkpoints, parts: Iterable[str] = CHECKS) -> list[Finding]:
+    """Open every network of these parts; a part without networks is passed over."""
 
+    def look(subject: str, work: Callable[[Checkpoints], str]) -> Iterator[Finding]:
+        yield Finding(OK, subject, work(checkpoints))
 
-CHECKS = {"animation": check_animation, "svd": check_svd, "dwpose": check_dwpose, "antelopev2": check_face_models}
+    checks = [check for part in parts for check in CHECKS.get(part, {}).items()]
+    return [finding for subject, work in checks for finding in guarded(subject, look(subject, work))]
