@@ -265,9 +265,9 @@ def read_ahead(items: Iterable, buffer: int = 8) -> Generator:
         getattr(iterator, "close", lambda: None)()
 
 
-def _declared_seconds(stream: av.VideoStream) -> float | None:
+def _declared_seconds(stream: Any) -> float | None:
     """How long a video stream says that it is, other streams apart; None where it does not."""
-    if stream.duration and stream.time_base:
+    if stream.duration:
         return float(stream.duration * stream.time_base)
     parts = stream.metadata.get("DURATION", "").split(":")  # Matroska's, by hours, minutes and seconds
     try:
