@@ -64,10 +64,8 @@ def make_skeletons(settings: ClipSettings, photo: Path, framing: Framing, driver
 
 def digest(frames: FrameFolder) -> str:
     """SHA-256 over the names and bytes of a folder's frames."""
-    total = hashlib.sha256()
-    for path in frames.paths:
-        total.update(f"{path.name}\n{describe_file(path)['sha256']}\n".encode())
-    return total.hexdigest()
+    lines = [f"{path.name}\n{describe_file(path)['sha256']}\n" for path in frames.paths]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _made_of(settings: ClipSettings, photo: Path, framing: Framing, driver: Driver) -> dict:
@@ -175,20 +173,17 @@ def looped(count: int, fps: float, loop: int, max_seconds: float | None) -> list
 def select(drawn: Drawn, numbers: Sequence[int]) -> Drawn:
     """What was drawn in some frames, in their order; a frame may come more than once."""
     rows = [np.flatnonzero(drawn.frames == number) for number in numbers]
-    kept = np.concatenate(rows) if rows else np.empty(0, int)
+    kept = np.concatenate(rows)
     frames = np.repeat(np.arange(len(numbers)), [len(row) for row in rows])
     return Drawn(frames, drawn.keypoints[kept], drawn.scores[kept], drawn.size, len(numbers))
 
 
 def prepend(people: People, drawn: Drawn) -> Drawn:
     """With a first frame of the photo's people, 134 key points each in 0..1 of the picture."""
-    return Drawn(
-        np.concatenate([np.zeros(len(people), int), drawn.frames + 1]),
-        np.concatenate([people.keypoints, drawn.keypoints]),
-        np.concatenate([people.scores, drawn.scores]),
-        drawn.size,
-        drawn.num_frames + 1,
-    )
+    frames = np.concatenate([np.zeros(len(people), int), drawn.frames + 1])
+    keypoints = np.concatenate([people.keypoints, drawn.keypoints])
+    scores = np.concatenate([people.scores, drawn.scores])
+    return Drawn(frames, keypoints, scores, drawn.size, drawn.num_frames + 1)
 
 
 def _photo_people(settings: ClipSettings, photo: Path) -> People:

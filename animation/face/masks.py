@@ -17,7 +17,7 @@ from animation.errors import InputError
 from animation.face.detection import POSE, FaceFinder, FaceModels, find_face_models
 from animation.files import write_whole
 from animation.flags import flag
-from animation.media.images import IMAGE_SUFFIXES, load_photo
+from animation.media.images import list_pictures, load_photo
 from animation.media.video import VideoFrames
 from animation.media.writing import check_writable
 
@@ -155,8 +155,7 @@ def _list_pictures(folder: Path) -> list[Path]:
     """The PNG and JPEG files of a folder, by their names' numbers where they have any. Raises InputError for none."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give a folder of PNG or JPEG pictures")
-    visible = (path for path in folder.iterdir() if path.name[0] != "." and path.is_file())
-    paths = [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES]
+    paths = sorted(list_pictures(folder), key=lambda path: (len(path.stem), path.name))
     if not paths:
         raise InputError(f"{folder}: no PNG or JPEG pictures there; give a folder of them")
-    return sorted(paths, key=lambda path: (len(path.stem), path.name))
+    return paths

@@ -107,10 +107,9 @@ class FaceOptimization(Weights):
         """
         named = self.face_embedding_extractor_weight_path
         path = Path(named or set_of(self.unet_model_name_or_path).arcface)
-        twins = [path, path.with_suffix(".safetensors"), path.with_suffix(".pth")]
-        found = next((twin for twin in twins if twin.is_file()), None)
-        if found is not None:
-            return found
+        for twin in (path, path.with_suffix(".safetensors"), path.with_suffix(".pth")):
+            if twin.is_file():
+                return twin
         if named is not None:
             raise InputError(f"{path}: no such file; give ArcFace's weights, glintr100_torch.pth or glintr100.onnx")
         try:
@@ -120,7 +119,7 @@ class FaceOptimization(Weights):
                 f"{path}: no such file, and {RECOGNISER} is not in {self.face_models} either; download one of them "
                 "(FrancisRing/StableAnimator on the Hugging Face hub), or give --face_embedding_extractor_weight_path"
             ) from None
-        logger.info("%s is not there: ArcFace's weights come from %s", path, onnx)
+        logger.info(f"{path} is not there: ArcFace's weights come from {onnx}")
         return onnx
 
 
@@ -241,8 +240,8 @@ class FaceOptimizationSettings(InferenceSettings, FaceOptimization):
                     f"{path}: the mask shows no face: it is {NO_WHITE}; paint the face white on black, or leave it out"
                 )
             return box, [path]
-        files, known = [], recording is not None and recording.sources.get("photo")
-        if self.face is None and known and known == describe_file(Path(self.validation_image)):
+        files, described = [], None if recording is None else recording.sources.get("photo")
+        if self.face is None and described == describe_file(Path(self.validation_image)):
             files = [recording_path]
             box = _largest_face(recording, photo.height, photo.width)
             if box is not None:

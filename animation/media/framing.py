@@ -29,8 +29,6 @@ class Framing:
 
     Attributes:
         width, height: of the canvas, pixels, multiples of 64.
-        fit: `crop` fills the canvas and cuts off what is beyond it; `pad` shows the whole photo between two bands of
-            one colour; `stretch` changes the photo's shape to the canvas's.
         photo_size: width and height of the photo, pixels.
         source: what of the photo is seen: left, top, right and bottom in its pixels, fractions included.
         box: where that lies on the canvas: left, top, right and bottom in pixels, of even width and height.
@@ -38,7 +36,6 @@ class Framing:
 
     width: int
     height: int
-    fit: str
     photo_size: tuple[int, int]
     source: tuple[float, float, float, float]
     box: tuple[int, int, int, int]
@@ -104,8 +101,9 @@ def frame_photo(photo_size: tuple[int, int], size: str = AUTO, fit: str = "crop"
     Args:
         photo_size: width and height, pixels.
         size: of the canvas: WIDTHxHEIGHT, or `auto` for the one of `BUCKETS` whose shape is nearest to the photo's.
-        fit: `crop` takes as much off the left as off the right, and a quarter from above of what it takes off the
-            height; `pad` or `stretch`; see `Framing`.
+        fit: `crop` fills the canvas and cuts off what is beyond it, as much from the left as from the right, and a
+            quarter of it from above; `pad` shows the whole photo between two bands of one colour; `stretch` changes
+            the photo's shape to the canvas's.
 
     Raises:
         InputError: the size is not understood, not a multiple of 64 or above 4096, or the fit is unknown.
@@ -124,8 +122,19 @@ def frame_photo(photo_size: tuple[int, int], size: str = AUTO, fit: str = "crop"
     source = (0.0, 0.0, float(photo_size[0]), float(photo_size[1]))
     if fit != "stretch":  # of the photo, the largest part that has the exact shape of its place
         source = _largest_part(photo_size, (box[2] - box[0]) / (box[3] - box[1]))
-    framing = Framing(width, height, fit, photo_size, source, box)
-    _say(framing)
+    framing = Framing(width, height, photo_size, source, box)
+    left, top, right, bottom = source
+    stretched = framing.output_size[0] / (right - left) / (framing.output_size[1] / (bottom - top))
+    lost = 1 - (right - left) * (bottom - top) / math.prod(photo_size)
+    added = 1 - math.prod(framing.output_size) / (width * height)
+    what = f"the photo of {photo_size[0]}×{photo_size[1]} on {width}×{height} (width × height)"
+    if fit == "stretch" and abs(stretched - 1) > ASPECT_TOLERANCE:
+        told = f"stretched to {100 * stretched:.0f} % of its width over height; --fit crop or pad keeps its shape"
+        logger.warning(f"{what}: {told}")
+    elif fit == "crop" and lost > ASPECT_TOLERANCE:
+        logger.info(f"{what}: {100 * lost:.0f} % of it cut off; --fit pad shows all of it")
+    elif fit == "pad" and added > ASPECT_TOLERANCE:
+        logger.info(f"{what}: {100 * added:.0f} % of the picture is padding, which is cut off the result")
     return framing
 
 
@@ -143,20 +152,3 @@ def _largest_part(photo_size: tuple[int, int], aspect: float) -> tuple[float, fl
     width, height = min(photo_width, photo_height * aspect), min(photo_height, photo_width / aspect)
     left, top = (photo_width - width) / 2, (photo_height - height) * KEPT_ABOVE
     return left, top, left + width, top + height
-
-
-def _say(framing: Framing) -> None:
-    """Log what the framing does to the photo, where it is more than 2 %."""
-    photo_width, photo_height = framing.photo_size
-    left, top, right, bottom = framing.source
-    stretched = framing.output_size[0] / (right - left) / (framing.output_size[1] / (bottom - top))
-    lost = 1 - (right - left) * (bottom - top) / (photo_width * photo_height)
-    added = 1 - math.prod(framing.output_size) / (framing.width * framing.height)
-    what = f"the photo of {photo_width}×{photo_height} on {framing.width}×{framing.height} (width × height)"
-    if framing.fit == "stretch" and abs(stretched - 1) > ASPECT_TOLERANCE:
-        told = f"stretched to {100 * stretched:.0f} % of its width over height; --fit crop or pad keeps its shape"
-        logger.warning(f"{what}: {told}")
-    elif framing.fit == "crop" and lost > ASPECT_TOLERANCE:
-        logger.info(f"{what}: {100 * lost:.0f} % of it cut off; --fit pad shows all of it")
-    elif framing.fit == "pad" and added > ASPECT_TOLERANCE:
-        logger.info(f"{what}: {100 * added:.0f} % of the picture is padding, which is cut off the result")

@@ -58,15 +58,6 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB. Raises ValueError for formats whose range of values is unknown."""
-    if image.mode in ("I", "F"):
-        raise ValueError(f"32-bit grey values, mode {image.mode}: save it with 8 bits a channel")
-    if image.mode.startswith("I;16"):  # Pillow would clip its 16 bits to 8, not scale them
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("RGB")
-
-
 @contextmanager
 def _readable(path: str | Path, remedy: str = "give a PNG or JPEG file") -> Iterator[None]:
     """Turn what Pillow raises within the context into an InputError."""
@@ -85,8 +76,13 @@ def open_rgb(path: str | Path) -> Image.Image:
     Raises:
         InputError: the file cannot be read, is no image, or its range of values is unknown.
     """
-    with _readable(path), Image.open(path) as image:
-        return _to_rgb(ImageOps.exif_transpose(image))
+    with _readable(path), Image.open(path) as stored:
+        image = ImageOps.exif_transpose(stored)
+        if image.mode in ("I", "F"):
+            raise ValueError(f"32-bit grey values, mode {image.mode}: save it with 8 bits a channel")
+        if image.mode.startswith("I;16"):  # Pillow would clip its 16 bits to 8, not scale them
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return image.convert("RGB")
 
 
 def load_photo(path: str | Path) -> Image.Image:
@@ -115,6 +111,12 @@ def frame_number(path: Path) -> int | None:
     return int(numbers[-1]) if numbers else None
 
 
+def list_pictures(folder: Path) -> list[Path]:
+    """The PNG and JPEG files of a folder, by name; hidden ones are left out."""
+    visible = (path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and path.is_file())
+    return [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES]
+
+
 def list_frames(folder: str | Path) -> list[Path]:
     """The PNG and JPEG files of a folder in the order of the last number in their names, whatever its digits.
 
@@ -127,9 +129,7 @@ def list_frames(folder: str | Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give a folder of numbered frames such as frame_0.png")
     numbered: dict[int, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
-            continue
+    for path in list_pictures(folder):
         number = frame_number(path)
         if number is None:
             raise InputError(f"{path}: its name has no number, so its place is unknown; name frames like frame_0.png")

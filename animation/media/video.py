@@ -17,6 +17,7 @@ from animation.media.images import FrameFolder, counted
 
 logger = logging.getLogger(__name__)
 
+Seconds = float | None  # from a driver's beginning; None for its own beginning or end
 FOLDER_FPS = 30.0  # of a frame folder, which does not say
 LARGEST_FPS = 240
 LONGEST = 24 * 3600  # seconds of a driver that may be asked for
@@ -30,7 +31,7 @@ class VideoFrames:
 
     Args:
         path: any container and codec that PyAV reads.
-        start, end: seconds from the video's beginning; None for all of it.
+        start, end: the part that is wanted.
         stride: take every so many-th frame.
         fps: take frames at this rate, repeating or leaving out some; None for all of them.
 
@@ -45,12 +46,7 @@ class VideoFrames:
     """
 
     def __init__(
-        self,
-        path: str | Path,
-        start: float | None = None,
-        end: float | None = None,
-        stride: int = 1,
-        fps: float | None = None,
+        self, path: str | Path, start: Seconds = None, end: Seconds = None, stride: int = 1, fps: float | None = None
     ):
         self.path = Path(path)
         check_part(start, end, stride, fps)
@@ -189,8 +185,7 @@ class FolderFrames:
 
     Args:
         folder: PNG and JPEG files, in the order of the numbers in their names.
-        start, end: seconds, counted at `fps`; None for all of it.
-        stride: take every so many-th frame.
+        start, end, stride: as of `VideoFrames`.
         fps: the rate at which the frames were taken; None for 30.
 
     Attributes:
@@ -202,12 +197,7 @@ class FolderFrames:
     """
 
     def __init__(
-        self,
-        folder: str | Path,
-        start: float | None = None,
-        end: float | None = None,
-        stride: int = 1,
-        fps: float | None = None,
+        self, folder: str | Path, start: Seconds = None, end: Seconds = None, stride: int = 1, fps: float | None = None
     ):
         check_part(start, end, stride, fps)
         self.folder = FrameFolder(folder)
@@ -239,7 +229,7 @@ class FolderFrames:
         return {"files": files, "part": self._part}
 
 
-def check_part(start: float | None, end: float | None, stride: int, fps: float | None) -> None:
+def check_part(start: Seconds, end: Seconds, stride: int, fps: float | None) -> None:
     """Raise InputError unless the part of a video makes sense: seconds, every so many-th frame, frames a second."""
     if start is not None and not 0 <= start <= LONGEST:
         raise InputError(f"--start {start} is not a time in the video; give seconds from 0 to {LONGEST}")

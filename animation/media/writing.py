@@ -59,20 +59,19 @@ def write_mp4(path: Path, frames_rgb: Iterator[np.ndarray], fps: float, sound: S
         sound: from the first frame on; it ends with the last.
     """
     rate = Fraction(fps).limit_denominator(1001)
+    first = next(frames_rgb, None)
+    if first is None:
+        return
     with av.open(str(path), "w") as container:
-        stream = track = None
-        for number, frame in enumerate(frames_rgb, 1):
-            if stream is None:
-                stream = container.add_stream("libx264", rate=rate)
-                stream.height, stream.width = frame.shape[:2]
-                stream.pix_fmt = "yuv420p"
-                stream.options = {"crf": "16", "preset": "medium"}
-                track = SoundTrack(container, sound) if sound is not None else None
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "16", "preset": "medium"})
+        stream.height, stream.width = first.shape[:2]
+        stream.pix_fmt = "yuv420p"
+        track = None if sound is None else SoundTrack(container, sound)
+        for number, frame in enumerate(itertools.chain([first], frames_rgb), 1):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
             if track is not None:
                 track.write_until(number / rate)
-        if stream is not None:
-            container.mux(stream.encode(None))
+        container.mux(stream.encode(None))
         if track is not None:
             track.close()
 
