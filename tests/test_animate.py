@@ -132,7 +132,7 @@ def test_a_photo_and_a_video_with_sound_become_a_clip_with_its_sound(
             stream = container.streams.video[0]
             assert (stream.average_rate, stream.frames) == (FPS, FRAMES)
             assert container.streams.audio[0].codec_context.name == "aac"
-        sound = load_sound(out / name).samples.astype(float)[0]
+        sound = load_sound(out / name, 0, FRAMES / FPS).samples.astype(float)[0]
         loud = np.flatnonzero(np.abs(sound) > 0.25 * 32767) / RATE
         assert abs(loud.min() - 0.2) < 0.02 and abs(loud.max() - 0.3) < 0.02
     with av.open(str(out / "side_by_side.mp4")) as container:

@@ -81,8 +81,8 @@ def test_points_grow_to_a_detectors_box():
     assert bounds_of_points(points, scores) is not None
     scores[34] = 0.3
     assert bounds_of_points(points, scores) is None
-    assert clip_box(-5, 20.2, 3, 200, 100, 90) == (0, 20, 3, 89)
-    assert clip_box(-50, -2, 3, 200, 100, 90) is None
+    assert clip_box((3, -5, 200, 20.2), 100, 90) == (0, 20, 3, 89)
+    assert clip_box((3, -50, 200, -2), 100, 90) is None
 
 
 def test_the_largest_face_of_each_frame():
@@ -93,7 +93,7 @@ def test_the_largest_face_of_each_frame():
     boxes = boxes_from_skeletons(drawn, 4, 200, 100)
     assert [box is None for box in boxes] == [False, True, True, True]
     top, left, right, bottom = 200 * (0.2 - 0.3 * 0.4), 100 * 0.49, 100 * 0.71, 200 * 0.62
-    assert boxes[0] == clip_box(top, bottom, left, right, 200, 100)
+    assert boxes[0] == clip_box((left, top, right, bottom), 200, 100)
 
 
 def test_a_face_out_of_the_frame_does_not_outweigh_the_one_in_it():

@@ -127,11 +127,6 @@ def test_plots_of_any_length(values):
     assert plot_likeness(values).size == showing.PLOT_SIZE
 
 
-def test_a_plot_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="no frames"):
-        plot_likeness([])
-
-
 def places(sheet, colour):
     """Left edges of the runs of a colour in the middle row of its pictures."""
     found = (np.asarray(sheet) == colour).all(-1)

@@ -8,16 +8,20 @@ from pathlib import Path
 import numpy as np
 
 from animation.errors import InputError
-from animation.media.images import FrameFolder, list_frames
-from animation.media.video import FOLDER_FPS, LARGEST_FPS, LONGEST, FolderFrames, VideoFrames, check_part, has_even_rate
+from animation.media.images import FrameFolder
+from animation.media.video import FOLDER_FPS, LARGEST_FPS, LONGEST, FolderFrames, VideoFrames, check_part
 from DWPose.recording import KEYPOINTS_FILE, Recording, load_recording
 
 logger = logging.getLogger(__name__)
 
-KINDS = ("video", "frames", "poses", "keypoints")
-IN_WORDS = dict(
-    zip(KINDS, ("a video file", "a folder of frames", "a folder of skeletons", "recorded key points"), strict=True)
-)
+IN_WORDS = {
+    "video": "a video file",
+    "frames": "a folder of frames",
+    "poses": "a folder of skeletons",
+    "keypoints": "recorded key points",
+}
+KINDS = tuple(IN_WORDS)
+WHAT_TO_GIVE = "give a video file, a folder of frames or skeletons, or a keypoints.npz"
 TOO_FAST = 60.0  # frames a second that are taken of a video whose own rate is above `LARGEST_FPS`
 SAMPLES = 8  # frames of a folder that are looked at
 BLACK = 12  # of 255: what JPEG leaves of black
@@ -49,11 +53,6 @@ class Driver:
     taken_fps: float | None = None
 
     @property
-    def has_sound(self) -> bool:
-        """Whether there may be sound in it."""
-        return self.kind == "video"
-
-    @property
     def estimated_length(self) -> int:
         """About how many frames the part has; exact unless it is a video's."""
         return (len(self.recording.video) if self.frames is None else self.frames.estimated_length) or 1
@@ -63,12 +62,8 @@ class Driver:
         if self.frames is not None:
             return {"kind": self.kind, **self.frames.describe()}
         status = self.path.stat()
-        return {
-            "kind": self.kind,
-            "bytes": status.st_size,
-            "modified_ns": status.st_mtime_ns,
-            "part": [self.start, self.end, self.fps, len(self.recording.video)],
-        }
+        part = [self.start, self.end, self.fps, len(self.recording.video)]
+        return {"kind": self.kind, "bytes": status.st_size, "modified_ns": status.st_mtime_ns, "part": part}
 
 
 def open_driver(
@@ -90,47 +85,44 @@ def open_driver(
             driver's own, or 30 of a folder.
 
     Raises:
-        InputError: nothing there, nothing that can be read, no frame in the part, or a number out of its
-            range.
+        InputError: nothing there, nothing that can be read, no frame in the part, or a number out of its range.
     """
     path = Path(path)
     if max_seconds is not None and not 0 < max_seconds <= LONGEST:
         raise InputError(f"--max_seconds {max_seconds:g} is out of range; give more than 0, at most {LONGEST}")
     check_part(start, end, 1, fps)
+    begin = start or 0.0
     if max_seconds is not None:
-        end = min(end or LONGEST, (start or 0) + max_seconds)
+        end = min(end or LONGEST, begin + max_seconds)
     found = recognise(path)
-    if kind is not None and kind != found:
-        logger.info("%s: looks like %s, and is taken as %s, as asked for", path, IN_WORDS[found], IN_WORDS[kind])
-    else:
-        logger.info("%s: %s", path, IN_WORDS[found])
     kind = kind or found
-    if path.is_dir() != (kind in ("frames", "poses")) and not (kind == "keypoints" and path.is_dir()):
+    if kind == found:
+        logger.info(f"{path}: {IN_WORDS[found]}")
+    else:
+        logger.info(f"{path}: looks like {IN_WORDS[found]}, and is taken as {IN_WORDS[kind]}, as asked for")
+    if kind != "keypoints" and path.is_dir() != (kind in ("frames", "poses")):
         what = "a folder" if path.is_dir() else "a file"
         raise InputError(f"{path}: cannot be {IN_WORDS[kind]}, being {what}; leave --driver_kind out")
-    begin = start or 0.0
     if kind == "keypoints":
         file = path / KEYPOINTS_FILE if path.is_dir() else path
         recording = _part_of(load_recording(file), file, begin, end, fps)
         return Driver(kind, file, None, recording, recording.fps, begin, end)
-    if kind == "video":
-        taken, frames = fps, VideoFrames(path, start, end, 1, fps)
-        if fps is None and not has_even_rate(path):
-            taken = min(frames.fps, TOO_FAST)
-            logger.info("%s: its frames come at uneven times: %.4g a second are taken, --fps takes others", path, taken)
-            frames = VideoFrames(path, start, end, 1, taken)
-        if frames.fps > LARGEST_FPS:
-            logger.warning(
-                "%s: %g frames a second; %g of them are taken, --fps takes others", path, frames.fps, TOO_FAST
-            )
-            taken = TOO_FAST
-            frames = VideoFrames(path, start, end, 1, taken)
-    else:
-        taken = fps
-        frames = FolderFrames(path, start, end, 1, fps)
+    if kind != "video":
+        folder = FolderFrames(path, start, end, 1, fps)
         if fps is None:
-            logger.info("%s: taken as %g frames a second; --fps says otherwise", path, FOLDER_FPS)
-    return Driver(kind, path, frames, None, frames.fps, begin, end, taken)
+            logger.info(f"{path}: taken as {FOLDER_FPS:g} frames a second; --fps says otherwise")
+        return Driver(kind, path, folder, None, folder.fps, begin, end, fps)
+    video = VideoFrames(path, start, end, 1, fps)
+    taken = fps
+    if fps is None and not video.has_even_rate():
+        taken = min(video.fps, TOO_FAST)
+        logger.info(f"{path}: its frames come at uneven times: {taken:.4g} a second are taken, --fps takes others")
+    elif video.fps > LARGEST_FPS:
+        taken = TOO_FAST
+        logger.warning(f"{path}: {video.fps:g} frames a second; {taken:g} of them are taken, --fps takes others")
+    if taken != fps:
+        video = VideoFrames(path, start, end, 1, taken)
+    return Driver(kind, path, video, None, video.fps, begin, end, taken)
 
 
 def recognise(path: Path) -> str:
@@ -144,11 +136,9 @@ def recognise(path: Path) -> str:
             return "keypoints"
         return "poses" if are_skeletons(path) else "frames"
     if not path.is_file():
-        raise InputError(
-            f"{path}: no such driver; give a video file, a folder of frames or skeletons, or a keypoints.npz"
-        )
+        raise InputError(f"{path}: no such driver; {WHAT_TO_GIVE}")
     if path.stat().st_size == 0:
-        raise InputError(f"{path}: is empty; give a video file, a folder of frames or skeletons, or a keypoints.npz")
+        raise InputError(f"{path}: is empty; {WHAT_TO_GIVE}")
     return "keypoints" if path.suffix.lower() == ".npz" or zipfile.is_zipfile(path) else "video"
 
 
@@ -158,23 +148,15 @@ def are_skeletons(folder: Path) -> bool:
     Raises:
         InputError: as `FrameFolder`.
     """
-    list_frames(folder)  # before all files are opened
-    frames = FrameFolder(folder)
-    places = np.unique(np.linspace(0, len(frames) - 1, min(SAMPLES, len(frames))).round().astype(int))
-    told = False
-    for place in places:
+    frames, told = FrameFolder(folder), False
+    for place in np.unique(np.linspace(0, len(frames) - 1, min(SAMPLES, len(frames))).round().astype(int)):
         pixels = np.asarray(frames[int(place)]).reshape(-1, 3).astype(int)
         brightest, darkest = pixels.max(axis=1), pixels.min(axis=1)
         lit = brightest > BLACK
-        if lit.mean() > 1 - BLACK_SHARE:
-            return False
-        if not lit.any():
-            continue
-        brightest, darkest = brightest[lit], darkest[lit]
         pure = (darkest <= BLACK + brightest // 4) | (brightest - darkest <= BLACK)
-        if pure.mean() < PURE_SHARE:
+        if lit.mean() > 1 - BLACK_SHARE or (lit.any() and pure[lit].mean() < PURE_SHARE):
             return False
-        told = True
+        told = told or bool(lit.any())
     return told
 
 
@@ -196,9 +178,8 @@ def _part_of(recording: Recording, path: Path, start: float, end: float | None, 
         raise InputError(f"{path}: its rate is {recording.fps:g} frames a second; run skeleton_extraction.py again")
     numbers = pick(len(recording.video), recording.fps, start, end, fps)
     if not numbers:
-        raise InputError(
-            f"{path}: no frame in the part that is wanted; it lasts {len(recording.video) / recording.fps:.2f} s"
-        )
+        seconds = len(recording.video) / recording.fps
+        raise InputError(f"{path}: no frame in the part that is wanted; it lasts {seconds:.2f} s")
     recording.video = [recording.video[number] for number in numbers]
     recording.fps, recording.drawn = fps or recording.fps, None
     return recording

@@ -96,7 +96,7 @@ class _Clip:
             with report.stage("skeletons"):
                 poses, seconds = make_skeletons(settings, self.photo, framing, driver)
                 sound = None
-                if driver.has_sound and not settings.no_audio:
+                if driver.kind == "video" and not settings.no_audio:
                     sound = load_sound(driver.path, driver.start, seconds, settings.loop)
             with report.stage("face_embedding"):
                 embedding = self._embed()

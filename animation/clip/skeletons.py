@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from animation.clip.settings import SKELETONS_FOLDER, ClipSettings
 from animation.errors import InputError
 from animation.files import describe_file, read_json, write_json
 from animation.media.framing import Framing
-from animation.media.images import FrameFolder, list_frames, same_shape, warn_if_stretched
+from animation.media.images import FrameFolder, open_rgb, same_shape, warn_if_stretched
 from animation.media.video import FolderFrames
 from animation.media.writing import PARTIAL_FOLDER, publish_frames, write_png
 from animation.skeletons.estimation import record
@@ -52,24 +52,20 @@ def make_skeletons(settings: ClipSettings, photo: Path, framing: Framing, driver
     folder = settings.intermediate / SKELETONS_FOLDER
     made_of = _made_of(settings, photo, framing, driver)
     made = read_json(folder / MADE_FILE)
-    if made.get("of") == made_of and _count(folder) == made.get("frames"):
-        logger.info("%s: %d skeletons of an earlier run are taken", folder, made["frames"])
+    if made.get("of") == made_of and len(list(folder.glob("frame_*.png"))) == made.get("frames"):
+        logger.info(f"{folder}: {made['frames']} skeletons of an earlier run are taken")
         return FrameFolder(folder), made["part"] / driver.fps
     (folder / MADE_FILE).unlink(missing_ok=True)
-    if driver.kind == "poses":
-        count, part = _copy(settings, photo, framing, driver, folder)
-    else:
-        count, part = _extract(settings, photo, framing, driver, folder)
+    make = _copy if driver.kind == "poses" else _extract
+    count, part = make(settings, photo, framing, driver, folder)
     write_json(folder / MADE_FILE, {"frames": count, "part": part, "of": made_of})
     return FrameFolder(folder), part / driver.fps
 
 
 def digest(frames: FrameFolder) -> str:
     """SHA-256 over the names and bytes of a folder's frames."""
-    total = hashlib.sha256()
-    for path in frames.paths:
-        total.update(f"{path.name}\n{describe_file(path)['sha256']}\n".encode())
-    return total.hexdigest()
+    lines = [f"{path.name}\n{describe_file(path)['sha256']}\n" for path in frames.paths]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _made_of(settings: ClipSettings, photo: Path, framing: Framing, driver: Driver) -> dict:
@@ -87,22 +83,16 @@ def _made_of(settings: ClipSettings, photo: Path, framing: Framing, driver: Driv
     return json.loads(json.dumps(made_of))
 
 
-def _count(folder: Path) -> int:
-    try:
-        return len(list_frames(folder))
-    except InputError:
-        return 0
-
-
 def _extract(settings: ClipSettings, photo: Path, framing: Framing, driver: Driver, folder: Path) -> tuple[int, int]:
     """Of a video, frames or key points: find people, choose and align, draw."""
     size = framing.width, framing.height
     choices = settings.skeleton_settings(photo, size, driver)
     needs_photo = settings.alignment != "none" or settings.anchor == "photo"
-    inputs = SkeletonInputs(_open(photo) if needs_photo else None, driver.frames, driver.recording, size)
+    inputs = SkeletonInputs(open_rgb(photo) if needs_photo else None, driver.frames, driver.recording, size)
     recording = record(choices, inputs)
     if driver.recording is None:
-        recording.save(_made(folder) / KEYPOINTS_FILE)  # an interrupt from here on costs no network's work
+        folder.mkdir(parents=True, exist_ok=True)
+        recording.save(folder / KEYPOINTS_FILE)  # an interrupt from here on costs no network's work
     arrangement = arrange(recording, size=size, **arrangement_choices(settings))
     report(arrangement, recording)
     numbers = looped(arrangement.drawn.num_frames, driver.fps, settings.loop, settings.max_seconds)
@@ -116,62 +106,59 @@ def _extract(settings: ClipSettings, photo: Path, framing: Framing, driver: Driv
 
 def _copy(settings: ClipSettings, photo: Path, framing: Framing, driver: Driver, folder: Path) -> tuple[int, int]:
     """Of a folder of skeletons: bring them on the canvas, and the key points beside them, where there are some."""
-    source: FolderFrames = driver.frames
+    source, size = driver.frames, (framing.width, framing.height)
+    assert isinstance(source, FolderFrames)
     place = placing(framing, source.size)
     people = _photo_people(settings, photo) if settings.anchor == "photo" else None
-    numbers = looped(source.estimated_length, driver.fps, settings.loop, settings.max_seconds)
-    size = framing.width, framing.height
-    partial = folder / PARTIAL_FOLDER
+    looped_numbers = looped(source.estimated_length, driver.fps, settings.loop, settings.max_seconds)
+    numbers = [source.numbers[number] for number in looped_numbers]
+
+    def images() -> Iterator[np.ndarray]:
+        if people is not None:
+            yield draw(people.keypoints, people.scores, *size, settings.confidence, settings.canvas or SHORT_SIDE)
+        for number in tqdm(numbers, desc="skeletons", unit="frame"):
+            yield np.asarray(place(source.folder[number]))
+
+    partial, count = folder / PARTIAL_FOLDER, 0
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        count = 0
-        if people is not None:
-            image = draw(people.keypoints, people.scores, *size, settings.confidence, settings.canvas or SHORT_SIDE)
-            write_png(partial / "frame_0.png", image)
-            count = 1
-        frames, kept = FrameFolder(driver.path), source.numbers
-        for number in tqdm(numbers, desc="skeletons", unit="frame"):
-            write_png(partial / f"frame_{count}.png", np.asarray(place(frames[kept[number]])))
+        for image in images():
+            write_png(partial / f"frame_{count}.png", image)
             count += 1
         publish_frames(partial, folder, count)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    _copy_key_points(driver, framing, numbers, people, folder)
+    (folder / KEYPOINTS_FILE).unlink(missing_ok=True)
+    _copy_key_points(driver.path / KEYPOINTS_FILE, source, framing, numbers, people, folder / KEYPOINTS_FILE)
     return count, source.estimated_length
 
 
 def _copy_key_points(
-    driver: Driver, framing: Framing, numbers: Sequence[int], people: People | None, folder: Path
+    beside: Path, source: FolderFrames, framing: Framing, numbers: list[int], people: People | None, target: Path
 ) -> None:
-    """The key points that a folder's skeletons were drawn from, for the same frames, on the canvas."""
-    target = folder / KEYPOINTS_FILE
-    target.unlink(missing_ok=True)
-    beside = driver.path / KEYPOINTS_FILE
+    """The key points beside a folder's skeletons, which these were drawn from, for the same frames, on the canvas."""
     if not beside.is_file():
         return
     recording = load_recording(beside)
-    kept = driver.frames.numbers
-    if recording.drawn is None or recording.drawn.num_frames <= max(kept):
-        logger.warning("%s: is of other skeletons than those beside it, and is passed over", beside)
+    if recording.drawn is None or recording.drawn.num_frames <= max(source.numbers):
+        logger.warning(f"{beside}: is of other skeletons than those beside it, and is passed over")
         return
-    drawn = select(recording.drawn, [kept[number] for number in numbers])
-    left, top, right, bottom = framing.source
-    if same_shape(driver.frames.size, framing.photo_size):
-        source = np.divide(((left, top), (right, bottom)), framing.photo_size)
+    drawn = select(recording.drawn, numbers)
+    if same_shape(source.size, framing.photo_size):
+        seen = np.divide(np.reshape(framing.source, (2, 2)), framing.photo_size)
         box = np.divide(np.reshape(framing.box, (2, 2)), (framing.width, framing.height))
-        scale = (box[1] - box[0]) / (source[1] - source[0])
-        drawn.keypoints = (drawn.keypoints - source[0]) * scale + box[0]
+        drawn.keypoints = (drawn.keypoints - seen[0]) * ((box[1] - box[0]) / (seen[1] - seen[0])) + box[0]
     drawn.size = framing.width, framing.height
     recording.drawn = drawn if people is None else prepend(people, drawn)
     recording.save(target)
 
 
-def placing(framing: Framing, size: tuple[int, int]):
+def placing(framing: Framing, size: tuple[int, int]) -> Callable[[Image.Image], Image.Image]:
     """How skeletons of a size, (width, height), come on the canvas: as the photo, where they are of its shape."""
     canvas = framing.width, framing.height
     if same_shape(size, framing.photo_size) and not same_shape(size, canvas):
-        logger.info("the skeletons of %d×%d are fitted to %d×%d as the photo is", *size, *canvas)
+        logger.info(f"the skeletons of {size[0]}×{size[1]} are fitted to {canvas[0]}×{canvas[1]} as the photo is")
         return lambda image: framing.apply(image, (0, 0, 0))
     warn_if_stretched("skeletons", [size], canvas, "extract them at the photo's shape, or they may not fit it")
     return lambda image: image.resize(canvas, Image.Resampling.BICUBIC)
@@ -186,27 +173,24 @@ def looped(count: int, fps: float, loop: int, max_seconds: float | None) -> list
 def select(drawn: Drawn, numbers: Sequence[int]) -> Drawn:
     """What was drawn in some frames, in their order; a frame may come more than once."""
     rows = [np.flatnonzero(drawn.frames == number) for number in numbers]
-    kept = np.concatenate(rows) if rows else np.empty(0, int)
+    kept = np.concatenate(rows)
     frames = np.repeat(np.arange(len(numbers)), [len(row) for row in rows])
     return Drawn(frames, drawn.keypoints[kept], drawn.scores[kept], drawn.size, len(numbers))
 
 
 def prepend(people: People, drawn: Drawn) -> Drawn:
     """With a first frame of the photo's people, 134 key points each in 0..1 of the picture."""
-    return Drawn(
-        np.concatenate([np.zeros(len(people), int), drawn.frames + 1]),
-        np.concatenate([people.keypoints, drawn.keypoints]),
-        np.concatenate([people.scores, drawn.scores]),
-        drawn.size,
-        drawn.num_frames + 1,
-    )
+    frames = np.concatenate([np.zeros(len(people), int), drawn.frames + 1])
+    keypoints = np.concatenate([people.keypoints, drawn.keypoints])
+    scores = np.concatenate([people.scores, drawn.scores])
+    return Drawn(frames, keypoints, scores, drawn.size, drawn.num_frames + 1)
 
 
 def _photo_people(settings: ClipSettings, photo: Path) -> People:
     """The photo's person, 134 key points in 0..1 of it."""
     from DWPose.wholebody import Wholebody
 
-    picture = np.asarray(_open(photo))
+    picture = np.asarray(open_rgb(photo))
     networks = settings.skeleton_settings(photo, (512, 512), None)
     found = Wholebody(networks.detector_path, networks.pose_path, networks.device).estimate(picture)
     recording = Recording(found, picture.shape[1::-1], [], picture.shape[1::-1], 1.0)
@@ -214,13 +198,3 @@ def _photo_people(settings: ClipSettings, photo: Path) -> People:
         return photo_person(recording, confidence=settings.confidence)
     except InputError as error:
         raise InputError(f"--anchor photo: {str(error).partition(';')[0]}; use --anchor first") from None
-
-
-def _open(photo: Path) -> Image.Image:
-    with Image.open(photo) as image:
-        return image.convert("RGB")
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

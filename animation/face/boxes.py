@@ -30,16 +30,13 @@ class FaceBox(NamedTuple):
         return (self.y_max - self.y_min + 1) * (self.x_max - self.x_min + 1)
 
 
-def clip_box(top: float, bottom: float, left: float, right: float, height: int, width: int) -> FaceBox | None:
-    """The pixels that the box of edges [top, bottom) × [left, right) touches within a frame; None for too few."""
-    box = FaceBox(
-        max(0, int(np.floor(top))),
-        min(height, int(np.ceil(bottom))) - 1,
-        max(0, int(np.floor(left))),
-        min(width, int(np.ceil(right))) - 1,
-    )
-    smallest = min(box.y_max - box.y_min, box.x_max - box.x_min) + 1
-    return box if smallest >= SMALLEST_FACE else None
+def clip_box(edges: Iterable[float], height: int, width: int) -> FaceBox | None:
+    """The pixels that a box of edges [x_min, y_min, x_max, y_max) touches within a frame; None for too few."""
+    left, top, right, bottom = edges
+    y_min, y_max = max(0, int(np.floor(top))), min(height, int(np.ceil(bottom))) - 1
+    x_min, x_max = max(0, int(np.floor(left))), min(width, int(np.ceil(right))) - 1
+    box = FaceBox(y_min, y_max, x_min, x_max)
+    return box if min(y_max - y_min, x_max - x_min) + 1 >= SMALLEST_FACE else None
 
 
 def box_from_mask(mask: np.ndarray, height: int, width: int) -> FaceBox | None:
@@ -56,16 +53,9 @@ def box_from_mask(mask: np.ndarray, height: int, width: int) -> FaceBox | None:
     if white.all() or not white.any():
         return None
     _count, _labels, regions, _centres = cv2.connectedComponentsWithStats(white, connectivity=8)
-    left, top, region_width, region_height, _area = regions[1 + int(np.argmax(regions[1:, cv2.CC_STAT_AREA]))]
-    y_scale, x_scale = height / mask.shape[0], width / mask.shape[1]
-    return clip_box(
-        top * y_scale,
-        (top + region_height) * y_scale,
-        left * x_scale,
-        (left + region_width) * x_scale,
-        height,
-        width,
-    )
+    left, top, across, down, _area = regions[1 + int(np.argmax(regions[1:, cv2.CC_STAT_AREA]))]
+    y, x = height / mask.shape[0], width / mask.shape[1]
+    return clip_box((left * x, top * y, (left + across) * x, (top + down) * y), height, width)
 
 
 def bounds_of_points(points: np.ndarray, scores: np.ndarray) -> np.ndarray | None:
@@ -94,11 +84,11 @@ def boxes_from_skeletons(drawn: Drawn, num_frames: int, height: int, width: int)
         bounds = bounds_of_points(points, scores) if frame < num_frames else None
         if bounds is None:
             continue
-        left, top, right, bottom = bounds * (width, height, width, height)
-        box = clip_box(top, bottom, left, right, height, width)
-        if box is None:
-            continue
-        weight = box.area**2 / ((right - left) * (bottom - top))  # what is out of the frame counts against it
+        left, top, right, bottom = edges = bounds * (width, height, width, height)
+        box = clip_box(edges, height, width)
+        weight = (
+            box.area**2 / ((right - left) * (bottom - top)) if box else 0
+        )  # what is out of the frame counts against
         if weight > areas[frame]:
             largest[frame], areas[frame] = box, weight
     return largest

@@ -1,6 +1,5 @@
 """Finding faces in a picture: insightface's detector, and where it finds none, DWPose's face points."""
 
-import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,7 @@ from animation.errors import InputError
 from animation.face.boxes import bounds_of_points
 from animation.flags import NOTHING, Settings, flag
 from DWPose.keypoints import FACE
-from DWPose.sessions import find_model
 from DWPose.wholebody import MODEL_FILES, Wholebody
-
-logger = logging.getLogger(__name__)
 
 DETECTION_SIZE = (640, 640)
 RECOGNISER = "glintr100.onnx"
@@ -100,9 +96,9 @@ class FaceFinder:
         from insightface.app import FaceAnalysis
 
         folder = find_face_models(models_folder)
-        wanted = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
+        self.device = "cuda" if device.startswith("cuda") else "cpu"
+        wanted = ["CUDAExecutionProvider"] * (self.device == "cuda") + ["CPUExecutionProvider"]
         providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
-        providers.append("CPUExecutionProvider")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         try:
@@ -112,9 +108,8 @@ class FaceFinder:
         except Exception as error:  # onnxruntime and protobuf raise types of their own
             raise InputError(f"{folder}: the face models cannot be loaded ({error}); download them again") from None
         self.analysis.prepare(ctx_id=0, det_size=DETECTION_SIZE)
-        self.device = "cuda" if wanted else "cpu"
-        paths = [Path(dwpose_folder) / name for name in MODEL_FILES] if dwpose_folder is not None else []
-        self.dwpose_paths = paths if paths and all(path.is_file() for path in paths) else None
+        paths = [] if dwpose_folder is None else [Path(dwpose_folder) / name for name in MODEL_FILES]
+        self.dwpose_paths = paths if all(path.is_file() for path in paths) else []
         self._wholebody: Wholebody | None = None
 
     def __call__(self, image_rgb: np.ndarray, channel_order: str = "bgr") -> tuple[list[Face], str | None]:
@@ -129,7 +124,7 @@ class FaceFinder:
             InputError: DWPose's networks are damaged.
         """
         faces, way = self._detect(_ordered(image_rgb, channel_order)), DETECTOR
-        if not faces and self.dwpose_paths is not None:
+        if not faces and self.dwpose_paths:
             faces, way = self._estimate(image_rgb), POSE
         return sorted(faces, key=lambda face: face.box[0] + face.box[2]), way if faces else None
 
@@ -139,10 +134,8 @@ class FaceFinder:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # insightface's use of scikit-image
-            recogniser = self.analysis.models["recognition"]
-            embedding = recogniser.get(
-                _ordered(image_rgb, channel_order), InsightFace(kps=face.points.astype(np.float32))
-            )
+            found = InsightFace(kps=face.points.astype(np.float32))
+            embedding = self.analysis.models["recognition"].get(_ordered(image_rgb, channel_order), found)
         return embedding.astype(np.float32)
 
     def _detect(self, pixels: np.ndarray) -> list[Face]:
@@ -152,7 +145,8 @@ class FaceFinder:
     def _estimate(self, image_rgb: np.ndarray) -> list[Face]:
         """By DWPose, of the people whom its detector finds: its estimator sees somebody in an empty picture too."""
         if self._wholebody is None:
-            self._wholebody = Wholebody(*map(find_model, self.dwpose_paths), self.device)
+            detector, estimator = self.dwpose_paths
+            self._wholebody = Wholebody(detector, estimator, self.device)
         people = self._wholebody(image_rgb)
         if not people.detected:
             return []

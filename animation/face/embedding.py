@@ -8,6 +8,7 @@ from PIL import Image
 
 from animation.errors import InputError
 from animation.face.detection import Face, FaceFinder
+from animation.media.images import counted
 
 logger = logging.getLogger(__name__)
 
@@ -26,23 +27,15 @@ def load_face_embedding(path: str | Path) -> np.ndarray:
     try:
         declared = np.load(path, mmap_mode="r", allow_pickle=False)  # of a damaged file as long as it says, if at all
         shape = getattr(declared, "shape", type(declared).__name__)
-        if shape not in ((EMBEDDING_DIM,), (1, EMBEDDING_DIM)):
-            raise InputError(f"{path}: an embedding of shape {shape}; it must be ({EMBEDDING_DIM},)")
-        embedding = np.array(declared)
-    except InputError:
-        raise
+        embedding = np.array(declared) if shape in ((EMBEDDING_DIM,), (1, EMBEDDING_DIM)) else None
     except Exception as error:  # of a damaged header: from tokenize, ast, struct, zipfile and mmap
         raise InputError(f"{path}: not a .npy array of numbers ({error}); save it with numpy.save") from None
+    if embedding is None:
+        raise InputError(f"{path}: an embedding of shape {shape}; it must be ({EMBEDDING_DIM},)")
     if embedding.dtype.kind not in "fiu" or not np.isfinite(embedding).all():
-        raise InputError(
-            f"{path}: an embedding of {embedding.dtype} with values that are not finite numbers; make it again"
-        )
+        kind = f"an embedding of {embedding.dtype} with values that are not finite numbers"
+        raise InputError(f"{path}: {kind}; make it again")
     return embedding.reshape(EMBEDDING_DIM).astype(np.float32)
-
-
-def largest_face(faces: list[Face]) -> Face:
-    """The largest of at least one face."""
-    return max(faces, key=lambda face: face.area)
 
 
 def choose_face(faces: list[Face], number: int | None = None) -> Face:
@@ -51,24 +44,21 @@ def choose_face(faces: list[Face], number: int | None = None) -> Face:
     Raises:
         InputError: there is no face of that number.
     """
-    if number is None:
-        face = largest_face(faces)
-    elif number < len(faces):
-        face = faces[number]
-    else:
-        count = "1 face" if len(faces) == 1 else f"{len(faces)} faces"
+    if number is not None and number >= len(faces):
         raise InputError(
-            f"--face {number}: {count} found in the photo, counted from 0 and from the left; "
+            f"--face {number}: {counted(len(faces), 'face')} found in the photo, counted from 0 and from the left; "
             f"give at most {len(faces) - 1}, or leave it out for the largest"
         )
+    face = largest_face(faces) if number is None else faces[number]
     if len(faces) > 1:
-        logger.info(
-            "%d faces found in the photo: number %d from the left is taken%s; --face takes another",
-            len(faces),
-            faces.index(face),
-            "" if number is not None else ", the largest",
-        )
+        taken = f"number {faces.index(face)} from the left is taken{', the largest' if number is None else ''}"
+        logger.info(f"{len(faces)} faces found in the photo: {taken}; --face takes another")
     return face
+
+
+def largest_face(faces: list[Face]) -> Face:
+    """The largest of at least one face."""
+    return max(faces, key=lambda face: face.area)
 
 
 def embed_largest(finder: FaceFinder, image_rgb: np.ndarray, channel_order: str) -> np.ndarray | None:
@@ -90,16 +80,13 @@ def embed_face(
     face_number: int | None = None,
     dwpose_folder: str | Path | None = None,
 ) -> np.ndarray:
-    """Embed one face of a photo.
+    """Embed one face of a photo, an RGB image.
 
     Args:
-        image: RGB.
-        models_folder: antelopev2's folder.
+        models_folder, dwpose_folder, device: see `FaceFinder`.
         channel_order: the order of channels handed to insightface, `rgb` (released weights) or `bgr`: a property of
             the checkpoint that the embedding is for.
-        device: `cuda` runs the networks there where onnxruntime can.
         face_number: which face, from the left and from 0; None: the largest.
-        dwpose_folder: DWPose's networks, whose face points are taken where the detector finds no face.
 
     Returns:
         (512,) float32, raw (not normalised); zeros, with a warning, where no face is found.
@@ -111,11 +98,11 @@ def embed_face(
     finder = FaceFinder(models_folder, dwpose_folder, device)
     faces, way = finder(pixels, channel_order)
     if not faces:
+        unseen = "" if finder.dwpose_paths else "; DWPose's networks are not there to look too"
         logger.warning(
-            "no face found in the photo: it is animated without identity tokens from a face; a larger, "
-            "frontal, unobstructed face keeps its likeness%s",
-            "" if finder.dwpose_paths else "; DWPose's networks are not there to look too",
+            "no face found in the photo: it is animated without identity tokens from a face; a larger, frontal, "
+            f"unobstructed face keeps its likeness{unseen}"
         )
         return np.zeros(EMBEDDING_DIM, np.float32)
-    logger.info("the photo's face was found by %s", way)
+    logger.info(f"the photo's face was found by {way}")
     return finder.embed(pixels, choose_face(faces, face_number), channel_order)

@@ -1,9 +1,11 @@
 """Face masks: for each picture one of its size (at most 4096 pixels), white where a face is, on black."""
 
+import functools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -15,7 +17,7 @@ from animation.errors import InputError
 from animation.face.detection import POSE, FaceFinder, FaceModels, find_face_models
 from animation.files import write_whole
 from animation.flags import flag
-from animation.media.images import IMAGE_SUFFIXES, load_photo
+from animation.media.images import list_pictures, load_photo
 from animation.media.video import VideoFrames
 from animation.media.writing import check_writable
 
@@ -58,9 +60,8 @@ class FaceMaskSettings(FaceModels):
             given = "neither is" if self.video is None else "both are"
             raise InputError(f"give one of --image_folder and --video; {given} given")
         source = Path(self.image_folder or self.video).absolute()
-        folder = source.parent / "faces" if self.video is None else source.with_name(f"{source.stem}_faces")
-        if self.masks_folder is not None:
-            folder = Path(self.masks_folder)
+        name = "faces" if self.video is None else f"{source.stem}_faces"
+        folder = source.with_name(name) if self.masks_folder is None else Path(self.masks_folder)
         if folder.resolve() == source.resolve():
             raise InputError(
                 f"--masks_folder {folder} is the pictures' own folder, where masks would take their names; give another"
@@ -71,49 +72,15 @@ class FaceMaskSettings(FaceModels):
         return MaskInputs(pictures, folder)
 
 
-@dataclass
-class MaskInputs:
+class MaskInputs(NamedTuple):
     """What to look at, files or a video, and the folder for the masks."""
 
     pictures: list[Path] | VideoFrames
     folder: Path
 
-    @property
-    def count(self) -> int | None:
-        """How many pictures there are, about; None where a video does not say."""
-        return len(self.pictures) if isinstance(self.pictures, list) else self.pictures.estimated_length
-
-    def __iter__(self) -> Iterator[tuple[str, np.ndarray | None]]:
-        """The name of each mask and its picture, (H, W, 3) uint8 RGB; None where the mask is there already."""
-        if isinstance(self.pictures, list):
-            for path in self.pictures:
-                there = (self.folder / path.name).exists()
-                yield path.name, None if there else np.asarray(load_photo(path))
-        else:
-            for i, frame in enumerate(self.pictures):
-                name = f"frame_{i}.png"
-                yield name, None if (self.folder / name).exists() else frame
-
-
-@dataclass
-class MaskSummary:
-    """What an extraction did.
-
-    Attributes:
-        written: masks written.
-        kept: masks that were there already.
-        by_pose: names of those whose face DWPose's points showed, not the detector.
-        without_face: names of those without a face.
-    """
-
-    written: int
-    kept: int
-    by_pose: list[str]
-    without_face: list[str]
-
 
 def draw_mask(
-    height: int, width: int, boxes: Iterable[Sequence[float]], shape: str = "box", feather: float = 0
+    height: int, width: int, boxes: Sequence[Sequence[float] | np.ndarray], shape: str = "box", feather: float = 0
 ) -> np.ndarray:
     """White faces on black.
 
@@ -128,10 +95,8 @@ def draw_mask(
         (height, width) uint8, 0 or 255 where nothing fades.
     """
     mask = np.zeros((height, width), np.uint8)
-    boxes = list(boxes)
-    for x_min, y_min, x_max, y_max in boxes:
-        left, top = round(float(x_min)), round(float(y_min))
-        right, bottom = round(float(x_max)), round(float(y_max))
+    for box in boxes:
+        left, top, right, bottom = (round(float(edge)) for edge in box)
         if shape == "oval":
             centre, axes = ((left + right) // 2, (top + bottom) // 2), ((right - left) // 2, (bottom - top) // 2)
             cv2.ellipse(mask, centre, axes, 0, 0, 360, 255, cv2.FILLED)
@@ -144,7 +109,7 @@ def draw_mask(
     return mask
 
 
-def extract_masks(settings: FaceMaskSettings, inputs: MaskInputs) -> MaskSummary:
+def extract_masks(settings: FaceMaskSettings, inputs: MaskInputs) -> None:
     """Find the faces of all pictures and write their masks, each whole or not at all; what is there already stays.
 
     Raises:
@@ -152,60 +117,45 @@ def extract_masks(settings: FaceMaskSettings, inputs: MaskInputs) -> MaskSummary
             goes on from there.
     """
     finder = FaceFinder(settings.face_models, settings.dwpose_models, settings.device)
-    if finder.dwpose_paths is None:
-        logger.info(
-            "%s: DWPose's networks are not there; faces that the detector does not find stay unfound",
-            settings.dwpose_models,
-        )
-    summary = MaskSummary(0, 0, [], [])
-    for name, pixels in tqdm(inputs, total=inputs.count, desc="finding faces", unit="frame"):
-        if pixels is None:
-            summary.kept += 1
+    if not finder.dwpose_paths:
+        missing = "DWPose's networks are not there; faces that the detector does not find stay unfound"
+        logger.info(f"{settings.dwpose_models}: {missing}")
+    pictures, folder = inputs
+    written = kept = 0
+    by_pose, without_face = [], []  # names
+    total = len(pictures) if isinstance(pictures, list) else pictures.estimated_length
+    for i, picture in enumerate(tqdm(pictures, total=total, desc="finding faces", unit="frame")):
+        path = folder / (picture.name if isinstance(picture, Path) else f"frame_{i}.png")
+        if path.exists():
+            kept += 1
             continue
+        pixels = np.asarray(load_photo(picture) if isinstance(picture, Path) else picture)
+        height, width = pixels.shape[:2]
         faces, way = finder(pixels)
         if faces:
-            mask = draw_mask(*pixels.shape[:2], (face.box for face in faces), settings.shape, settings.feather)
+            mask = draw_mask(height, width, [face.box for face in faces], settings.shape, settings.feather)
         else:
-            mask = np.full(pixels.shape[:2], NO_FACE[settings.no_face], np.uint8)
-            summary.without_face.append(name)
+            mask = np.full((height, width), NO_FACE[settings.no_face], np.uint8)
+            without_face.append(path.name)
         if way == POSE:
-            summary.by_pose.append(name)
-        _write(inputs.folder / name, mask)
-        summary.written += 1
-    _report(summary, settings, inputs)
-    return summary
-
-
-def _write(path: Path, mask: np.ndarray) -> None:
-    if path.suffix.lower() == ".png":
-        write_whole(path, lambda partial: Image.fromarray(mask).save(partial, "PNG"))
-    else:
-        write_whole(path, lambda partial: Image.fromarray(mask).save(partial, "JPEG", quality=100))
+            by_pose.append(path.name)
+        write_whole(path, functools.partial(Image.fromarray(mask).save, quality=100))  # of JPEG
+        written += 1
+    logger.info(f"{written} masks written to {folder}, {kept} that were there kept")
+    if by_pose:
+        logger.info(f"{len(by_pose)} faces were found by {POSE} alone: {listed(by_pose)}")
+    if without_face:
+        logger.warning(
+            f"no face found in {len(without_face)} of {written} pictures, whose masks are {settings.no_face}: "
+            f"{listed(without_face)}"
+        )
 
 
 def _list_pictures(folder: Path) -> list[Path]:
     """The PNG and JPEG files of a folder, by their names' numbers where they have any. Raises InputError for none."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give a folder of PNG or JPEG pictures")
-    paths = [
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "." and path.is_file()
-    ]
+    paths = sorted(list_pictures(folder), key=lambda path: (len(path.stem), path.name))
     if not paths:
         raise InputError(f"{folder}: no PNG or JPEG pictures there; give a folder of them")
-    return sorted(paths, key=lambda path: (len(path.stem), path.name))
-
-
-def _report(summary: MaskSummary, settings: FaceMaskSettings, inputs: MaskInputs) -> None:
-    logger.info("%d masks written to %s, %d that were there kept", summary.written, inputs.folder, summary.kept)
-    if summary.by_pose:
-        logger.info("%d faces were found by %s alone: %s", len(summary.by_pose), POSE, listed(summary.by_pose))
-    if summary.without_face:
-        logger.warning(
-            "no face found in %d of %d pictures, whose masks are %s: %s",
-            len(summary.without_face),
-            summary.written,
-            settings.no_face,
-            listed(summary.without_face),
-        )
+    return paths

@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 NO_WHITE = f"black (below {MASK_THRESHOLD} of 255) or white all over, or its white is below {SMALLEST_FACE} pixels"
 MASK_ADVICE = "are these the right pictures?"
-EMPTY_MASK = f"a mask is {NO_WHITE}"
 CROP_MARGIN = 8  # latents, 64 pixels
 
 
@@ -108,10 +107,9 @@ class FaceOptimization(Weights):
         """
         named = self.face_embedding_extractor_weight_path
         path = Path(named or set_of(self.unet_model_name_or_path).arcface)
-        twins = [path, path.with_suffix(".safetensors"), path.with_suffix(".pth")]
-        found = next((twin for twin in twins if twin.is_file()), None)
-        if found is not None:
-            return found
+        for twin in (path, path.with_suffix(".safetensors"), path.with_suffix(".pth")):
+            if twin.is_file():
+                return twin
         if named is not None:
             raise InputError(f"{path}: no such file; give ArcFace's weights, glintr100_torch.pth or glintr100.onnx")
         try:
@@ -121,7 +119,7 @@ class FaceOptimization(Weights):
                 f"{path}: no such file, and {RECOGNISER} is not in {self.face_models} either; download one of them "
                 "(FrancisRing/StableAnimator on the Hugging Face hub), or give --face_embedding_extractor_weight_path"
             ) from None
-        logger.info("%s is not there: ArcFace's weights come from %s", path, onnx)
+        logger.info(f"{path} is not there: ArcFace's weights come from {onnx}")
         return onnx
 
 
@@ -165,47 +163,43 @@ class FaceOptimizationSettings(InferenceSettings, FaceOptimization):
         """
         inputs = super().read_inputs()
         extractor_path = self.find_extractor()
-        recording, recording_path = self._open_recording()
-        boxes, files = self._find_frame_boxes(inputs.poses, recording, recording_path)
-        photo_face, photo_files = self._find_photo_face(inputs.photo, recording, recording_path)
+        path = Path(self.keypoints or Path(self.validation_control_folder) / KEYPOINTS_FILE)
+        needed = self.validation_control_mask_folder is None or self.validation_image_mask is None
+        recording = load_recording(path) if self.keypoints or (needed and path.is_file()) else None
+        boxes, files = self._find_frame_boxes(inputs.poses, recording, path)
+        box, photo_files = self._find_photo_face(inputs.photo, recording, path)
         return FaceInputs(
             **vars(inputs),
             face_boxes=boxes,
-            photo_face=photo_face,
+            photo_face=inputs.photo.crop((box.x_min, box.y_min, box.x_max + 1, box.y_max + 1)),
             extractor_path=extractor_path,
             face_files=list(dict.fromkeys([*files, *photo_files])),
         )
-
-    def _open_recording(self) -> tuple[Recording | None, Path]:
-        """The key points that the skeletons were drawn from, where they are needed and there."""
-        path = Path(self.keypoints or Path(self.validation_control_folder) / KEYPOINTS_FILE)
-        needed = self.validation_control_mask_folder is None or self.validation_image_mask is None
-        return (load_recording(path) if self.keypoints or (needed and path.is_file()) else None), path
 
     def _find_frame_boxes(
         self, poses: FrameFolder, recording: Recording | None, recording_path: Path
     ) -> tuple[list[FaceBox | None], list[Path]]:
         """The face's box in each output frame, from masks, or else from the skeletons' key points."""
-        folder = self.validation_control_mask_folder
-        if folder is not None:
-            masks = FrameFolder(folder)
-            order = self._pair(folder, [frame_number(path) for path in masks.paths], poses)
-            warn_if_stretched(f"{folder}: masks", masks.sizes, (self.width, self.height), MASK_ADVICE)
+        source = self.validation_control_mask_folder or str(recording_path)
+        if self.validation_control_mask_folder is not None:
+            masks = FrameFolder(source)
+            order = self._pair(source, [frame_number(path) for path in masks.paths], poses)
+            warn_if_stretched(f"{source}: masks", masks.sizes, (self.width, self.height), MASK_ADVICE)
             boxes = boxes_from_masks((masks[i] for i in order), self.height, self.width)
-            source, files, empty = folder, [masks.paths[i] for i in order], EMPTY_MASK
-        elif recording is not None:
-            if recording.drawn is None:
-                raise InputError(f"{recording_path}: holds no aligned skeletons; run skeleton_extraction.py again")
+            files, empty = [masks.paths[i] for i in order], f"a mask is {NO_WHITE}"
+        elif recording is None:
+            raise InputError(
+                f"where the faces are is unknown: {source} is not there, and --validation_control_mask_folder not "
+                "given; extract the skeletons with skeleton_extraction.py, or masks with face_mask_extraction.py"
+            )
+        elif recording.drawn is None:
+            raise InputError(f"{source}: holds no aligned skeletons; run skeleton_extraction.py again")
+        else:
             count = recording.drawn.num_frames
             drawn = boxes_from_skeletons(recording.drawn, count, self.height, self.width)
-            boxes = [drawn[i] for i in self._pair(recording_path, list(range(count)), poses)]
-            source, files = recording_path, [recording_path]
+            boxes = [drawn[i] for i in self._pair(source, list(range(count)), poses)]
+            files = [recording_path]
             empty = f"their skeletons show too few of a face's points, or a face below {SMALLEST_FACE} pixels"
-        else:
-            raise InputError(
-                f"where the faces are is unknown: {recording_path} is not there, and --validation_control_mask_folder "
-                "not given; extract the skeletons with skeleton_extraction.py, or masks with face_mask_extraction.py"
-            )
         without = [i for i, box in enumerate(boxes) if box is None]
         if len(without) == len(boxes):
             raise InputError(
@@ -214,72 +208,58 @@ class FaceOptimizationSettings(InferenceSettings, FaceOptimization):
             )
         if without:
             logger.warning(
-                "%s: %d of %d frames have no face (%s) and take no part in the optimisation: %s",
-                source,
-                len(without),
-                len(boxes),
-                empty,
-                listed(without),
+                f"{source}: {len(without)} of {len(boxes)} frames have no face ({empty}) and take no part in the "
+                f"optimisation: {listed(without)}"
             )
         return boxes, files
 
-    def _find_photo_face(
-        self, photo: Image.Image, recording: Recording | None, recording_path: Path
-    ) -> tuple[Image.Image, list[Path]]:
-        """The photo's face, from its mask, the key points of that photo, or insightface's detector."""
-        width, height = photo.size
-        box, files = None, []
-        if self.validation_image_mask is not None:
-            path = Path(self.validation_image_mask)
-            mask = load_photo(path).convert("L")
-            warn_if_stretched(f"{path}: a mask", [mask.size], photo.size, MASK_ADVICE)
-            box, files = box_from_mask(np.asarray(mask), height, width), [path]
-            if box is None:
-                raise InputError(
-                    f"{path}: the mask shows no face: it is {NO_WHITE}; paint the face white on black, or leave it out"
-                )
-        elif self.face is None and self._is_of_photo(recording):
-            box, files = _largest_face(recording, height, width), [recording_path]
-            if box is not None:
-                logger.info("the photo's face, which the frames are drawn towards, is %s's", recording_path)
-        if box is None:
-            box = self._detect_photo_face(photo)
-        return photo.crop((box.x_min, box.y_min, box.x_max + 1, box.y_max + 1)), files
-
-    def _is_of_photo(self, recording: Recording | None) -> bool:
-        return recording is not None and recording.sources.get("photo") == describe_file(Path(self.validation_image))
-
-    def _pair(self, source: object, numbers: list[int], poses: FrameFolder) -> list[int]:
+    def _pair(self, source: str, numbers: list[int | None], poses: FrameFolder) -> list[int]:
         """Which of a source's frames, of these numbers, belongs to each pose: by number where all are there."""
         wanted = [frame_number(path) for path in poses.paths]
         if len(numbers) < len(wanted) or (self.max_frames is None and len(numbers) != len(wanted)):
             raise InputError(
-                f"{source}: faces of {len(numbers)} frames, but there are {len(wanted)} poses; make them "
-                "from the same frames"
+                f"{source}: faces of {len(numbers)} frames, but there are {len(wanted)} poses; make them from the same "
+                "frames"
             )
-        places = {number: place for place, number in enumerate(numbers)}
-        if all(number in places for number in wanted):
-            return [places[number] for number in wanted]
-        logger.warning("%s: its frames are numbered otherwise than the poses; they are taken in their order", source)
+        if set(wanted) <= set(numbers):
+            return [numbers.index(number) for number in wanted]
+        logger.warning(f"{source}: its frames are numbered otherwise than the poses; they are taken in their order")
         return list(range(len(wanted)))
 
-    def _detect_photo_face(self, photo: Image.Image) -> FaceBox:
+    def _find_photo_face(
+        self, photo: Image.Image, recording: Recording | None, recording_path: Path
+    ) -> tuple[FaceBox, list[Path]]:
+        """The photo's face, from its mask, the key points of that photo, or insightface's detector."""
+        if self.validation_image_mask is not None:
+            path = Path(self.validation_image_mask)
+            mask = load_photo(path).convert("L")
+            warn_if_stretched(f"{path}: a mask", [mask.size], photo.size, MASK_ADVICE)
+            box = box_from_mask(np.asarray(mask), photo.height, photo.width)
+            if box is None:
+                raise InputError(
+                    f"{path}: the mask shows no face: it is {NO_WHITE}; paint the face white on black, or leave it out"
+                )
+            return box, [path]
+        files, described = [], None if recording is None else recording.sources.get("photo")
+        if self.face is None and described == describe_file(Path(self.validation_image)):
+            files = [recording_path]
+            box = _largest_face(recording, photo.height, photo.width)
+            if box is not None:
+                logger.info(f"the photo's face, which the frames are drawn towards, is {recording_path}'s")
+                return box, files
         try:
             finder = FaceFinder(self.face_models, self.dwpose_models)
         except InputError as error:
             raise InputError(f"where the photo's face is is unknown: give --validation_image_mask ({error})") from None
-        pixels = np.asarray(photo)
-        faces, way = finder(pixels)
-        if faces:
-            left, top, right, bottom = choose_face(faces, self.face).box
-            box = clip_box(top, bottom, left, right, *pixels.shape[:2])
-            if box is not None:
-                logger.info("the photo's face, which the frames are drawn towards, was found by %s", way)
-                return box
-        raise InputError(
-            f"{self.validation_image}: no face was found in it, so the frames cannot be drawn towards "
-            "it; paint it white on a black --validation_image_mask"
-        )
+        faces, way = finder(np.asarray(photo))
+        box = clip_box(choose_face(faces, self.face).box, photo.height, photo.width) if faces else None
+        if box is None:
+            raise InputError(
+                f"{self.validation_image}: no face was found in it, so the frames cannot be drawn towards it; paint it "
+                "white on a black --validation_image_mask"
+            )
+        logger.info(f"the photo's face, which the frames are drawn towards, was found by {way}")
+        return box, files
 
 
 def _largest_face(recording: Recording, height: int, width: int) -> FaceBox | None:
@@ -287,11 +267,7 @@ def _largest_face(recording: Recording, height: int, width: int) -> FaceBox | No
     people = recording.photo.openpose()
     if not people.detected:
         return None
-    scale = np.divide((width, height), recording.photo_size)
-    found = []
-    for points, scores in zip(people.keypoints[:, FACE] * scale, people.scores[:, FACE], strict=True):
-        bounds = bounds_of_points(points, scores)
-        if bounds is not None:
-            left, top, right, bottom = bounds
-            found.append(clip_box(top, bottom, left, right, height, width))
-    return max(filter(None, found), key=lambda box: box.area, default=None)
+    places = people.keypoints[:, FACE] * np.divide((width, height), recording.photo_size)
+    bounds = map(bounds_of_points, places, people.scores[:, FACE])
+    boxes = [clip_box(edges, height, width) for edges in bounds if edges is not None]
+    return max(filter(None, boxes), key=lambda box: box.area, default=None)

@@ -7,20 +7,19 @@ with skeletons drawn at the canvas's width and height; `crop` the finished frame
 
 import logging
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from animation.errors import InputError
-from animation.media.images import ASPECT_TOLERANCE, LARGEST_PHOTO, SIZE_MULTIPLE, check_size, read_size
+from animation.media.images import ASPECT_TOLERANCE, LARGEST_PHOTO, check_size, read_size, same_shape
 
 logger = logging.getLogger(__name__)
 
 FITS = ("crop", "pad", "stretch")
 AUTO = "auto"
-BASE_SIZE = 512  # pixels a side of the square that the released weights were trained on
+BUCKETS = ((512, 512), (576, 1024), (1024, 576))  # width and height: what the released weights were trained on
 KEPT_ABOVE = 0.25  # of the height that a crop takes off, this share is taken from above, where heads are
 
 
@@ -30,8 +29,6 @@ class Framing:
 
     Attributes:
         width, height: of the canvas, pixels, multiples of 64.
-        fit: `crop` fills the canvas and cuts off what is beyond it; `pad` shows the whole photo between two bands of
-            one colour; `stretch` changes the photo's shape to the canvas's.
         photo_size: width and height of the photo, pixels.
         source: what of the photo is seen: left, top, right and bottom in its pixels, fractions included.
         box: where that lies on the canvas: left, top, right and bottom in pixels, of even width and height.
@@ -39,7 +36,6 @@ class Framing:
 
     width: int
     height: int
-    fit: str
     photo_size: tuple[int, int]
     source: tuple[float, float, float, float]
     box: tuple[int, int, int, int]
@@ -64,12 +60,13 @@ class Framing:
         Raises:
             InputError: the picture has another shape than the photo.
         """
-        across, down = image.width / self.photo_size[0], image.height / self.photo_size[1]
-        if abs(across / down - 1) > ASPECT_TOLERANCE:
+        width, height = self.photo_size
+        if not same_shape(image.size, self.photo_size):
             raise InputError(
                 f"a picture of {image.width}×{image.height} pixels, where one of the shape of the photo "
-                f"({self.photo_size[0]}×{self.photo_size[1]}) was due"
+                f"({width}×{height}) was due"
             )
+        across, down = image.width / width, image.height / height
         left, top, right, bottom = self.source
         part = (left * across, top * down, min(right * across, image.width), min(bottom * down, image.height))
         image = image.convert("RGB")
@@ -87,7 +84,8 @@ class Framing:
             pixels = pixels.swapaxes(0, 1)
         rows = max(1, len(pixels) // 100)
         edges = np.concatenate([pixels[:rows], pixels[-rows:]]).reshape(-1, 3)
-        return tuple(int(value) for value in np.median(edges, axis=0))
+        red, green, blue = np.median(edges, axis=0).astype(int).tolist()
+        return red, green, blue
 
     def crop(self, frames: np.ndarray) -> np.ndarray:
         """Cut the padding off frames, (F, height, width, 3) uint8 → (F, h, w, 3), h and w even."""
@@ -102,65 +100,42 @@ def frame_photo(photo_size: tuple[int, int], size: str = AUTO, fit: str = "crop"
 
     Args:
         photo_size: width and height, pixels.
-        size: of the canvas: WIDTHxHEIGHT, or `auto` for the nearest of `buckets()`.
-        fit: `crop` takes as much off the left as off the right, and a quarter from above of what it takes off the
-            height; `pad` or `stretch`; see `Framing`.
+        size: of the canvas: WIDTHxHEIGHT, or `auto` for the one of `BUCKETS` whose shape is nearest to the photo's.
+        fit: `crop` fills the canvas and cuts off what is beyond it, as much from the left as from the right, and a
+            quarter of it from above; `pad` shows the whole photo between two bands of one colour; `stretch` changes
+            the photo's shape to the canvas's.
 
     Raises:
-        InputError: the size is not understood or not a multiple of 64, or the fit is unknown.
+        InputError: the size is not understood, not a multiple of 64 or above 4096, or the fit is unknown.
     """
     if fit not in FITS:
         raise InputError(f"--fit {fit}: unknown; use {', '.join(FITS)}")
-    wanted = parse_size(size)
-    width, height = nearest_size(photo_size, buckets()) if wanted is None else wanted
-    photo_width, photo_height = photo_size
-    box = (0, 0, width, height)
-    source = (0.0, 0.0, float(photo_width), float(photo_height))
-    if fit == "pad":
-        box = _centred_box(photo_size, width, height)
+    if size == AUTO:
+        aspect = photo_size[0] / photo_size[1]
+        width, height = min(BUCKETS, key=lambda size: round(abs(math.log(size[0] / size[1] / aspect)), 6))
+    else:
+        width, height = read_size(size)
+        check_size(height, width)
+        if max(width, height) > LARGEST_PHOTO:
+            raise InputError(f"--size {size}: above {LARGEST_PHOTO} pixels; give a smaller one")
+    box = _centred_box(photo_size, width, height) if fit == "pad" else (0, 0, width, height)
+    source = (0.0, 0.0, float(photo_size[0]), float(photo_size[1]))
     if fit != "stretch":  # of the photo, the largest part that has the exact shape of its place
         source = _largest_part(photo_size, (box[2] - box[0]) / (box[3] - box[1]))
-    framing = Framing(width, height, fit, (photo_width, photo_height), source, box)
-    _say(framing)
+    framing = Framing(width, height, photo_size, source, box)
+    left, top, right, bottom = source
+    stretched = framing.output_size[0] / (right - left) / (framing.output_size[1] / (bottom - top))
+    lost = 1 - (right - left) * (bottom - top) / math.prod(photo_size)
+    added = 1 - math.prod(framing.output_size) / (width * height)
+    what = f"the photo of {photo_size[0]}×{photo_size[1]} on {width}×{height} (width × height)"
+    if fit == "stretch" and abs(stretched - 1) > ASPECT_TOLERANCE:
+        told = f"stretched to {100 * stretched:.0f} % of its width over height; --fit crop or pad keeps its shape"
+        logger.warning(f"{what}: {told}")
+    elif fit == "crop" and lost > ASPECT_TOLERANCE:
+        logger.info(f"{what}: {100 * lost:.0f} % of it cut off; --fit pad shows all of it")
+    elif fit == "pad" and added > ASPECT_TOLERANCE:
+        logger.info(f"{what}: {100 * added:.0f} % of the picture is padding, which is cut off the result")
     return framing
-
-
-def parse_size(text: str) -> tuple[int, int] | None:
-    """Width and height of WIDTHxHEIGHT, such as 576x1024; None for `auto`.
-
-    Raises:
-        InputError: not understood, not a multiple of 64, or a side above 4096 pixels.
-    """
-    if text == AUTO:
-        return None
-    width, height = read_size(text)
-    check_size(height, width)
-    if max(width, height) > LARGEST_PHOTO:
-        raise InputError(f"--size {text}: above {LARGEST_PHOTO} pixels; give a smaller one")
-    return width, height
-
-
-def buckets(base_size: int = BASE_SIZE) -> list[tuple[int, int]]:
-    """The sizes, width and height, that a checkpoint knows: a square, and upright and lying 9 : 16 of twice its side.
-
-    Of the released weights' 512 these are 512×512, 576×1024 and 1024×576; the short side is a rounded multiple of 64.
-
-    Raises:
-        InputError: the base size is not a multiple of 64.
-    """
-    check_size(base_size, base_size)
-    long = 2 * base_size
-    short = max(1, math.floor(long * 9 / 16 / SIZE_MULTIPLE + 0.5)) * SIZE_MULTIPLE
-    return [(base_size, base_size), (short, long), (long, short)]
-
-
-def nearest_size(photo_size: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Of some sizes the one whose shape is nearest to a photo's: the least ratio between their aspect ratios.
-
-    Of equally near ones it is the first: 4 : 3 lies in the middle between a square and 16 : 9.
-    """
-    aspect = photo_size[0] / photo_size[1]
-    return min(sizes, key=lambda size: round(abs(math.log(size[0] / size[1] / aspect)), 6))
 
 
 def _centred_box(photo_size: tuple[int, int], width: int, height: int) -> tuple[int, int, int, int]:
@@ -177,23 +152,3 @@ def _largest_part(photo_size: tuple[int, int], aspect: float) -> tuple[float, fl
     width, height = min(photo_width, photo_height * aspect), min(photo_height, photo_width / aspect)
     left, top = (photo_width - width) / 2, (photo_height - height) * KEPT_ABOVE
     return left, top, left + width, top + height
-
-
-def _say(framing: Framing) -> None:
-    """Log what the framing does to the photo, where it is more than 2 %."""
-    photo_width, photo_height = framing.photo_size
-    left, top, right, bottom = framing.source
-    stretched = framing.output_size[0] / (right - left) / (framing.output_size[1] / (bottom - top))
-    lost = 1 - (right - left) * (bottom - top) / (photo_width * photo_height)
-    added = 1 - math.prod(framing.output_size) / (framing.width * framing.height)
-    what = f"the photo of {photo_width}×{photo_height} on {framing.width}×{framing.height} (width × height)"
-    if framing.fit == "stretch" and abs(stretched - 1) > ASPECT_TOLERANCE:
-        logger.warning(
-            "%s: stretched to %.0f %% of its width over height; --fit crop or pad keeps its shape",
-            what,
-            100 * stretched,
-        )
-    elif framing.fit == "crop" and lost > ASPECT_TOLERANCE:
-        logger.info("%s: %.0f %% of it cut off; --fit pad shows all of it", what, 100 * lost)
-    elif framing.fit == "pad" and added > ASPECT_TOLERANCE:
-        logger.info("%s: %.0f %% of the picture is padding, which is cut off the result", what, 100 * added)

@@ -2,7 +2,8 @@
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +27,11 @@ def same_shape(first: tuple[int, int], second: tuple[int, int]) -> bool:
 
 
 def warn_if_stretched(what: str, sizes: Iterable[tuple[int, int]], wanted: tuple[int, int], advice: str) -> None:
-    """Log a warning for each of the sizes, width and height, that has another shape than the wanted one.
-
-    Args:
-        what: is of these sizes, such as "poses".
-        advice: what to do.
-    """
-    for width, height in sorted(sizes):
-        if not same_shape((width, height), wanted):
-            logger.warning(
-                f"{what} of {width}×{height} (width × height) stretched to {wanted[0]}×{wanted[1]}; {advice}"
-            )
+    """Log a warning, with what to do, for each size, width and height, of another shape than the wanted one."""
+    for size in sorted(sizes):
+        if not same_shape(size, wanted):
+            stretched = f"{size[0]}×{size[1]} (width × height) stretched to {wanted[0]}×{wanted[1]}"
+            logger.warning(f"{what} of {stretched}; {advice}")
 
 
 def check_size(height: int, width: int) -> None:
@@ -63,13 +58,16 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB. Raises ValueError for formats whose range of values is unknown."""
-    if image.mode in ("I", "F"):
-        raise ValueError(f"32-bit grey values, mode {image.mode}: save it with 8 bits a channel")
-    if image.mode.startswith("I;16"):  # Pillow would clip its 16 bits to 8, not scale them
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("RGB")
+@contextmanager
+def _readable(path: str | Path, remedy: str = "give a PNG or JPEG file") -> Iterator[None]:
+    """Turn what Pillow raises within the context into an InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
+        raise InputError(f"{path}: not a readable image ({reason}); {remedy}") from None
 
 
 def open_rgb(path: str | Path) -> Image.Image:
@@ -78,23 +76,13 @@ def open_rgb(path: str | Path) -> Image.Image:
     Raises:
         InputError: the file cannot be read, is no image, or its range of values is unknown.
     """
-    try:
-        with Image.open(path) as image:
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except UNREADABLE as error:
-        raise InputError(f"{path}: not a readable image ({_reason(error)}); give a PNG or JPEG file") from None
-
-
-def _reason(error: Exception) -> str:
-    """Of a failed reading, in one line."""
-    return getattr(error, "strerror", None) or str(error).split("\n")[0]
-
-
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height once its EXIF rotation is applied, pixels."""
-    width, height = image.size
-    exif = Image.Image.getexif(image)  # PNG's own would decode the picture to look behind it
-    return (height, width) if exif.get(ExifTags.Base.Orientation) in SIDEWAYS else (width, height)
+    with _readable(path), Image.open(path) as stored:
+        image = ImageOps.exif_transpose(stored)
+        if image.mode in ("I", "F"):
+            raise ValueError(f"32-bit grey values, mode {image.mode}: save it with 8 bits a channel")
+        if image.mode.startswith("I;16"):  # Pillow would clip its 16 bits to 8, not scale them
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return image.convert("RGB")
 
 
 def load_photo(path: str | Path) -> Image.Image:
@@ -103,18 +91,16 @@ def load_photo(path: str | Path) -> Image.Image:
     Raises:
         InputError: the file is missing, not an image, or animated.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise InputError(f"{path}: no such photo; give the path of one image file")
-    try:
-        with Image.open(path) as image:
-            if image.format in ("GIF", "PNG", "WEBP") and getattr(image, "is_animated", False):
-                raise InputError(f"{path}: an animation of {image.n_frames} frames; give one still image")
-    except UNREADABLE as error:
-        raise InputError(f"{path}: not a readable image ({_reason(error)}); give a PNG or JPEG file") from None
+    with _readable(path), Image.open(path) as image:
+        frames = getattr(image, "n_frames", 1) if image.format in ("GIF", "PNG", "WEBP") else 1
+        if frames > 1:
+            raise InputError(f"{path}: an animation of {frames} frames; give one still image")
     photo = open_rgb(path)
     if max(photo.size) > LARGEST_PHOTO:
-        logger.info("%s: reduced from %d×%d pixels to %d on its longer side", path, *photo.size, LARGEST_PHOTO)
+        width, height = photo.size
+        logger.info(f"{path}: reduced from {width}×{height} pixels to {LARGEST_PHOTO} on its longer side")
         photo.thumbnail((LARGEST_PHOTO, LARGEST_PHOTO), Image.Resampling.LANCZOS)
     return photo
 
@@ -123,6 +109,12 @@ def frame_number(path: Path) -> int | None:
     """The last number in a file's name, such as 7 of frame_07.png; None where there is none."""
     numbers = re.findall(r"\d+", path.stem)
     return int(numbers[-1]) if numbers else None
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """The PNG and JPEG files of a folder, by name; hidden ones are left out."""
+    visible = (path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and path.is_file())
+    return [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def list_frames(folder: str | Path) -> list[Path]:
@@ -137,16 +129,13 @@ def list_frames(folder: str | Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give a folder of numbered frames such as frame_0.png")
     numbered: dict[int, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
-            continue
+    for path in list_pictures(folder):
         number = frame_number(path)
         if number is None:
             raise InputError(f"{path}: its name has no number, so its place is unknown; name frames like frame_0.png")
         if number in numbered:
-            raise InputError(
-                f"{folder}: {numbered[number].name} and {path.name} have the same number; keep one of them"
-            )
+            twins = f"{numbered[number].name} and {path.name}"
+            raise InputError(f"{folder}: {twins} have the same number; keep one of them")
         numbered[number] = path
     if not numbered:
         raise InputError(f"{folder}: no PNG or JPEG frames there; give a folder of numbered frames such as frame_0.png")
@@ -154,12 +143,8 @@ def list_frames(folder: str | Path) -> list[Path]:
     if order != list(range(len(order))):
         gaps = order[-1] - order[0] + 1 - len(order)
         logger.info(
-            "%s: %s numbered %d to %d, %d numbers left out; taken in this order, written from 0",
-            folder,
-            counted(len(order), "frame"),
-            order[0],
-            order[-1],
-            gaps,
+            f"{folder}: {counted(len(order), 'frame')} numbered {order[0]} to {order[-1]}, {gaps} numbers left out; "
+            "taken in this order, written from 0"
         )
     return [numbered[number] for number in order]
 
@@ -181,12 +166,11 @@ class FrameFolder(Sequence):
         self.paths = list_frames(folder)[:max_frames]
         self.frame_sizes: list[tuple[int, int]] = []  # width and height of each, upright, pixels
         for path in self.paths:
-            try:
-                with Image.open(path) as image:
-                    self.frame_sizes.append(_upright_size(image))
-                    image.verify()
-            except UNREADABLE as error:
-                raise InputError(f"{path}: not a readable image ({_reason(error)}); make it again") from None
+            with _readable(path, "make it again"), Image.open(path) as image:
+                exif = Image.Image.getexif(image)  # PNG's own would decode the picture to look behind it
+                turned = exif.get(ExifTags.Base.Orientation) in SIDEWAYS
+                self.frame_sizes.append(image.size[::-1] if turned else image.size)
+                image.verify()
         self.sizes = set(self.frame_sizes)
 
     def __len__(self) -> int:

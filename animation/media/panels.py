@@ -13,6 +13,7 @@ from animation.media.sound import Sound
 from animation.media.writing import write_mp4
 
 Picture = np.ndarray | Image.Image  # (H, W, 3) uint8 RGB, or a Pillow image
+Panel = Image.Image | Iterable[Picture]  # one picture for all frames, or one a frame, of any size
 
 PANEL_HEIGHT = 512  # pixels, of each panel of a clip
 STRIP = 28  # pixels, of a line of text above or below the panels
@@ -36,19 +37,14 @@ def panel(picture: Picture) -> np.ndarray:
 
 
 def write_panels(
-    path: Path,
-    panels: Mapping[str, Image.Image | Iterable[Picture]],
-    fps: float,
-    sound: Sound | None = None,
-    caption: str = "",
+    path: Path, panels: Mapping[str, Panel], fps: float, sound: Sound | None = None, caption: str = ""
 ) -> None:
     """Write an MP4 of panels beside each other under their names, atomically.
 
     Args:
         path: ends with .mp4.
-        panels: by name, from left to right: one picture for all frames, or one picture a frame, RGB, of any size.
+        panels: by name, from left to right.
         fps: frames a second.
-        sound: of the clip.
         caption: a line below the panels.
 
     Raises:
@@ -145,12 +141,7 @@ def plot_likeness(values: Sequence[float | None]) -> Image.Image:
 
     Args:
         values: cosine similarities by frame, −1..1; None (or NaN) where no face was found, which is shown as a band.
-
-    Raises:
-        ValueError: there are no frames.
     """
-    if not len(values):
-        raise ValueError("no frames to plot")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -163,13 +154,8 @@ def plot_likeness(values: Sequence[float | None]) -> Image.Image:
     gaps = [(frame - 0.5, 1) for frame in np.flatnonzero(np.isnan(curve))]
     axes.broken_barh(gaps, (low, 1 - low), facecolors=NO_FACE, label="no face found")
     axes.plot(curve, color=CURVE, marker="o", markersize=3 if len(curve) <= 200 else 1, linewidth=1.5)
-    axes.set(
-        xlim=(-0.5, len(curve) - 0.5),
-        ylim=(low, 1),
-        xlabel="frame",
-        ylabel="cosine similarity to the photo's face",
-        title=describe_likeness(values),
-    )
+    axes.set(xlim=(-0.5, len(curve) - 0.5), ylim=(low, 1), title=describe_likeness(values))
+    axes.set(xlabel="frame", ylabel="cosine similarity to the photo's face")
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     axes.grid(alpha=0.3)
     if gaps:

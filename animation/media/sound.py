@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -20,11 +21,7 @@ RUN_UP = 1.0  # seconds decoded before the part that is wanted, so that the deco
 
 @dataclass(frozen=True)
 class Sound:
-    """Sound from the clip's first picture on.
-
-    Attributes:
-        samples: (channels, N) int16, `RATE` a second, one channel or two.
-    """
+    """Sound from the clip's first picture on: (channels, N) int16 samples, `RATE` a second, one channel or two."""
 
     samples: np.ndarray
 
@@ -33,13 +30,18 @@ class Sound:
         """How long it is."""
         return self.samples.shape[1] / RATE
 
+    @property
+    def layout(self) -> str:
+        """FFmpeg's name of its channels."""
+        return "mono" if len(self.samples) == 1 else "stereo"
+
     def part(self, start: int, stop: int) -> np.ndarray:
         """Samples `start` … `stop` − 1, (channels, stop − start); silence beyond the end."""
         part = self.samples[:, start:stop]
         return np.pad(part, ((0, 0), (0, stop - start - part.shape[1])))
 
 
-def load_sound(path: str | Path, start: float = 0.0, seconds: float | None = None, repeats: int = 1) -> Sound | None:
+def load_sound(path: str | Path, start: float, seconds: float, repeats: int = 1) -> Sound | None:
     """Read the sound that belongs to a part of a driver.
 
     Its times are counted as those of the pictures, from the first picture of the file. Gaps become silence, more than
@@ -48,8 +50,7 @@ def load_sound(path: str | Path, start: float = 0.0, seconds: float | None = Non
     Args:
         path: a video or sound file.
         start: seconds from the video's beginning to the clip's first picture.
-        seconds: of the driver that the clip shows once: its frames divided by their rate. What is missing there is
-            silence. None: to the end of the sound.
+        seconds: of the driver that the clip shows once: its frames divided by their rate. What is missing is silence.
         repeats: how many times the clip shows that part, one after the other (`--loop`).
 
     Returns:
@@ -58,7 +59,7 @@ def load_sound(path: str | Path, start: float = 0.0, seconds: float | None = Non
     Raises:
         InputError: the file cannot be opened, or a number is out of its range.
     """
-    if not (start >= 0 and (seconds is None or seconds > 0) and repeats >= 1):
+    if not (start >= 0 and seconds > 0 and repeats >= 1):
         raise InputError(f"no such part of a sound: start {start}, seconds {seconds}, repeats {repeats}")
     try:
         container = av.open(str(path))
@@ -67,27 +68,26 @@ def load_sound(path: str | Path, start: float = 0.0, seconds: float | None = Non
         raise InputError(f"{path}: its sound cannot be read ({reason}); give another driver") from None
     with container:
         if not container.streams.audio:
-            logger.info("%s: has no sound, nor will the clip", path)
+            logger.info(f"{path}: has no sound, nor will the clip")
             return None
-        samples = _read(container, path, start, seconds)
-    if samples is None:
-        logger.warning("%s: has a sound track, but no sound in this part; nor will the clip", path)
+        pieces = _read(container, path, start, start + seconds)
+    if not any(place + piece.shape[1] > 0 for place, piece in pieces):
+        logger.warning(f"{path}: has a sound track, but no sound in this part; nor will the clip")
         return None
-    if seconds is not None:
-        samples = Sound(samples).part(0, round(seconds * RATE))
+    samples = np.zeros((len(pieces[0][1]), round(seconds * RATE)), np.int16)
+    for place, piece in pieces:
+        room = samples[:, max(place, 0) : max(place + piece.shape[1], 0)]
+        room[:] = piece[:, max(-place, 0) :][:, : room.shape[1]]
     return Sound(np.tile(samples, repeats))
 
 
-def _read(container, path: str | Path, start: float, seconds: float | None) -> np.ndarray | None:
-    """(channels, N) of the part, from its first sample on; None where there is nothing."""
+def _read(container: Any, path: str | Path, start: float, end: float) -> list[tuple[int, np.ndarray]]:
+    """What is heard up to the end, (channels, n) each, and the sample of the part, which begins at 0, where it lies."""
     stream = container.streams.audio[0]
-    origin = 0.0
-    if container.streams.video:
-        video = container.streams.video[0]
-        origin = float((video.start_time or 0) * video.time_base)
-    end = float("inf") if seconds is None else start + seconds
-    pieces: list[tuple[int, np.ndarray]] = []  # where each lies in the part, (channels, n)
-    resampler, cursor, time = None, None, start
+    video = container.streams.video[0] if container.streams.video else None
+    origin = float((video.start_time or 0) * video.time_base) if video else 0.0
+    pieces: list[tuple[int, np.ndarray]] = []
+    resampler, cursor, time = None, 0, start
     try:
         if start > RUN_UP:
             container.seek(round((start - RUN_UP + origin) / stream.time_base), stream=stream)
@@ -95,11 +95,11 @@ def _read(container, path: str | Path, start: float, seconds: float | None) -> n
             time = frame.time - origin if frame.time is not None else time
             if time >= end:
                 break
+            place = round((time - start) * RATE)
             if resampler is None:
                 layout = "mono" if frame.layout.nb_channels == 1 else "stereo"
-                resampler = av.AudioResampler(format="s16p", layout=layout, rate=RATE)
-            place = round((time - start) * RATE)
-            if cursor is None or abs(place - cursor) > LOOSE * RATE:
+                resampler, cursor = av.AudioResampler(format="s16p", layout=layout, rate=RATE), place
+            if abs(place - cursor) > LOOSE * RATE:
                 cursor = place
             for part in resampler.resample(frame):
                 pieces.append((cursor, part.to_ndarray()))
@@ -109,30 +109,8 @@ def _read(container, path: str | Path, start: float, seconds: float | None) -> n
             cursor += part.samples
     except (av.error.FFmpegError, ValueError) as error:  # ValueError: its format changes on the way
         reason = getattr(error, "strerror", None) or error
-        logger.warning("%s: its sound is damaged at %.2f s (%s), and silent from there", path, max(time, 0), reason)
-    return _laid_out(pieces, None if seconds is None else round(seconds * RATE))
-
-
-def _laid_out(pieces: list[tuple[int, np.ndarray]], length: int | None) -> np.ndarray | None:
-    """Pieces of (channels, n) at their places from 0 to `length`, silence between them; None where none is there."""
-    last = max((place + piece.shape[1] for place, piece in pieces), default=0)
-    length = last if length is None else min(length, last)
-    if length <= 0:
-        return None
-    samples = np.zeros((pieces[0][1].shape[0], length), np.int16)
-    for place, piece in pieces:
-        begin, stop = max(place, 0), min(place + piece.shape[1], length)
-        if begin < stop:
-            samples[:, begin:stop] = piece[:, begin - place : stop - place]
-    return samples
-
-
-def _frame(samples: np.ndarray, start: int) -> av.AudioFrame:
-    """Samples, (channels, n), that begin with number `start`, as FFmpeg takes them."""
-    layout = "mono" if len(samples) == 1 else "stereo"
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="s16p", layout=layout)
-    frame.rate, frame.pts, frame.time_base = RATE, start, Fraction(1, RATE)
-    return frame
+        logger.warning(f"{path}: its sound is damaged at {max(time, 0):.2f} s ({reason}), and silent from there")
+    return pieces
 
 
 class SoundTrack:
@@ -145,18 +123,18 @@ class SoundTrack:
         sound: what to write.
     """
 
-    def __init__(self, container, sound: Sound):
-        self._container, self._sound = container, sound
-        layout = "mono" if len(sound.samples) == 1 else "stereo"
-        self._stream = container.add_stream("aac", rate=RATE, layout=layout)
+    def __init__(self, container: av.container.OutputContainer, sound: Sound):
+        self._container, self._sound, self._written = container, sound, 0
+        self._stream = container.add_stream("aac", rate=RATE, layout=sound.layout)
         self._stream.bit_rate = BIT_RATE
-        self._written = 0
 
     def write_until(self, time: float | Fraction) -> None:
         """Write the sound up to a time in seconds from the clip's beginning."""
-        stop = round(time * RATE)
-        if stop > self._written:
-            frame = _frame(self._sound.part(self._written, stop), self._written)
+        start, stop = self._written, round(time * RATE)
+        if stop > start:
+            samples = np.ascontiguousarray(self._sound.part(start, stop))
+            frame = av.AudioFrame.from_ndarray(samples, format="s16p", layout=self._sound.layout)
+            frame.rate, frame.pts, frame.time_base = RATE, start, Fraction(1, RATE)
             self._container.mux(self._stream.encode(frame))
             self._written = stop
 

@@ -2,10 +2,12 @@
 
 import itertools
 import logging
-import queue
-import threading
-from collections.abc import Iterable, Iterator
+import math
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -15,6 +17,7 @@ from animation.media.images import FrameFolder, counted
 
 logger = logging.getLogger(__name__)
 
+Seconds = float | None  # from a driver's beginning; None for its own beginning or end
 FOLDER_FPS = 30.0  # of a frame folder, which does not say
 LARGEST_FPS = 240
 LONGEST = 24 * 3600  # seconds of a driver that may be asked for
@@ -28,7 +31,7 @@ class VideoFrames:
 
     Args:
         path: any container and codec that PyAV reads.
-        start, end: seconds from the video's beginning; None for all of it.
+        start, end: the part that is wanted.
         stride: take every so many-th frame.
         fps: take frames at this rate, repeating or leaving out some; None for all of them.
 
@@ -43,18 +46,14 @@ class VideoFrames:
     """
 
     def __init__(
-        self,
-        path: str | Path,
-        start: float | None = None,
-        end: float | None = None,
-        stride: int = 1,
-        fps: float | None = None,
+        self, path: str | Path, start: Seconds = None, end: Seconds = None, stride: int = 1, fps: float | None = None
     ):
         self.path = Path(path)
         check_part(start, end, stride, fps)
         if not self.path.is_file():
             raise InputError(f"{path}: no such video; give the path of a video file")
         self.start, self.end, self.stride, self._fps = start or 0.0, end, stride, fps
+        self.size: tuple[int, int] | None = None
         with self._open() as container:
             stream = container.streams.video[0]
             rate = float(stream.average_rate or stream.guessed_rate or 0) or FOLDER_FPS
@@ -70,31 +69,49 @@ class VideoFrames:
         first = next(iter(self), None)
         if first is None:
             part = f"between {self.start:g} s and {'its end' if end is None else f'{end:g} s'}"
-            raise InputError(
-                f"{path}: no frame {part}; it lasts {'an unknown time' if duration is None else f'{duration:.2f} s'}"
-            )
+            lasts = "an unknown time" if duration is None else f"{duration:.2f} s"
+            raise InputError(f"{path}: no frame {part}; it lasts {lasts}")
         self.size = first.shape[1], first.shape[0]
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """(H, W, 3) uint8 RGB, one after the other."""
         for number, image in enumerate(itertools.islice(self._timed(), 0, None, self.stride)):
-            frame = _upright(image)
-            if hasattr(self, "size") and (frame.shape[1], frame.shape[0]) != self.size:
+            pixels = image.to_ndarray(format="rgb24")
+            frame = np.ascontiguousarray(np.rot90(pixels, round((image.rotation or 0) / 90)))
+            height, width = frame.shape[:2]
+            if self.size is not None and (width, height) != self.size:
                 raise InputError(
-                    f"{self.path}: frame {number} is {frame.shape[1]}×{frame.shape[0]} pixels and those "
-                    f"before it {self.size[0]}×{self.size[1]}; cut the video there"
+                    f"{self.path}: frame {number} is {width}×{height} pixels and those before it "
+                    f"{self.size[0]}×{self.size[1]}; cut the video there"
                 )
             yield frame
 
     def describe(self) -> dict:
         """What tells this part of this file from another, JSON values."""
         status = self.path.stat()
-        return {
-            "name": self.path.name,
-            "bytes": status.st_size,
-            "modified_ns": status.st_mtime_ns,
-            "part": [self.start, self.end, self.stride, self._fps],
-        }
+        part = [self.start, self.end, self.stride, self._fps]
+        return {"name": self.path.name, "bytes": status.st_size, "modified_ns": status.st_mtime_ns, "part": part}
+
+    def has_even_rate(self) -> bool:
+        """Whether no frame of the file lies further than one frame from where an even rate would have it.
+
+        Where not, the frames one after the other run away from the sound: take them at a rate, `fps`. Decodes nothing;
+        a file that does not say when its frames are counts as even.
+
+        Raises:
+            InputError: damaged.
+        """
+        with self._open() as container:
+            stream = container.streams.video[0]
+            try:
+                times = [packet.pts for packet in container.demux(stream) if packet.size]
+            except (av.error.FFmpegError, OSError, ValueError) as error:
+                raise self._unreadable(error) from None
+            rate = stream.average_rate or stream.guessed_rate
+            if not times or rate is None or None in times:
+                return True
+            ticks = np.sort(np.array(times, float)) * float(stream.time_base * rate)
+        return bool((np.abs(ticks - ticks[0] - np.arange(len(ticks))) <= 1).all())
 
     def _timed(self) -> Iterator[av.VideoFrame]:
         """The frames of the part that is wanted, at the rate that is wanted."""
@@ -108,7 +125,7 @@ class VideoFrames:
                 yield shown
                 tick = next(ticks)
             shown = image
-        last = min(time + self._frame_seconds, self.end or float("inf"))
+        last = min(time + self._frame_seconds, self.end or math.inf)
         while shown is not None and tick < last - TIME_TOLERANCE:
             yield shown
             tick = next(ticks)
@@ -119,7 +136,7 @@ class VideoFrames:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             origin = float((stream.start_time or 0) * stream.time_base)
-            time = self.start - self._frame_seconds if self.start else -self._frame_seconds
+            time = self.start - self._frame_seconds
             try:
                 if self.start:
                     container.seek(round((self.start + origin) / stream.time_base), stream=stream)
@@ -127,39 +144,40 @@ class VideoFrames:
                     before, time = time, time + self._frame_seconds if image.time is None else image.time - origin
                     if time - before > LONGEST_GAP * self._frame_seconds and before >= self.start:
                         logger.warning(
-                            "%s: no frames between %.2f and %.2f s: it is damaged, or of a variable rate, "
-                            "which --fps makes even",
-                            self.path,
-                            before,
-                            time,
+                            f"{self.path}: no frames between {before:.2f} and {time:.2f} s: it is damaged, or of a "
+                            "variable rate, which --fps makes even"
                         )
                     if self.end is not None and time >= self.end - TIME_TOLERANCE:
                         return
                     yield time, image
             except (av.error.FFmpegError, OSError) as error:
+                place = f"{max(time, 0):.2f}"
                 raise InputError(
-                    f"{self.path}: damaged at {max(time, 0):.2f} s ({error.strerror}); make it again, or stop before "
-                    f"it with --end {max(time, 0):.2f}"
+                    f"{self.path}: damaged at {place} s ({error.strerror}); make it again, or stop before it with "
+                    f"--end {place}"
                 ) from None
             declared = _declared_seconds(stream)
             time += self._frame_seconds
             if declared is not None and time < declared - MISSING_END - 2 * self._frame_seconds:
                 raise InputError(
-                    f"{self.path}: broken off at {time:.2f} s of {declared:.2f} s; make it again, or take "
-                    f"what is there with --end {time:.2f}"
+                    f"{self.path}: broken off at {time:.2f} s of {declared:.2f} s; make it again, or take what is "
+                    f"there with --end {time:.2f}"
                 )
 
-    def _open(self):
+    def _open(self) -> Any:  # PyAV's hints make everything optional that a video always has
         try:
             container = av.open(str(self.path))
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"{self.path}: not a readable video ({reason}); give a video file such as MP4") from None
+            raise self._unreadable(error) from None
         if not container.streams.video:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
             container.close()
             raise InputError(f"{self.path}: no video stream in it, only {kinds}; give a file with pictures")
         return container
+
+    def _unreadable(self, error: Exception) -> InputError:
+        reason = getattr(error, "strerror", None) or error
+        return InputError(f"{self.path}: not a readable video ({reason}); give a video file such as MP4")
 
 
 class FolderFrames:
@@ -167,60 +185,51 @@ class FolderFrames:
 
     Args:
         folder: PNG and JPEG files, in the order of the numbers in their names.
-        start, end: seconds, counted at `fps`; None for all of it.
-        stride: take every so many-th frame.
+        start, end, stride: as of `VideoFrames`.
         fps: the rate at which the frames were taken; None for 30.
+
+    Attributes:
+        folder: all its frames.
+        numbers: which of them, counted from 0, are iterated.
 
     Raises:
         InputError: as `FrameFolder`; no frame in the part; a setting out of its range.
     """
 
     def __init__(
-        self,
-        folder: str | Path,
-        start: float | None = None,
-        end: float | None = None,
-        stride: int = 1,
-        fps: float | None = None,
+        self, folder: str | Path, start: Seconds = None, end: Seconds = None, stride: int = 1, fps: float | None = None
     ):
         check_part(start, end, stride, fps)
-        self._frames = FrameFolder(folder)
-        rate = fps or FOLDER_FPS
-        count = len(self._frames)
-        self._indices = [
-            i for i in range(count) if (start or 0) - 1e-6 <= i / rate < (count if end is None else end - 1e-6)
-        ][::stride]
-        if not self._indices:
+        self.folder = FrameFolder(folder)
+        rate, count = fps or FOLDER_FPS, len(self.folder)
+        first, stop = (start or 0) - TIME_TOLERANCE, math.inf if end is None else end - TIME_TOLERANCE
+        self.numbers = [i for i in range(count) if first <= i / rate < stop][::stride]
+        if not self.numbers:
             raise InputError(
                 f"{folder}: no frame in the part that is wanted; {counted(count, 'frame')} at {rate:g} a second take "
                 f"{count / rate:.2f} s"
             )
-        self.size = self._frames.frame_sizes[self._indices[0]]
-        sizes = {self._frames.frame_sizes[i] for i in self._indices}
-        if len(sizes) > 1:
-            told = ", ".join(f"{width}×{height}" for width, height in sorted(sizes))
-            logger.info("%s: frames of several sizes (%s); key points are shares of each frame's own", folder, told)
+        sizes = [self.folder.frame_sizes[i] for i in self.numbers]
+        if len(set(sizes)) > 1:
+            told = ", ".join(f"{width}×{height}" for width, height in sorted(set(sizes)))
+            logger.info(f"{folder}: frames of several sizes ({told}); key points are shares of each frame's own")
+        self.size = sizes[0]
         self.fps = rate / stride
-        self.estimated_length = len(self._indices)
+        self.estimated_length = len(self.numbers)
         self._part = [start, end, stride, fps]
-
-    @property
-    def numbers(self) -> list[int]:
-        """Which of the folder's frames, counted from 0, are iterated."""
-        return list(self._indices)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """(H, W, 3) uint8 RGB, one after the other."""
-        for i in self._indices:
-            yield np.asarray(self._frames[i])
+        for i in self.numbers:
+            yield np.asarray(self.folder[i])
 
     def describe(self) -> dict:
         """What tells this part of this folder from another, JSON values."""
-        files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in self._frames.paths]
-        return {"files": [list(file) for file in files], "part": self._part}
+        files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in self.folder.paths]
+        return {"files": files, "part": self._part}
 
 
-def check_part(start: float | None, end: float | None, stride: int, fps: float | None) -> None:
+def check_part(start: Seconds, end: Seconds, stride: int, fps: float | None) -> None:
     """Raise InputError unless the part of a video makes sense: seconds, every so many-th frame, frames a second."""
     if start is not None and not 0 <= start <= LONGEST:
         raise InputError(f"--start {start} is not a time in the video; give seconds from 0 to {LONGEST}")
@@ -232,71 +241,21 @@ def check_part(start: float | None, end: float | None, stride: int, fps: float |
         raise InputError(f"--fps {fps} is out of range; give more than 0 and at most {LARGEST_FPS}")
 
 
-def has_even_rate(path: str | Path) -> bool:
-    """Whether no frame of a video lies further than one frame from where an even rate would have it.
-
-    Where not, the frames one after the other run away from the sound: take them at a rate, `VideoFrames(fps=…)`. Reads
-    the file without decoding it; a file that does not say when its frames are counts as even.
-
-    Raises:
-        InputError: not a readable video.
-    """
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            times = [packet.pts for packet in container.demux(stream) if packet.size]
-            rate = stream.average_rate or stream.guessed_rate
-            if not times or rate is None or None in times:
-                return True
-            ticks = (np.sort(times) - min(times)) * float(stream.time_base * rate)
-    except (av.error.FFmpegError, OSError, ValueError, IndexError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: not a readable video ({reason}); give a video file such as MP4") from None
-    return bool((np.abs(ticks - np.arange(len(ticks))) <= 1).all())
-
-
-def read_ahead(items: Iterable, buffer: int = 8) -> Iterator:
+def read_ahead(items: Iterable, buffer: int = 8) -> Generator:
     """Yield `items`, made by a thread ahead of their use; what it raises is raised here."""
-    waiting: queue.Queue = queue.Queue(buffer)
-    stopped = threading.Event()
-
-    def put(kind: str, value) -> bool:
-        while not stopped.is_set():
-            try:
-                waiting.put((kind, value), timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
-        try:
-            for item in items:
-                if not put("item", item):
-                    break
-            else:
-                put("end", None)
-        except BaseException as error:
-            put("error", error)
-        finally:
-            getattr(items, "close", lambda: None)()
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+    iterator, end = iter(items), object()
+    thread = ThreadPoolExecutor(1)
     try:
-        while True:
-            kind, value = waiting.get()
-            if kind == "error":
-                raise value
-            if kind == "end":
-                return
-            yield value
+        waiting = deque(thread.submit(next, iterator, end) for _ in range(buffer))
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(thread.submit(next, iterator, end))
+            yield item
     finally:
-        stopped.set()
-        thread.join()  # a library that is still at work when Python ends may abort it
+        thread.shutdown(cancel_futures=True)  # waits: a library that is still at work when Python ends may abort it
+        getattr(iterator, "close", lambda: None)()
 
 
-def _declared_seconds(stream) -> float | None:
+def _declared_seconds(stream: Any) -> float | None:
     """How long a video stream says that it is, other streams apart; None where it does not."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
@@ -306,10 +265,3 @@ def _declared_seconds(stream) -> float | None:
     except ValueError:
         return None
     return 3600 * hours + 60 * minutes + seconds - float((stream.start_time or 0) * stream.time_base)
-
-
-def _upright(image: av.VideoFrame) -> np.ndarray:
-    """RGB, turned as the file asks."""
-    pixels = image.to_ndarray(format="rgb24")
-    turns = round((image.rotation or 0) / 90) % 4
-    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels

@@ -2,15 +2,15 @@
 
 import contextlib
 import itertools
-import logging
 import os
 import queue
 import shutil
-import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
+from typing import Self
 
 import av
 import numpy as np
@@ -20,9 +20,7 @@ from animation.errors import InputError
 from animation.files import refuse_links
 from animation.media.sound import Sound, SoundTrack
 
-logger = logging.getLogger(__name__)
-
-FRAMES_FOLDER = "animated_images"
+FRAMES_FOLDER, GIF_FILE, MP4_FILE = "animated_images", "animated_images.gif", "animation.mp4"
 PARTIAL_FOLDER = ".partial"  # results grow here and move to their places when all are whole
 QUEUE_FRAMES = 32  # frames that may wait for a writer before the maker of frames waits for it
 
@@ -56,66 +54,26 @@ def write_mp4(path: Path, frames_rgb: Iterator[np.ndarray], fps: float, sound: S
     """Write H.264 in yuv420p, which every player reads, and AAC where there is sound.
 
     Args:
-        path: where to.
         frames_rgb: (H, W, 3) uint8 RGB each, H and W even.
         fps: frames a second.
         sound: from the first frame on; it ends with the last.
     """
     rate = Fraction(fps).limit_denominator(1001)
+    first = next(frames_rgb, None)
+    if first is None:
+        return
     with av.open(str(path), "w") as container:
-        stream = track = None
-        for number, frame in enumerate(frames_rgb, 1):
-            if stream is None:
-                stream = container.add_stream("libx264", rate=rate)
-                stream.height, stream.width = frame.shape[:2]
-                stream.pix_fmt = "yuv420p"
-                stream.options = {"crf": "16", "preset": "medium"}
-                track = SoundTrack(container, sound) if sound is not None else None
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "16", "preset": "medium"})
+        stream.height, stream.width = first.shape[:2]
+        stream.pix_fmt = "yuv420p"
+        track = None if sound is None else SoundTrack(container, sound)
+        for number, frame in enumerate(itertools.chain([first], frames_rgb), 1):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
             if track is not None:
                 track.write_until(number / rate)
-        if stream is not None:
-            container.mux(stream.encode(None))
+        container.mux(stream.encode(None))
         if track is not None:
             track.close()
-
-
-class _Feed:
-    """A thread that runs `consume(frames)`, where `frames` yields what is put, until it is closed."""
-
-    _END = object()
-
-    def __init__(self, consume: Callable[[Iterator[np.ndarray]], None]):
-        self.queue: queue.Queue = queue.Queue(QUEUE_FRAMES)
-        self.error: BaseException | None = None
-        self.thread = threading.Thread(target=self._run, args=(consume,), daemon=True)
-        self.thread.start()
-
-    def _run(self, consume) -> None:
-        frames = self._frames()
-        try:
-            consume(frames)
-        except BaseException as error:  # handed to the thread that puts
-            self.error = error
-            for _ in self._frames():  # `put` must not wait for ever
-                pass
-
-    def _frames(self) -> Iterator[np.ndarray]:
-        while (frame := self.queue.get()) is not self._END:
-            yield frame
-
-    def put(self, frame: np.ndarray) -> None:
-        """Hand over a frame, waiting while the queue is full; raise what stopped the thread."""
-        if self.error is not None:
-            raise self.error
-        self.queue.put(frame)
-
-    def close(self) -> None:
-        """Wait until all frames are consumed; raise what stopped the thread."""
-        self.queue.put(self._END)
-        self.thread.join()
-        if self.error is not None:
-            raise self.error
 
 
 class AnimationWriter:
@@ -130,6 +88,9 @@ class AnimationWriter:
         fps: frames a second, above 0.
         png, gif, mp4: which formats to write.
         sound: of the MP4.
+
+    Attributes:
+        outputs: the names of what is written, relative to the output folder.
 
     Raises:
         InputError: the folder cannot be written to, or fps is not above 0.
@@ -149,63 +110,72 @@ class AnimationWriter:
             raise InputError(f"fps {fps} is not above 0; give the frames a second of the video")
         self.output_dir = Path(output_dir)
         self.partial = self.output_dir / PARTIAL_FOLDER
-        self.num_frames, self.fps = num_frames, fps
-        self.png, self.gif, self.mp4, self.sound = png, gif, mp4, sound
+        self.num_frames, self.fps, self.sound = num_frames, fps, sound
+        self.outputs = [name for name, wanted in ((FRAMES_FOLDER, png), (GIF_FILE, gif), (MP4_FILE, mp4)) if wanted]
         check_writable(self.output_dir, FRAMES_FOLDER, PARTIAL_FOLDER)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         shutil.rmtree(self.partial, ignore_errors=True)
         (self.partial / FRAMES_FOLDER).mkdir(parents=True)
         self.count = 0
-        self._pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
-        self._pending: list = []
-        self._feeds = []
-        if self.gif:
-            gif = self.partial / "animated_images.gif"
-            self._feeds.append(_Feed(lambda frames: write_gif(gif, frames, self.num_frames, self.fps)))
-        if self.mp4:
-            mp4 = self.partial / "animation.mp4"
-            self._feeds.append(_Feed(lambda frames: write_mp4(mp4, frames, self.fps, self.sound)))
+        self._pool = ThreadPoolExecutor(2 + min(4, os.cpu_count() or 1))  # GIF, MP4, and some for PNG
+        self._pictures: deque[Future] = deque()
+        self._videos: list[tuple[queue.Queue, Future]] = []
+        if GIF_FILE in self.outputs:
+            self._feed(write_gif, GIF_FILE, self.num_frames, self.fps)
+        if MP4_FILE in self.outputs:
+            self._feed(write_mp4, MP4_FILE, self.fps, self.sound)
         return self
 
+    def _feed(self, write: Callable, name: str, *options: object) -> None:
+        """Start a thread that writes the frames which are put in its queue, until None is."""
+        frames: queue.Queue = queue.Queue(QUEUE_FRAMES)
+
+        def waiting() -> Iterator[np.ndarray]:
+            while (frame := frames.get()) is not None:
+                yield frame
+
+        self._videos.append((frames, self._pool.submit(write, self.partial / name, waiting(), *options)))
+
     def write(self, frames_rgb: np.ndarray) -> None:
-        """Queue frames, (n, H, W, 3) uint8 RGB; they must not change afterwards."""
+        """Queue frames, (n, H, W, 3) uint8 RGB; they must not change afterwards. Raises what stopped a writer."""
         for frame in frames_rgb:
-            if self.png:
+            if FRAMES_FOLDER in self.outputs:
                 path = self.partial / FRAMES_FOLDER / f"frame_{self.count}.png"
-                self._pending.append(self._pool.submit(write_png, path, frame))
-            for feed in self._feeds:
-                feed.put(frame)
+                self._pictures.append(self._pool.submit(write_png, path, frame))
+            self._hand_over(frame)
             self.count += 1
-        while len(self._pending) > QUEUE_FRAMES:
-            self._pending.pop(0).result()
+        while len(self._pictures) > QUEUE_FRAMES:
+            self._pictures.popleft().result()
+
+    def _hand_over(self, frame: np.ndarray | None) -> None:
+        """Put a frame, or None for the end, in the queues of all writers, waiting while one is full."""
+        for frames, written in self._videos:
+            while not written.done():
+                with contextlib.suppress(queue.Full):
+                    frames.put(frame, timeout=0.1)
+                    break
+            else:
+                if frame is not None:
+                    written.result()
 
     def __exit__(self, error_type, error, traceback) -> None:
         try:
-            with contextlib.ExitStack() as stack:
-                stack.callback(self._pool.shutdown, cancel_futures=error_type is not None)
-                for feed in self._feeds:
-                    stack.callback(feed.close)
-                if error_type is None:
-                    for future in self._pending:
-                        future.result()
+            self._hand_over(None)
+            self._pool.shutdown(cancel_futures=error_type is not None)
             if error_type is None:
+                for written in (*self._pictures, *(written for _, written in self._videos)):
+                    written.result()
                 self._publish()
         finally:
             shutil.rmtree(self.partial, ignore_errors=True)
 
     def _publish(self) -> None:
-        if self.png:
-            publish_frames(self.partial / FRAMES_FOLDER, self.output_dir / FRAMES_FOLDER, self.count)
-        for name, wanted in (("animated_images.gif", self.gif), ("animation.mp4", self.mp4)):
-            if wanted and self.count:
+        for name in self.outputs:
+            if name == FRAMES_FOLDER:
+                publish_frames(self.partial / name, self.output_dir / name, self.count)
+            elif self.count:
                 (self.partial / name).replace(self.output_dir / name)
-
-    @property
-    def outputs(self) -> list[str]:
-        """The names of what is written, relative to the output folder."""
-        wanted = ((FRAMES_FOLDER, self.png), ("animated_images.gif", self.gif), ("animation.mp4", self.mp4))
-        return [name for name, written in wanted if written]
 
 
 def publish_frames(source: Path, folder: Path, count: int) -> None:
