@@ -12,6 +12,7 @@ REACH = 2  # frames before and after that a joint is compared with
 LEAST_NEIGHBOURS = 2  # of them it must be visible in, else there is nothing to compare with
 DEVIATIONS = 3.0  # standard deviations, by the median absolute deviation, that are still motion
 LEAST_JUMP, LEAST_STRETCH = 0.12, 0.06  # of the body height: what is never an outlier, in place and in bone length
+LONGEST_HAND = 0.25  # of the body height, from the wrist; a person's is 0.11
 SIGMA = 1.4826  # standard deviations of normal numbers in a median absolute deviation
 
 
@@ -52,7 +53,7 @@ def _far_from_median(values: np.ndarray, least: float) -> np.ndarray:
 def drop_outliers(
     keypoints: np.ndarray, scores: np.ndarray, outliers: np.ndarray, missing: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fill outliers, and what hangs on them (hands, feet, the face), from the frames around.
+    """Fill outliers, and what hangs on them (hands, feet, the face), from the frames around; hide fingers out of reach.
 
     Args:
         keypoints: (F, 134, 2) of one person.
@@ -74,4 +75,9 @@ def drop_outliers(
         if good.any():
             part = fill_missing(keypoints[:, k : k + 1], scores[:, k : k + 1], good, missing)
             keypoints[:, k], scores[:, k] = (values[:, 0] for values in part)
+    reach = LONGEST_HAND * body_height(keypoints, scores > CONFIDENCE)
+    for hand, wrist, _ in FOLLOWERS[1:3]:
+        lost = np.linalg.norm(keypoints[:, hand] - keypoints[:, wrist, None], axis=-1) > reach
+        keypoints[:, hand] = np.where(lost[..., None], keypoints[:, wrist, None], keypoints[:, hand])
+        scores[:, hand] = np.where(lost, 0, scores[:, hand])
     return keypoints, scores

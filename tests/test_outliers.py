@@ -72,6 +72,18 @@ def test_size_and_place_do_not_matter_and_hidden_joints_are_none():
     assert not find_outliers(motion[:2], scores[:2]).any()  # nothing to compare with
 
 
+def test_fingers_out_of_reach_are_hidden_at_their_wrist():
+    motion = ordered(dance())
+    scores, none = np.ones(motion.shape[:2]), np.zeros((FRAMES, 18), bool)
+    keypoints, kept = drop_outliers(motion, scores, none, "interpolate")
+    np.testing.assert_array_equal(keypoints, motion)  # hands of a person's length stay
+    tip = range(134)[LEFT_HAND][8]
+    motion[5, tip] = (150, 1)
+    keypoints, kept = drop_outliers(motion, scores, none, "interpolate")
+    assert np.argwhere(kept == 0).tolist() == [[5, tip]]
+    np.testing.assert_array_equal(keypoints[5, tip], motion[5, WRIST])
+
+
 @pytest.mark.parametrize("missing", ["interpolate", "hold", "blank"])
 def test_outliers_are_filled_with_the_hand_that_hangs_on_them(missing):
     clean, motion = ordered(dance()), ordered(wild(dance(), 10))
