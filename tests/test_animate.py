@@ -94,6 +94,7 @@ def photo(tmp_path):
     return str(tmp_path / "photo.png")
 
 
+@pytest.mark.slow
 def test_a_photo_and_a_video_with_sound_become_a_clip_with_its_sound(
     tmp_path, checkpoint, case, models, dwpose, photo, caplog
 ):
@@ -324,6 +325,7 @@ def run(monkeypatch, capsys, *flags):
     return status, *capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_and_writes_nothing(tmp_path, checkpoint, case, monkeypatch, capsys):
     flags = flags_of(clip_settings(tmp_path, checkpoint, case))
     status, told, _ = run(monkeypatch, capsys, *flags, "--dry_run")
@@ -414,6 +416,7 @@ def test_values_of_cases_are_checked_one_by_one(tmp_path, checkpoint, case):
     assert all(len(case.error) < 200 and "\n" not in case.error for case in found[1:-1])
 
 
+@pytest.mark.slow
 def test_processes_share_the_cases(tmp_path, checkpoint, case, monkeypatch, capsys):
     """Two processes as a launcher starts them, one of them this: the first one tells of all."""
     common = clip_settings(tmp_path, checkpoint, case)

@@ -78,6 +78,7 @@ def state_progress(output):
     return steps, len(list(folder.glob("frames/frame_*.png")))
 
 
+@pytest.mark.slow
 def test_ended_at_every_single_write_it_still_gives_the_same_frames(
     tmp_path, checkpoint, case, models, expected, monkeypatch
 ):
@@ -133,6 +134,7 @@ def test_a_control_with_another_seed_gives_others(tmp_path, checkpoint, case, mo
     assert not np.array_equal(frames_of(settings.output), expected)
 
 
+@pytest.mark.slow
 def test_face_optimisation_goes_on_where_it_stopped(tmp_path, checkpoint, case, models, monkeypatch):
     faces = str(write_face_models(tmp_path / "faces", centres=((320, 130, 120),)))
     options = {"face_optimization": True, "num_optimization_iter": 1, "face_models": faces, "seed": 3}
@@ -294,6 +296,7 @@ def test_the_random_state_is_kept(tmp_path):
     assert state.denoising(other).restore(denoiser)[0] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of a POSIX shell")
 def test_killed_for_good(tmp_path, checkpoint, case, models, expected):
     """SIGKILL to the script itself, once it keeps latents and once it keeps frames."""

@@ -36,6 +36,7 @@ def copy(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
 def test_photo_and_video_become_an_animation(copy):
     """Two denoising steps with face optimisation in the first: skeletons, sampling, GIF and MP4 are all there."""
@@ -60,6 +61,7 @@ def test_photo_and_video_become_an_animation(copy):
         assert skeleton.any(), "somebody was found in the driver"
 
 
+@pytest.mark.slow
 def test_one_command_makes_a_clip_with_the_drivers_sound(copy):
     """The MP4 has the driver's rate, length and sound."""
     arguments = ["--photo=inference/case-1/reference.png", "--video=inference/driver.mp4", "--output=out"]

@@ -83,6 +83,7 @@ def test_nothing_is_fetched_without_consent_or_in_a_dry_run(repository, tmp_path
     assert not (tmp_path / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_broken_transfer_goes_on_where_it_stopped(tmp_path):
     files = {"DWPose/yolox_l.onnx": os.urandom(24 << 20)}  # huggingface_hub writes pieces of 10 MiB
     log = []

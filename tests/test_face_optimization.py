@@ -88,6 +88,7 @@ def naive_gradient(vae, latents, boxes, chunk_size):
     return latents.grad
 
 
+@pytest.mark.slow
 def test_the_recorded_step(reference):
     """Through the sampling loop, with its v-prediction, refinement and scheduler."""
     recorded = load_file(reference / "expected" / "hjb_step.safetensors")

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
 # Each package, or module at the top of one, may import only from lines above its own, and from within itself.
@@ -107,6 +109,7 @@ def probe(module, folder, code=PROBE):
     return json.loads(environment_free.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_importing_touches_nothing(tmp_path):
     benchmarks = [f"benchmarks.{path.stem}" for path in (ROOT / "benchmarks").glob("*.py")]
     found = probe(" ".join([*sorted(modules()), *sorted(benchmarks)]), tmp_path)
@@ -116,6 +119,7 @@ def test_importing_touches_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_probe_notices(tmp_path):
     (tmp_path / "inference_basic.py").write_text(
         "import os\nos.mkdir('made')\nopen('made/file', 'w').close()\nos.environ['X_MARK'] = '1'\n"

@@ -109,6 +109,7 @@ def test_a_run_writes_everything(monkeypatch, capsys, flags):
     assert re.fullmatch("[0-9a-f]{64}", used["unet.pth"]["sha256"])
 
 
+@pytest.mark.slow
 def test_two_runs_give_identical_bytes_and_another_seed_others(monkeypatch, capsys, flags, tmp_path):
     results = []
     for i, seed in enumerate((1, 1, 2)):
@@ -121,6 +122,7 @@ def test_two_runs_give_identical_bytes_and_another_seed_others(monkeypatch, caps
     assert all(first != other for first, other in zip(results[0], results[2], strict=True))
 
 
+@pytest.mark.slow
 def test_levers_do_not_change_the_frames(monkeypatch, capsys, flags, tmp_path):
     videos = []
     for i, extra in enumerate(
@@ -256,6 +258,7 @@ def test_nan_is_an_error(monkeypatch, capsys, flags, case, checkpoint, tmp_path)
     assert not flags["--output_dir"].exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of a POSIX shell")
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_the_earlier_result_whole(flags, sign):

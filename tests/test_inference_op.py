@@ -117,6 +117,7 @@ def write_recording(path, photo_path, num_frames=5, without=(2,)):
     return path
 
 
+@pytest.mark.slow
 def test_a_run_refines_the_faces_and_says_how_much(monkeypatch, capsys, flags, tmp_path):
     status, _ = run(monkeypatch, capsys, flags)
     assert status == 0

@@ -87,6 +87,7 @@ def test_folders_are_whole_or_absent(tmp_path, monkeypatch):
         write_clip(folder, "training", 1, FORM)
 
 
+@pytest.mark.slow
 def test_cases_are_read_by_inference_and_evaluation(tmp_path):
     for name, kind in (("case-1", "same"), ("case-2", "cross")):
         write_case(tmp_path / "cases" / name, 0, FORM, kind)

@@ -75,6 +75,7 @@ def test_models_have_the_released_names_and_shapes(name):
     assert shapes_of(default) == shapes  # the defaults are the released sizes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "inputs", "output"),
     [

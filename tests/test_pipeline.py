@@ -54,6 +54,7 @@ def tiny_vae(seed=0):
     return randomise(vae, seed)
 
 
+@pytest.mark.slow
 def test_output_types_agree(pipe, inputs):
     images = run(pipe, inputs)
     assert (len(images), len(images[0]), images[0][0].size) == (1, 8, (64, 64))
@@ -75,6 +76,7 @@ def test_a_seed_fixes_the_frames_and_another_changes_them(pipe, inputs):
     assert np.abs(first - other).max() > 0.02
 
 
+@pytest.mark.slow
 def test_every_input_matters(pipe, inputs):
     expected = run(pipe, inputs, output_type="latent")
     changes = {

@@ -128,6 +128,7 @@ def test_x0_and_v_are_inverse_and_agree_with_the_scheduler(sigma):
     torch.testing.assert_close(euler.step(v, euler.timesteps[0], latents).pred_original_sample, x0)
 
 
+@pytest.mark.slow
 def test_refine_x0_sees_the_prediction_and_steers_the_result(components, conditions):
     seen = []
 

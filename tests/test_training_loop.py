@@ -330,6 +330,7 @@ def plain_svd(checkpoint, tmp_path):
     return svd, plain
 
 
+@pytest.mark.slow
 def test_a_new_adapter_starts_as_a_copy(plain_svd):
     svd, plain = plain_svd
     state, expected, copies = new_unet(svd).state_dict(), plain.state_dict(), 0

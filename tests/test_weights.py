@@ -48,6 +48,7 @@ def test_components_load_frozen_whole_and_in_the_asked_format(checkpoint):
             assert not components[name].training
 
 
+@pytest.mark.slow
 def test_values_are_those_of_the_file(checkpoint, components):
     loaded = loading.load_components(**checkpoint_paths(checkpoint))
     for name in ("unet", "pose_net", "face_encoder", "vae", "image_encoder"):
