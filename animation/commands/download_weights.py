@@ -53,14 +53,10 @@ def main() -> None:
     if "cases" in settings.parts:
         count = download.unpack_cases(destination / download.CASES_ARCHIVE, destination)
         print(f"{count} files of example cases unpacked")
-    _verify(destination, settings.parts)
-
-
-def _verify(destination: Path, parts: list[str]) -> None:
     cli.quiet_libraries()
     from animation.weights.verification import PROBLEM, verify
 
-    findings = verify(layout.released(destination), parts)
+    findings = verify(layout.released(destination), settings.parts)
     print("\n".join(map(str, findings)))
     bad = sum(finding.level == PROBLEM for finding in findings)
     if bad:

@@ -33,10 +33,7 @@ PHOTOS = [f"{PHOTO_STEM}{suffix}" for suffix in IMAGE_SUFFIXES]
 
 
 class VideoClip:
-    """The frames of a video file as RGB images, with the interface of `FrameFolder`; fast in rising order.
-
-    Raises InputError: the file is missing, damaged or not a video.
-    """
+    """The frames of a video file as RGB images, as `FrameFolder` has them; fast in rising order. Raises InputError."""
 
     def __init__(self, path: Path, max_frames: int | None = None):
         self.paths, self._video = [path], VideoFrames(path)
@@ -123,8 +120,7 @@ def find_cases(
         names: only these cases; none: all.
         max_frames: compare the first so many frames; None: all, and they must be equally many.
 
-    Raises:
-        InputError: nothing to compare, results are missing, numbers of frames differ, or a file cannot be read.
+    Raises InputError: nothing to compare, results are missing, numbers of frames differ, or a file cannot be read.
     """
     results, truth = Path(results), Path(truth)
     for flag, path in (("--results", results), ("--truth", truth)):
@@ -208,13 +204,10 @@ def _sizes(sizes: set[tuple[int, int]]) -> str:
 
 
 def _read_targets(path: Path, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """The key points that skeletons were drawn from: (F, 134, 2) in 0..1 of the frame, and scores (F, 134).
+    """The key points that the first frames' skeletons were drawn from, and their scores, as in `Case`.
 
-    Of several people in a frame the first is taken; a frame without people has scores of 0. Frames of the file after
-    the first `num_frames` are left out.
-
-    Raises:
-        InputError: the file is damaged, nothing was drawn from it, or it has fewer frames.
+    Of several people in a frame the first is taken; a frame without people has scores of 0. Raises InputError: the file
+    is damaged, nothing was drawn from it, or it has fewer frames.
     """
     drawn = load_recording(path).drawn
     if drawn is None or drawn.num_frames < num_frames:
@@ -230,10 +223,7 @@ def _read_targets(path: Path, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(kw_only=True)
 class Chunk:
-    """Some neighbouring frames of a case, (n, H, W, 3) uint8 RGB.
-
-    The truth has the generated frames' size, the driver its own.
-    """
+    """Some neighbouring frames of a case, (n, H, W, 3) uint8 RGB; the driver alone has a size of its own."""
 
     case: Case
     start: int

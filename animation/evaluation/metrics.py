@@ -72,8 +72,7 @@ def pck(
         scores, target_scores: (N,); visible above `VISIBLE`.
         thresholds: fractions of the target's size.
 
-    Returns:
-        One fraction in 0..1 a threshold; None where the target shows fewer than two key points.
+    Returns one fraction in 0..1 a threshold; None where the target shows fewer than two key points.
     """
     visible = target_scores > VISIBLE
     if visible.sum() < 2:
@@ -89,9 +88,7 @@ def frechet_distance(features: np.ndarray, others: np.ndarray) -> float:
 
     |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2·(Σ₁Σ₂)^½), Dowson and Landau 1982; for FVD: Unterthiner et al., arXiv 1812.01717. The
     trace of the root is the sum of the roots of the eigenvalues of Σ₁^½ Σ₂ Σ₁^½, which exists for singular Σ too.
-
-    Args:
-        features, others: (N, D) and (M, D), N and M at least 2.
+    The sets are (N, D) and (M, D), N and M at least 2.
     """
     features, others = np.asarray(features, np.float64), np.asarray(others, np.float64)
     shift = features.mean(axis=0) - others.mean(axis=0)

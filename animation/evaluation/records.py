@@ -35,19 +35,15 @@ NOTES = (
 
 @dataclass(kw_only=True)
 class Record:
-    """What was measured on one case.
-
-    `values`: by column, one number or None a frame. `not_run`: by column, why it is not there. `faces`: by part of the
-    case, frames with a face and all frames. `features`: by part, of the video distance.
-    """
+    """What was measured on one case."""
 
     name: str
     num_frames: int
-    size: tuple[int, int]
-    values: dict[str, list[float | None]]
-    not_run: dict[str, str] = field(default_factory=dict)
-    faces: dict[str, list[int]] = field(default_factory=dict)
-    features: dict[str, list[list[float]]] = field(default_factory=dict)
+    size: tuple[int, int]  # width and height, pixels
+    values: dict[str, list[float | None]]  # by column, one a frame
+    not_run: dict[str, str] = field(default_factory=dict)  # by column, why it is not there
+    faces: dict[str, list[int]] = field(default_factory=dict)  # by part of the case, frames with a face and all frames
+    features: dict[str, list[list[float]]] = field(default_factory=dict)  # by part, of the video distance
 
     @property
     def means(self) -> dict[str, float]:
@@ -84,12 +80,8 @@ def _finite(values: Mapping[str, float]) -> dict[str, float | str]:
 
 def overall(records: Sequence[Record]) -> dict[str, tuple[float, int]]:
     """By column, the mean over the cases that have it, and how many these are."""
-    found = {}
-    for name in HEADINGS:
-        means = [record.means[name] for record in records if name in record.means]
-        if means:
-            found[name] = (math.fsum(means) / len(means), len(means))
-    return found
+    means = {name: [record.means[name] for record in records if name in record.means] for name in HEADINGS}
+    return {name: (math.fsum(values) / len(values), len(values)) for name, values in means.items() if values}
 
 
 def summary(records: Sequence[Record], fvd: dict | None, not_run: Mapping[str, str]) -> dict:
@@ -113,8 +105,7 @@ def table(records: Sequence[Record], fvd: float | None, not_run: Mapping[str, st
     told = [(name, why) for record in reversed(records) for name, why in record.not_run.items()]
     reasons = {name: why for name, why in told if name not in means} | dict(not_run)  # also of what no case has
     lines = [["case", "frames", *(heading for heading, _ in HEADINGS.values())]]
-    for record in records:
-        lines.append([record.name, str(record.num_frames), *_cells(record.means, reasons)])
+    lines += [[record.name, str(record.num_frames), *_cells(record.means, reasons)] for record in records]
     lines.append(["mean", str(sum(record.num_frames for record in records)), *_cells(means, reasons)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]

@@ -53,11 +53,7 @@ class EvaluationSettings(Networks):
     max_frames: int | None = flag(None, "compare the first N frames; left out, all", least=1)
 
     def read_cases(self) -> list[Case]:
-        """Check everything that can be checked without loading a network, and find the cases.
-
-        Raises:
-            InputError: a setting is out of range, a file or results are missing, or the output cannot be written.
-        """
+        """Check everything that can be checked without loading a network, and find the cases. Raises InputError."""
         self.check()
         for name, path in (("lpips_weights", self.lpips_weights), ("fvd_weights", self.fvd_weights)):
             if path is not None and not Path(path).is_file():

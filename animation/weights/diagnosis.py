@@ -16,6 +16,7 @@ from animation.face.detection import FaceFinder
 from animation.face.embedding import largest_face
 from animation.media.images import FrameFolder, load_photo
 from animation.media.video import VideoFrames
+from animation.report import library_versions
 from animation.weights.layout import CHECKOUT, Checkpoints
 from animation.weights.verification import NOTE, OK, PROBLEM, WARNING, Finding
 from DWPose.alignment import FAR_FROM_PHOTO
@@ -59,7 +60,7 @@ def check_versions(tried: dict[str, str]) -> list[Finding]:
         findings = [Finding(PROBLEM, "Python", found, f"use {'.'.join(map(str, OLDEST_PYTHON))} or later")]
     else:
         findings = [Finding(OK, "Python", f"{found} on {platform.platform()}")]
-    versions = {name: version for name in (*tried, *RUNTIMES) if (version := _installed(name))}
+    versions = library_versions([*tried, *RUNTIMES])
     missing = [name for name in tried if name not in versions and (name not in RUNTIMES or RUNTIMES[1] not in versions)]
     other = [
         f"{name} {versions[name]} instead of {wanted}"
@@ -77,13 +78,6 @@ def check_versions(tried: dict[str, str]) -> list[Finding]:
         remedy = f"pip uninstall -y {' '.join(RUNTIMES)}, then install one of them"
         findings.append(Finding(PROBLEM, RUNTIMES[0], f"{' and '.join(RUNTIMES)} overwrite each other", remedy))
     return findings
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def check_networks(checkpoints: Checkpoints) -> Finding:
@@ -155,12 +149,11 @@ def check_face(photo_path: str, checkpoints: Checkpoints) -> Iterator[Finding]:
         remedy = "take a photo with a larger, frontal, unobstructed face"
         yield Finding(WARNING, "photo's face", "no face found", remedy)
         return
-    face = largest_face(faces)
-    width, height = face.box[2] - face.box[0], face.box[3] - face.box[1]
-    text = f"{width:.0f}×{height:.0f} pixels of {photo.width}×{photo.height}, found by {way}"
+    left, top, right, bottom = largest_face(faces).box
+    text = f"{right - left:.0f}×{bottom - top:.0f} pixels of {photo.width}×{photo.height}, found by {way}"
     if len(faces) > 1:
         text += f", the largest of {len(faces)} (--face takes another)"
-    small = min(width, height) < SMALL_FACE * min(photo.size)
+    small = min(right - left, bottom - top) < SMALL_FACE * min(photo.size)
     yield judge("photo's face", f"small: {text}" if small else text, small, "crop the photo closer")
 
 

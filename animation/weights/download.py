@@ -54,11 +54,9 @@ class RemoteFile:
 def plan(
     parts: Sequence[str], destination: str | Path, repository: str = REPOSITORY, revision: str | None = None
 ) -> list[RemoteFile]:
-    """Ask the hub which files the parts are; nothing is fetched or written.
+    """Ask the hub which files the parts are; nothing is fetched or written. Raises RunError: it cannot be reached.
 
-    Raises:
-        InputError: a part is unknown, the repository has none of it, does not exist, or wants an account.
-        RunError: the hub cannot be reached.
+    Raises InputError: a part is unknown, the repository has none of it, does not exist, or wants an account.
     """
     files = []
     for part in parts:
@@ -76,11 +74,9 @@ def plan(
 
 
 def fetch(files: Sequence[RemoteFile], destination: str | Path, repository: str = REPOSITORY) -> None:
-    """Fetch what is missing of a plan; an interrupted fetch resumes.
+    """Fetch what is missing of a plan; an interrupted fetch resumes. Raises InputError: too little room on the disk.
 
-    Raises:
-        InputError: too little room on the disk.
-        RunError: the hub cannot be reached, or sent something else.
+    Raises RunError: the hub cannot be reached, or sent something else.
     """
     missing = _missing(files)
     resolved = Path(destination).resolve()
@@ -102,18 +98,16 @@ def _snapshot(repository: str, revision: str | None, patterns: list[str], **opti
     """What `snapshot_download` returns, with the hub's errors in one line."""
     from huggingface_hub import constants, errors, snapshot_download
 
+    options |= {"revision": revision, "allow_patterns": patterns, "ignore_patterns": IGNORED}
     try:
-        return snapshot_download(
-            repository, revision=revision, allow_patterns=patterns, ignore_patterns=IGNORED, **options
-        )
+        return snapshot_download(repository, **options)
     except Exception as error:  # the hub's transport raises types of its own
         cause = error.__cause__ or error if isinstance(error, errors.DryRunError) else error
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
         if isinstance(cause, errors.GatedRepoError):
             remedy = "do that on its page, then log in with `hf auth login`"
             raise InputError(f"{repository}: asks for its licence to be accepted; {remedy}") from None
-        unknown = errors.RepositoryNotFoundError | errors.RevisionNotFoundError | errors.HFValidationError
-        if isinstance(cause, unknown):
+        if isinstance(cause, errors.RepositoryNotFoundError | errors.RevisionNotFoundError | errors.HFValidationError):
             remedy = "check the name and --revision"
             raise InputError(f"{repository}: not on {constants.ENDPOINT} ({reason}); {remedy}") from None
         raise RunError(
@@ -148,8 +142,7 @@ def _size(count: float | None) -> str:
 def unpack_cases(archive: Path, destination: Path) -> int:
     """Unpack example cases, keeping existing files; returns how many files were new.
 
-    Raises:
-        RunError: not a zip file, or one that reaches out of its folder.
+    Raises RunError: not a zip file, or one that reaches out of its folder.
     """
     try:
         with zipfile.ZipFile(archive) as file:

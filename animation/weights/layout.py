@@ -67,12 +67,10 @@ class Checkpoints:
 
     @property
     def detector(self) -> Path:
-        """The person detector."""
         return self.dwpose / MODEL_FILES[0]
 
     @property
     def pose_estimator(self) -> Path:
-        """The pose estimator."""
         return self.dwpose / MODEL_FILES[1]
 
     def announce(self) -> None:
@@ -176,9 +174,8 @@ def checkpoints_in(folder: Path, face_models: Path) -> Checkpoints:
 
 def _has_weights(found: Checkpoints) -> bool:
     """Whether anything of a set is there: a weights file of any part."""
-    files = [found.svd / "model_index.json"]
-    for path in (found.unet, found.pose_net, found.face_encoder, found.arcface):
-        files += [path, path.with_suffix(".safetensors")]
+    parts = [found.unet, found.pose_net, found.face_encoder, found.arcface]
+    files = [found.svd / "model_index.json", *parts, *(path.with_suffix(".safetensors") for path in parts)]
     folders = [found.dwpose, found.face_models, found.face_models / "antelopev2"]
     return any(file.is_file() for file in files) or any(any(folder.glob("*.onnx")) for folder in folders)
 

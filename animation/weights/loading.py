@@ -36,7 +36,6 @@ from animation.weights.state_dicts import (
 VAE_CLASSES = ("AutoencoderKLTemporalDecoder", "AutoencoderTiny", "AutoencoderDC")
 PROPERTIES_FILE = "checkpoint.json"  # beside the parts of a checkpoint: what its tensors do not tell
 
-
 # Each takes (path, dtype=torch.float32, device="cpu") of a file or its `.safetensors` twin, and raises CheckpointError.
 load_pose_net = partial(load_self_described, PoseNet)  # pose_net.pth
 load_face_encoder = partial(load_self_described, FaceEncoder)  # face_encoder.pth
@@ -49,9 +48,7 @@ def read_face_channel_order(face_encoder_path: str | Path) -> str | None:
     It stands in `checkpoint.json` beside the weights; the released weights carry none.
     """
     path = Path(face_encoder_path).with_name(PROPERTIES_FILE)
-    if not path.is_file():
-        return None
-    order = read_object(path).get("face_channel_order")
+    order = read_object(path).get("face_channel_order") if path.is_file() else None
     if order not in ("rgb", "bgr", None):
         raise CheckpointError(f"{path}: face_channel_order is {order!r}; it must be rgb or bgr")
     return order
@@ -61,9 +58,7 @@ def resolve_svd_folder(path: str | Path, revision: str | None = None) -> Path:
     """The diffusers folder of SVD: `path` itself, or inside or above it as the downloads lay it out.
 
     It may be a name on the Hugging Face hub, at a revision, whose files are in the local cache. Nothing is downloaded.
-
-    Raises:
-        CheckpointError: no `model_index.json` is found there.
+    Raises CheckpointError: no `model_index.json` is found there.
     """
     path = Path(path)
     folders = [path, path / SVD_FOLDER, *([path.parent] if path.name == SVD_FOLDER else [])]
@@ -73,10 +68,8 @@ def resolve_svd_folder(path: str | Path, revision: str | None = None) -> Path:
     for folder in folders:
         if (folder / "model_index.json").is_file():
             return folder
-    raise CheckpointError(
-        f"{path}: no Stable Video Diffusion folder there (model_index.json not found); {DOWNLOAD_HINT}, which has it "
-        "under SVD/, or stabilityai/stable-video-diffusion-img2vid-xt"
-    )
+    remedy = f"{DOWNLOAD_HINT}, which has it under SVD/, or stabilityai/{SVD_FOLDER}"
+    raise CheckpointError(f"{path}: no Stable Video Diffusion folder there (model_index.json not found); {remedy}")
 
 
 def _build(make: Callable[[dict], Any], path: Path, empty: bool = True) -> Any:
@@ -105,8 +98,7 @@ def load_unet(
 ) -> PoseGuidedUNet:
     """Load `unet.pth`; its sizes are those of SVD's `unet/config.json`, whose own weights are never read.
 
-    Raises:
-        CheckpointError: the file or the config is missing, damaged, or one does not fit the other.
+    Raises CheckpointError: the file or the config is missing, damaged, or one does not fit the other.
     """
     unet = _build(PoseGuidedUNet.from_config, resolve_svd_folder(svd_folder) / "unet" / "config.json")
     assign_state_dict(unet, read_state_dict(path), path, dtype, device)
@@ -134,13 +126,9 @@ def new_unet(svd_folder: str | Path) -> PoseGuidedUNet:
 def load_vae(
     folder: str | Path, dtype: torch.dtype = torch.float32, class_name: str | None = None, device: str = "cpu"
 ) -> nn.Module:
-    """Load a VAE folder.
+    """Load a VAE folder, of one of `VAE_CLASSES`: `class_name`, or what the folder's own config names.
 
-    Args:
-        class_name: one of `VAE_CLASSES`, as `model_index.json` names it; None: as the folder's own config does.
-
-    Raises:
-        CheckpointError: the folder is incomplete or damaged, or its class is another.
+    Raises CheckpointError: the folder is incomplete or damaged, or its class is another.
     """
     config_path = Path(folder) / "config.json"
     class_name = class_name or read_object(config_path).get("_class_name")
@@ -156,8 +144,8 @@ def load_image_encoder(
     folder: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> CLIPVisionModelWithProjection:
     """Load SVD's `image_encoder` folder. Raises CheckpointError."""
-    path = Path(folder) / "config.json"
-    encoder = _build(lambda config: CLIPVisionModelWithProjection(CLIPVisionConfig(**config)), path)
+    config_path = Path(folder) / "config.json"
+    encoder = _build(lambda config: CLIPVisionModelWithProjection(CLIPVisionConfig(**config)), config_path)
     path = weights_file(folder, "model", prefer_half=dtype == torch.float16)
     state = read_state_dict(path)
     state.pop("vision_model.embeddings.position_ids", None)  # older files hold this index, which is no weight
@@ -231,7 +219,7 @@ def component_files(
 ) -> list[Path]:
     """The weights files that `load_components` reads for the same arguments. Raises CheckpointError."""
     svd_folder, half = resolve_svd_folder(svd_folder), dtype == torch.float16
-    vae_folders = [svd_folder / "vae", *([preview_vae_folder] if preview_vae_folder else [])]
+    vae_folders = [folder for folder in (svd_folder / "vae", preview_vae_folder) if folder]
     return [
         *map(resolve_weights_file, (unet_path, pose_net_path, face_encoder_path)),
         weights_file(svd_folder / "image_encoder", "model", half),

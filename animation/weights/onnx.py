@@ -90,7 +90,6 @@ class _Walk:
         self.state |= {f"{name}.{key}": value for key, value in tensors.items()}
 
     def conv_norm(self, conv: str, norm: str, stride: int = 1) -> None:
-        """Take a convolution and the normalisation after it."""
         node = self.take("Conv")
         weight = self.state[f"{conv}.weight"] = self.array(node.input[1])
         found = {key: _attributes(node).get(key, default) for key, default in CONV_DEFAULTS.items()}
@@ -101,7 +100,6 @@ class _Walk:
         self.norm(norm, self.array(node.input[2]) if has_bias else np.zeros(weight.shape[0], np.float32))
 
     def prelu(self, name: str) -> None:
-        """Take a PRelu."""
         self.state[f"{name}.weight"] = self.array(self.take("PRelu").input[1]).reshape(-1)
 
     def block(self, name: str, first: bool) -> None:

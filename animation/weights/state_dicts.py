@@ -48,8 +48,7 @@ def resolve_weights_file(path: str | Path) -> Path:
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     """Read named tensors from a `.safetensors` file, a torch file or ArcFace's `.onnx`, memory-mapped where possible.
 
-    Raises:
-        CheckpointError: the file is missing, truncated, a git-lfs pointer, a web page, or holds anything but tensors.
+    Raises CheckpointError: the file is missing, truncated, a git-lfs pointer, a web page, or holds more than tensors.
     """
     path = resolve_weights_file(path)
     try:
@@ -120,10 +119,8 @@ def assign_state_dict(
 ) -> None:
     """Make `state`'s tensors the parameters of `model`, converted to `dtype` one by one, frozen, in eval mode.
 
-    On the device `meta` the model gets their shapes alone, and their numbers are not read.
-
-    Raises:
-        CheckpointError: a tensor is missing, left over or of another shape; the first few are named.
+    On the device `meta` the model gets their shapes alone, and their numbers are not read. Raises CheckpointError: a
+    tensor is missing, left over or of another shape; the first few are named.
     """
     expected, found = ({name: list(value.shape) for name, value in of.items()} for of in (model.state_dict(), state))
     reshaped = [name for name, shape in expected.items() if found.get(name, shape) != shape]
@@ -153,16 +150,14 @@ def load_self_described(
 ) -> Model:
     """Load a model whose sizes its own tensors tell; these are read from the file unless given.
 
-    Raises:
-        CheckpointError: the file is damaged or another model's.
+    Raises CheckpointError: the file is damaged or another model's.
     """
     state = read_state_dict(path) if state is None else state
     try:
         config = cast(Any, model_class).config_from_shapes({name: tensor.shape for name, tensor in state.items()})
     except KeyError as error:
-        raise CheckpointError(
-            f"{path}: not the weights of {model_class.__name__}: {error.args[0]} is missing; {recognise(set(state))}"
-        ) from None
+        reason = f"{error.args[0]} is missing; {recognise(set(state))}"
+        raise CheckpointError(f"{path}: not the weights of {model_class.__name__}: {reason}") from None
     with init_empty_weights():
         model = model_class(**config)
     assign_state_dict(model, state, path, dtype, device)
