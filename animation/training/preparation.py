@@ -188,7 +188,7 @@ class ClipJob:
                 dwpose_models=str(Path(settings.pose_path).parent),
                 device="cuda" if settings.device == "cuda" else "cpu",
             )
-            extract_masks(masks, masks.read_inputs())
+            extract_masks(masks, *masks.read_inputs())
         except InputError as error:
             if not images.is_dir() and self.folder.is_dir():
                 (self.folder / SOURCE_FILE).unlink(missing_ok=True)
