@@ -90,8 +90,8 @@ def test_the_largest_face_of_each_frame():
     for row, box in enumerate([(0.1, 0.2, 0.2, 0.4), (0.5, 0.2, 0.7, 0.6), (0.5, 0.2, 0.9, 0.6)]):
         keypoints[row, FACE] = face_points(*box)
     drawn = Drawn(np.array([0, 0, 5]), keypoints, scores, (90, 120), 6)
-    boxes = boxes_from_skeletons(drawn, 4, 200, 100)
-    assert [box is None for box in boxes] == [False, True, True, True]
+    boxes = boxes_from_skeletons(drawn, 200, 100)
+    assert [box is None for box in boxes] == [False, True, True, True, True, False]
     top, left, right, bottom = 200 * (0.2 - 0.3 * 0.4), 100 * 0.49, 100 * 0.71, 200 * 0.62
     assert boxes[0] == clip_box((left, top, right, bottom), 200, 100)
 
@@ -100,6 +100,6 @@ def test_a_face_out_of_the_frame_does_not_outweigh_the_one_in_it():
     keypoints, scores = np.zeros((2, NUM_KEYPOINTS, 2)), np.ones((2, NUM_KEYPOINTS))
     for row, box in enumerate([(-0.8, 0.1, 0.05, 0.9), (0.4, 0.3, 0.6, 0.5)]):
         keypoints[row, FACE] = face_points(*box)
-    boxes = boxes_from_skeletons(Drawn(np.array([0, 0]), keypoints, scores, (90, 120), 1), 1, 200, 100)
-    alone = boxes_from_skeletons(Drawn(np.array([0]), keypoints[1:], scores[1:], (90, 120), 1), 1, 200, 100)
+    boxes = boxes_from_skeletons(Drawn(np.array([0, 0]), keypoints, scores, (90, 120), 1), 200, 100)
+    alone = boxes_from_skeletons(Drawn(np.array([0]), keypoints[1:], scores[1:], (90, 120), 1), 200, 100)
     assert boxes == alone

@@ -15,4 +15,4 @@ def main() -> None:
     """Parse, check, extract."""
     cli.start_logging()
     settings = fill_in(parse(FaceMaskSettings, __doc__))
-    extract_masks(settings, settings.read_inputs())
+    extract_masks(settings, *settings.read_inputs())

@@ -1,13 +1,13 @@
 """Where the face is in each frame: boxes from masks or from a skeleton's face points."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from DWPose.keypoints import CONFIDENCE, FACE
+from DWPose.keypoints import CONFIDENCE, FACE, People
 from DWPose.recording import Drawn
 
 MASK_THRESHOLD = 128  # of 255: half way, so that JPEG noise and feathered edges do not matter
@@ -76,21 +76,33 @@ def bounds_of_points(points: np.ndarray, scores: np.ndarray) -> np.ndarray | Non
     return np.array([low[0] - margin[0], low[1] - FOREHEAD * (high[1] - low[1]), *(high + margin)])
 
 
-def boxes_from_skeletons(drawn: Drawn, num_frames: int, height: int, width: int) -> list[FaceBox | None]:
-    """The box of the largest face drawn in each of the first `num_frames` frames, in pixels of the output."""
-    largest: list[FaceBox | None] = [None] * num_frames
-    areas = np.zeros(num_frames)
-    for frame, points, scores in zip(drawn.frames, drawn.keypoints[:, FACE], drawn.scores[:, FACE], strict=True):
-        bounds = bounds_of_points(points, scores) if frame < num_frames else None
-        if bounds is None:
-            continue
-        left, top, right, bottom = edges = bounds * (width, height, width, height)
-        box = clip_box(edges, height, width)
-        weight = (
-            box.area**2 / ((right - left) * (bottom - top)) if box else 0
-        )  # what is out of the frame counts against
-        if weight > areas[frame]:
-            largest[frame], areas[frame] = box, weight
+def _faces(
+    keypoints: np.ndarray, scores: np.ndarray, scale: np.ndarray, height: int, width: int
+) -> Iterator[tuple[int, FaceBox, float]]:
+    """Of people's (N, 134, 2) key points times `scale`: whose face is in the frame, its box, and its whole area."""
+    for person, (points, visible) in enumerate(zip(keypoints[:, FACE], scores[:, FACE], strict=True)):
+        bounds = bounds_of_points(points, visible)
+        if bounds is not None:
+            left, top, right, bottom = edges = bounds * np.tile(scale, 2)
+            box = clip_box(edges, height, width)
+            if box is not None:
+                yield person, box, (right - left) * (bottom - top)
+
+
+def largest_face(people: People, scale: np.ndarray, height: int, width: int) -> FaceBox | None:
+    """The box of the largest face of people with 134 key points, in pixels once they are times `scale`, (2,)."""
+    faces = [box for _, box, _ in _faces(people.keypoints, people.scores, scale, height, width)]
+    return max(faces, key=lambda box: box.area, default=None)
+
+
+def boxes_from_skeletons(drawn: Drawn, height: int, width: int) -> list[FaceBox | None]:
+    """The box of the largest face drawn in each frame, in pixels of the output."""
+    largest: list[FaceBox | None] = [None] * drawn.num_frames
+    weights = np.zeros(drawn.num_frames)
+    for person, box, area in _faces(drawn.keypoints, drawn.scores, np.array((width, height)), height, width):
+        frame, weight = drawn.frames[person], box.area**2 / area  # what is out of the frame counts against it
+        if weight > weights[frame]:
+            largest[frame], weights[frame] = box, weight
     return largest
 
 

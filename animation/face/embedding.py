@@ -1,6 +1,7 @@
 """The face embedding of a photo, by insightface's antelopev2 (ArcFace)."""
 
 import logging
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -49,16 +50,11 @@ def choose_face(faces: list[Face], number: int | None = None) -> Face:
             f"--face {number}: {counted(len(faces), 'face')} found in the photo, counted from 0 and from the left; "
             f"give at most {len(faces) - 1}, or leave it out for the largest"
         )
-    face = largest_face(faces) if number is None else faces[number]
+    face = max(faces, key=attrgetter("area")) if number is None else faces[number]
     if len(faces) > 1:
         taken = f"number {faces.index(face)} from the left is taken{', the largest' if number is None else ''}"
         logger.info(f"{len(faces)} faces found in the photo: {taken}; --face takes another")
     return face
-
-
-def largest_face(faces: list[Face]) -> Face:
-    """The largest of at least one face."""
-    return max(faces, key=lambda face: face.area)
 
 
 def embed_largest(finder: FaceFinder, image_rgb: np.ndarray, channel_order: str) -> np.ndarray | None:
@@ -69,7 +65,7 @@ def embed_largest(finder: FaceFinder, image_rgb: np.ndarray, channel_order: str)
         channel_order: handed to the networks, `rgb` or `bgr`.
     """
     faces, _ = finder(image_rgb, channel_order)
-    return finder.embed(image_rgb, largest_face(faces), channel_order) if faces else None
+    return finder.embed(image_rgb, max(faces, key=attrgetter("area")), channel_order) if faces else None
 
 
 def embed_face(

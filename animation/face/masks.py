@@ -5,7 +5,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -26,6 +25,7 @@ logger = logging.getLogger(__name__)
 SHAPES = ("box", "oval")
 NO_FACE = {"black": 0, "white": 255}  # what a picture without a face gets
 WIDEST_FEATHER = 1000  # pixels
+Pictures = list[Path] | VideoFrames
 
 
 @dataclass(kw_only=True)
@@ -49,8 +49,8 @@ class FaceMaskSettings(FaceModels):
     )
     device: str = flag("cpu", "cuda: where onnxruntime can", choices=("cpu", "cuda"))
 
-    def read_inputs(self) -> "MaskInputs":
-        """Check everything that can be checked without a network.
+    def read_inputs(self) -> tuple[Pictures, Path]:
+        """Check everything that can be checked without a network; return what to look at and the masks' folder.
 
         Raises:
             InputError: a setting is out of range, an input is missing, or the output not writable.
@@ -66,17 +66,12 @@ class FaceMaskSettings(FaceModels):
             raise InputError(
                 f"--masks_folder {folder} is the pictures' own folder, where masks would take their names; give another"
             )
-        pictures = _list_pictures(source) if self.video is None else VideoFrames(source)
+        pictures = VideoFrames(source) if self.image_folder is None else list_pictures(source)
+        if not pictures:
+            raise InputError(f"{source}: no PNG or JPEG pictures there; give a folder of them")
         find_face_models(self.face_models)
         check_writable(folder)
-        return MaskInputs(pictures, folder)
-
-
-class MaskInputs(NamedTuple):
-    """What to look at, files or a video, and the folder for the masks."""
-
-    pictures: list[Path] | VideoFrames
-    folder: Path
+        return pictures, folder
 
 
 def draw_mask(
@@ -109,7 +104,7 @@ def draw_mask(
     return mask
 
 
-def extract_masks(settings: FaceMaskSettings, inputs: MaskInputs) -> None:
+def extract_masks(settings: FaceMaskSettings, pictures: Pictures, folder: Path) -> None:
     """Find the faces of all pictures and write their masks, each whole or not at all; what is there already stays.
 
     Raises:
@@ -120,7 +115,6 @@ def extract_masks(settings: FaceMaskSettings, inputs: MaskInputs) -> None:
     if not finder.dwpose_paths:
         missing = "DWPose's networks are not there; faces that the detector does not find stay unfound"
         logger.info(f"{settings.dwpose_models}: {missing}")
-    pictures, folder = inputs
     written = kept = 0
     by_pose, without_face = [], []  # names
     total = len(pictures) if isinstance(pictures, list) else pictures.estimated_length
@@ -149,13 +143,3 @@ def extract_masks(settings: FaceMaskSettings, inputs: MaskInputs) -> None:
             f"no face found in {len(without_face)} of {written} pictures, whose masks are {settings.no_face}: "
             f"{listed(without_face)}"
         )
-
-
-def _list_pictures(folder: Path) -> list[Path]:
-    """The PNG and JPEG files of a folder, by their names' numbers where they have any. Raises InputError for none."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give a folder of PNG or JPEG pictures")
-    paths = sorted(list_pictures(folder), key=lambda path: (len(path.stem), path.name))
-    if not paths:
-        raise InputError(f"{folder}: no PNG or JPEG pictures there; give a folder of them")
-    return paths

@@ -14,11 +14,11 @@ from animation.face.boxes import (
     MASK_THRESHOLD,
     SMALLEST_FACE,
     FaceBox,
-    bounds_of_points,
     box_from_mask,
     boxes_from_masks,
     boxes_from_skeletons,
     clip_box,
+    largest_face,
 )
 from animation.face.detection import RECOGNISER, FaceFinder, find_face_models
 from animation.face.embedding import choose_face
@@ -28,7 +28,6 @@ from animation.media.images import FrameFolder, frame_number, load_photo, warn_i
 from animation.settings import InferenceSettings, Inputs, Weights
 from animation.skeletons.estimation import KEYPOINTS_FILE
 from animation.weights.layout import set_of
-from DWPose.keypoints import FACE
 from DWPose.recording import Recording, load_recording
 
 logger = logging.getLogger(__name__)
@@ -195,9 +194,8 @@ class FaceOptimizationSettings(InferenceSettings, FaceOptimization):
         elif recording.drawn is None:
             raise InputError(f"{source}: holds no aligned skeletons; run skeleton_extraction.py again")
         else:
-            count = recording.drawn.num_frames
-            drawn = boxes_from_skeletons(recording.drawn, count, self.height, self.width)
-            boxes = [drawn[i] for i in self._pair(source, list(range(count)), poses)]
+            drawn = boxes_from_skeletons(recording.drawn, self.height, self.width)
+            boxes = [drawn[i] for i in self._pair(source, list(range(len(drawn))), poses)]
             files = [recording_path]
             empty = f"their skeletons show too few of a face's points, or a face below {SMALLEST_FACE} pixels"
         without = [i for i, box in enumerate(boxes) if box is None]
@@ -242,8 +240,9 @@ class FaceOptimizationSettings(InferenceSettings, FaceOptimization):
             return box, [path]
         files, described = [], None if recording is None else recording.sources.get("photo")
         if self.face is None and described == describe_file(Path(self.validation_image)):
+            people, scale = recording.photo.openpose(), np.divide(photo.size, recording.photo_size)
+            box = largest_face(people, scale, photo.height, photo.width) if people.detected else None
             files = [recording_path]
-            box = _largest_face(recording, photo.height, photo.width)
             if box is not None:
                 logger.info(f"the photo's face, which the frames are drawn towards, is {recording_path}'s")
                 return box, files
@@ -260,14 +259,3 @@ class FaceOptimizationSettings(InferenceSettings, FaceOptimization):
             )
         logger.info(f"the photo's face, which the frames are drawn towards, was found by {way}")
         return box, files
-
-
-def _largest_face(recording: Recording, height: int, width: int) -> FaceBox | None:
-    """The largest face of the photo's people, in pixels; None where nobody's face shows."""
-    people = recording.photo.openpose()
-    if not people.detected:
-        return None
-    places = people.keypoints[:, FACE] * np.divide((width, height), recording.photo_size)
-    bounds = map(bounds_of_points, places, people.scores[:, FACE])
-    boxes = [clip_box(edges, height, width) for edges in bounds if edges is not None]
-    return max(filter(None, boxes), key=lambda box: box.area, default=None)

@@ -112,9 +112,12 @@ def frame_number(path: Path) -> int | None:
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """The PNG and JPEG files of a folder, by name; hidden ones are left out."""
-    visible = (path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and path.is_file())
-    return [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES]
+    """The PNG and JPEG files of a folder, by name, shorter ones first; hidden ones are left out. Raises InputError."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give a folder of PNG or JPEG pictures")
+    visible = (path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
+    pictures = (path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(pictures, key=lambda path: (len(path.stem), path.name))
 
 
 def list_frames(folder: str | Path) -> list[Path]:
@@ -125,11 +128,8 @@ def list_frames(folder: str | Path) -> list[Path]:
     Raises:
         InputError: the folder is missing or holds no frames, a name has no number, or two names have the same one.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give a folder of numbered frames such as frame_0.png")
     numbered: dict[int, Path] = {}
-    for path in list_pictures(folder):
+    for path in list_pictures(Path(folder)):
         number = frame_number(path)
         if number is None:
             raise InputError(f"{path}: its name has no number, so its place is unknown; name frames like frame_0.png")

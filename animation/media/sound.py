@@ -1,6 +1,8 @@
-"""The driver's sound, laid along the clip's pictures and written into its MP4 as AAC."""
+"""The driver's sound, laid along the clip's pictures."""
 
+import itertools
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +16,6 @@ from animation.errors import InputError
 logger = logging.getLogger(__name__)
 
 RATE = 48000  # samples a second, whatever the driver's
-BIT_RATE = 160_000  # of the AAC track
 LOOSE = 0.02  # seconds that a packet's time may be off the samples before it: beyond is a gap or an overlap
 RUN_UP = 1.0  # seconds decoded before the part that is wanted, so that the decoder is warm
 
@@ -39,6 +40,15 @@ class Sound:
         """Samples `start` … `stop` − 1, (channels, stop − start); silence beyond the end."""
         part = self.samples[:, start:stop]
         return np.pad(part, ((0, 0), (0, stop - start - part.shape[1])))
+
+    def frames(self, rate: Fraction) -> Iterator[av.AudioFrame]:
+        """What is heard during one picture after the other, of so many a second, for FFmpeg; it never ends."""
+        for number in itertools.count():
+            start, stop = round(number / rate * RATE), round((number + 1) / rate * RATE)
+            samples = np.ascontiguousarray(self.part(start, stop))
+            frame = av.AudioFrame.from_ndarray(samples, format="s16p", layout=self.layout)
+            frame.rate, frame.pts, frame.time_base = RATE, start, Fraction(1, RATE)
+            yield frame
 
 
 def load_sound(path: str | Path, start: float, seconds: float, repeats: int = 1) -> Sound | None:
@@ -111,33 +121,3 @@ def _read(container: Any, path: str | Path, start: float, end: float) -> list[tu
         reason = getattr(error, "strerror", None) or error
         logger.warning(f"{path}: its sound is damaged at {max(time, 0):.2f} s ({reason}), and silent from there")
     return pieces
-
-
-class SoundTrack:
-    """The AAC track of a container that is being written; the sound goes along with the pictures.
-
-    It ends with the pictures: a longer sound is cut off, a shorter one goes on as silence.
-
-    Args:
-        container: an open PyAV output, before anything is written to it.
-        sound: what to write.
-    """
-
-    def __init__(self, container: av.container.OutputContainer, sound: Sound):
-        self._container, self._sound, self._written = container, sound, 0
-        self._stream = container.add_stream("aac", rate=RATE, layout=sound.layout)
-        self._stream.bit_rate = BIT_RATE
-
-    def write_until(self, time: float | Fraction) -> None:
-        """Write the sound up to a time in seconds from the clip's beginning."""
-        start, stop = self._written, round(time * RATE)
-        if stop > start:
-            samples = np.ascontiguousarray(self._sound.part(start, stop))
-            frame = av.AudioFrame.from_ndarray(samples, format="s16p", layout=self._sound.layout)
-            frame.rate, frame.pts, frame.time_base = RATE, start, Fraction(1, RATE)
-            self._container.mux(self._stream.encode(frame))
-            self._written = stop
-
-    def close(self) -> None:
-        """Write what the encoder still holds."""
-        self._container.mux(self._stream.encode(None))

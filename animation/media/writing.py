@@ -18,10 +18,12 @@ from PIL import Image
 
 from animation.errors import InputError
 from animation.files import refuse_links
-from animation.media.sound import Sound, SoundTrack
+from animation.media.sound import RATE as SOUND_RATE
+from animation.media.sound import Sound
 
 FRAMES_FOLDER, GIF_FILE, MP4_FILE = "animated_images", "animated_images.gif", "animation.mp4"
 PARTIAL_FOLDER = ".partial"  # results grow here and move to their places when all are whole
+SOUND_BIT_RATE = 160_000
 QUEUE_FRAMES = 32  # frames that may wait for a writer before the maker of frames waits for it
 
 
@@ -56,7 +58,7 @@ def write_mp4(path: Path, frames_rgb: Iterator[np.ndarray], fps: float, sound: S
     Args:
         frames_rgb: (H, W, 3) uint8 RGB each, H and W even.
         fps: frames a second.
-        sound: from the first frame on; it ends with the last.
+        sound: from the first frame on; it ends with the last: what is longer is cut off, what is missing is silence.
     """
     rate = Fraction(fps).limit_denominator(1001)
     first = next(frames_rgb, None)
@@ -66,14 +68,17 @@ def write_mp4(path: Path, frames_rgb: Iterator[np.ndarray], fps: float, sound: S
         stream = container.add_stream("libx264", rate=rate, options={"crf": "16", "preset": "medium"})
         stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = "yuv420p"
-        track = None if sound is None else SoundTrack(container, sound)
-        for number, frame in enumerate(itertools.chain([first], frames_rgb), 1):
+        heard: Iterator = itertools.repeat(None)
+        if sound is not None:
+            track = container.add_stream("aac", rate=SOUND_RATE, layout=sound.layout)
+            track.bit_rate, heard = SOUND_BIT_RATE, sound.frames(rate)
+        for frame, part in zip(itertools.chain([first], frames_rgb), heard, strict=False):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-            if track is not None:
-                track.write_until(number / rate)
+            if part is not None:
+                container.mux(track.encode(part))
         container.mux(stream.encode(None))
-        if track is not None:
-            track.close()
+        if sound is not None:
+            container.mux(track.encode(None))
 
 
 class AnimationWriter:

@@ -175,7 +175,7 @@ class ClipJob:
                 "device": "cuda" if settings.device == "cuda" else "cpu",
             }
             masks = FaceMaskSettings(**settings.shared(FaceMaskSettings) | places | networks)
-            extract_masks(masks, masks.read_inputs())
+            extract_masks(masks, *masks.read_inputs())
         except InputError as error:
             if not images.is_dir() and self.folder.is_dir():
                 (self.folder / SOURCE_FILE).unlink(missing_ok=True)
