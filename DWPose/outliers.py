@@ -72,6 +72,5 @@ def drop_outliers(
     for k in np.flatnonzero(bad.any(axis=0)):
         good = ~bad[:, k] & seen
         if good.any():
-            part = fill_missing(keypoints[:, k : k + 1], scores[:, k : k + 1], good, missing)
-            keypoints[:, k], scores[:, k] = (values[:, 0] for values in part)
+            keypoints[:, [k]], scores[:, [k]] = fill_missing(keypoints[:, [k]], scores[:, [k]], good, missing)
     return keypoints, scores
