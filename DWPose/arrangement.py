@@ -55,7 +55,6 @@ def arrange(
     """Choose, smooth, fill in and align, in this order.
 
     Args:
-        recording: raw key points of the photo and the video.
         alignment: `affine`, `affine_legacy`, `limb` or `none`.
         person: see `DWPose.tracking.choose`. `all` draws, as the original, whoever the estimator sees where the
             detector found nobody.
@@ -92,20 +91,17 @@ def arrange(
     if not alone:
         raise InputError(f"person {person} is in no frame; give another")
 
-    photo, mapping, own_size = None, AxisFit(np.ones(2), np.zeros(2), np.empty(0, int)), recording.video_size
+    absent = np.array([not len(people) for people in chosen])
+    frames, keypoints, scores = _fill(chosen, absent, missing)
+    keypoints, own_size, distances = keypoints / recording.video_size, recording.video_size, None
     if alignment != "none":
         photo = photo_person(recording, everybody, confidence)
         assert recording.photo_size is not None
-        mapping, own_size = _fit(alignment, photo, recording, alone, confidence), recording.photo_size
-    absent = np.array([not len(people) for people in chosen])
-    frames, keypoints, scores = _fill(chosen, absent, missing)
-    keypoints = mapping(keypoints / recording.video_size, scores)
-    distances = None
-    if photo is not None:
+        own_size = recording.photo_size
+        keypoints = _fit(alignment, photo, own_size, recording.video_size, alone, confidence)(keypoints, scores)
         target = photo.keypoints[0], photo.scores[0]
         distances = np.full(len(chosen), np.nan)
-        each = distance_to_photo(*target, keypoints, scores, recording.photo_size, confidence)
-        np.fmin.at(distances, frames, each)
+        np.fmin.at(distances, frames, distance_to_photo(*target, keypoints, scores, own_size, confidence))
     return Arrangement(
         Drawn(frames, keypoints, scores, size or own_size, len(chosen)),
         absent,
@@ -120,8 +116,8 @@ def photo_person(recording: Recording, first: bool = False, confidence: float = 
     """The photo's largest person, with 134 key points in 0..1 of the photo.
 
     Args:
-        recording: of the photo.
-        first: the detector's first instead, and where it found nobody whoever the estimator sees, as the original.
+        first: all of them, of whom the detector's first counts, and where it found nobody whoever the estimator sees,
+            as the original.
 
     Raises:
         InputError: there is no photo, or nobody in it.
@@ -144,18 +140,20 @@ def _people(people: People, confidence: float, trusting: bool) -> People:
 
 
 def _fit(
-    alignment: str, photo: People, recording: Recording, alone: Sequence[People], confidence: float
+    alignment: str,
+    photo: People,
+    photo_size: tuple[int, int],
+    size: tuple[int, int],
+    alone: Sequence[People],
+    confidence: float,
 ) -> AxisFit | LimbFit:
     """Of the frames in which one person is alone."""
     _, keypoints, scores = _stack(alone)
-    keypoints = keypoints / recording.video_size
     target = photo.keypoints[0], photo.scores[0]
-    assert recording.photo_size is not None
     if alignment == "limb":
-        return fit_limbs(*target, recording.photo_size, keypoints, scores, recording.video_size, confidence)
-    (width, height), (photo_width, photo_height) = recording.video_size, recording.photo_size
-    aspect_ratio = width / height / (photo_width / photo_height) if alignment == "affine" else 1.0
-    fit = fit_axes(*target, keypoints, aspect_ratio, confidence)
+        return fit_limbs(*target, photo_size, keypoints / size, scores, size, confidence)
+    aspect_ratio = size[0] / size[1] / (photo_size[0] / photo_size[1]) if alignment == "affine" else 1.0
+    fit = fit_axes(*target, keypoints / size, aspect_ratio, confidence)
     if fit.scale[1] < 0.1:
         logger.warning(
             f"the driver's bodies are fitted at {fit.scale[1]:.2f} times their height, which hardly suits the photo: "
@@ -166,7 +164,8 @@ def _fit(
 
 def _stack(frames: Sequence[People]) -> Stack:
     numbers = np.repeat(np.arange(len(frames)), [len(people) for people in frames])
-    return numbers, *(np.concatenate([getattr(people, part) for people in frames]) for part in ("keypoints", "scores"))
+    keypoints, scores = ([getattr(people, part) for people in frames] for part in ("keypoints", "scores"))
+    return numbers, np.concatenate(keypoints), np.concatenate(scores)
 
 
 def _unstack(stack: Stack, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -188,7 +187,7 @@ def _along_tracks(frames: Sequence[People], numbers: Sequence[np.ndarray], chang
         keypoints[rows], scores[rows] = path[places], path_scores[places]
     ends = np.cumsum([len(people) for people in frames])[:-1]
     parts = zip(frames, np.split(keypoints, ends), np.split(scores, ends), strict=True)
-    return [People(people.boxes, *changed, people.detected) for people, *changed in parts]
+    return [People(people.boxes, points, values, people.detected) for people, points, values in parts]
 
 
 def _fill(frames: Sequence[People], absent: np.ndarray, missing: str) -> Stack:

@@ -15,14 +15,9 @@ OVERLAP = 0.45  # intersection over union above which the weaker box is dropped
 
 
 class PersonDetector:
-    """Finds people with `yolox_l.onnx`, or another YOLOX of the same inputs and outputs.
+    """Finds people with `yolox_l.onnx`, or another YOLOX: input (1, 3, S, S), output (1, cells, 85).
 
-    Args:
-        path: of the ONNX file: input (1, 3, S, S), output (1, cells, 85).
-        device: `auto`, `cuda` or `cpu`.
-
-    Raises:
-        InputError: the file is missing, damaged, or another network.
+    Arguments and errors are those of `open_session`; InputError also for another network.
     """
 
     def __init__(self, path: str | Path, device: str = "auto"):

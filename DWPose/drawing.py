@@ -58,7 +58,7 @@ def draw(
     for limb, colour in zip(LIMBS, COLOURS, strict=False):
         for ends, end_scores in zip(points[:, limb], scores[:, limb], strict=True):
             if (end_scores >= confidence).all():
-                _draw_limb(canvas, *ends, np.multiply(colour, end_scores.prod()))
+                _draw_limb(canvas, ends, np.multiply(colour, end_scores.prod()))
     for k, colour in enumerate(COLOURS):
         for pixel, score in zip(pixels[:, k], scores[:, k], strict=True):
             if score > confidence:
@@ -80,8 +80,8 @@ def _black_canvas(size: tuple[int, int]) -> np.ndarray:
     return _thread.canvas
 
 
-def _draw_limb(canvas: np.ndarray, start: np.ndarray, end: np.ndarray, colour: np.ndarray) -> None:
-    (x, y), (dx, dy) = (start + end) / 2, start - end
+def _draw_limb(canvas: np.ndarray, ends: np.ndarray, colour: np.ndarray) -> None:
+    (x, y), (dx, dy) = (ends[0] + ends[1]) / 2, ends[0] - ends[1]
     axes = (int(np.hypot(dx, dy) / 2), LIMB_WIDTH)
     outline = cv2.ellipse2Poly((int(x), int(y)), axes, int(np.degrees(np.arctan2(dy, dx))), 0, 360, 1)
     # The whole picture is dimmed once the limbs are drawn: the same as drawing them in dimmed colours.

@@ -73,8 +73,7 @@ def drop_outliers(
     for k in np.flatnonzero(bad.any(axis=0)):
         good = ~bad[:, k] & seen
         if good.any():
-            part = fill_missing(keypoints[:, k : k + 1], scores[:, k : k + 1], good, missing)
-            keypoints[:, k], scores[:, k] = (values[:, 0] for values in part)
+            keypoints[:, [k]], scores[:, [k]] = fill_missing(keypoints[:, [k]], scores[:, [k]], good, missing)
     reach = LONGEST_HAND * body_height(keypoints, scores > CONFIDENCE)
     for hand, wrist, _ in FOLLOWERS[1:3]:
         lost = np.linalg.norm(keypoints[:, hand] - keypoints[:, wrist, None], axis=-1) > reach

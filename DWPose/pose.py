@@ -17,13 +17,8 @@ LARGEST_BATCH = 8  # boxes
 class PoseEstimator:
     """Finds 133 key points a person with `dw-ll_ucoco_384.onnx`, or another network of the same inputs and outputs.
 
-    Args:
-        path: of the ONNX file: input (n, 3, h, w), outputs simcc_x (n, 133, 2w) and simcc_y (n, 133, 2h). Where n is
-            free, the boxes of a picture run in one batch.
-        device: `auto`, `cuda` or `cpu`.
-
-    Raises:
-        InputError: the file is missing, damaged, or another network.
+    Input (n, 3, h, w), outputs simcc_x (n, 133, 2w) and simcc_y (n, 133, 2h). Where n is free, the boxes of a picture
+    run in batches. Arguments and errors are those of `open_session`; InputError also for another network.
     """
 
     def __init__(self, path: str | Path, device: str = "auto"):
@@ -50,8 +45,7 @@ class PoseEstimator:
             boxes: (N, 4) x_min, y_min, x_max, y_max in pixels.
 
         Returns:
-            Key points (N, 133, 2), float64, pixels of the picture; scores (N, 133), float32, above 0 where the network
-            says anything at all and at times above 1.
+            Key points (N, 133, 2), float64, pixels of the picture; scores (N, 133), float32, at times above 1.
         """
         if not len(boxes):
             return np.empty((0, NUM_WHOLEBODY, 2)), np.empty((0, NUM_WHOLEBODY), np.float32)
@@ -87,11 +81,7 @@ def _corner(centre: np.ndarray, width: float) -> np.ndarray:
 
 
 def decode_simcc(simcc_x: np.ndarray, simcc_y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places and scores from SimCC's two classifications (arXiv 2107.03332).
-
-    Args:
-        simcc_x: (N, K, 2w).
-        simcc_y: (N, K, 2h).
+    """Places and scores from SimCC's two classifications (arXiv 2107.03332), (N, K, 2w) and (N, K, 2h).
 
     Returns:
         Places (N, K, 2), x and y in pixels of the w × h crop, (−1, −1) bins where nothing was found; scores (N, K), the

@@ -146,14 +146,11 @@ def _read(arrays: dict[str, np.ndarray]) -> Recording:
         frames, num_frames = arrays["drawn_frame"], int(arrays["num_frames"])
         keypoints = _shaped(arrays["drawn_keypoints"], (NUM_KEYPOINTS, 2))
         scores = _shaped(arrays["drawn_scores"], (NUM_KEYPOINTS,))
-        if not 0 <= num_frames <= LARGEST_COUNT:
-            raise ValueError(f"it draws {num_frames} frames")
-        if not len(frames) == len(scores) == len(keypoints):
+        if not frames.shape == (len(scores),) == (len(keypoints),):
             raise ValueError("its drawn parts are of different lengths")
-        if frames.ndim != 1 or frames.dtype.kind not in "iu" or (np.diff(frames.astype(int)) < 0).any():
-            raise ValueError("its drawn frames are not in order")
-        if len(frames) and not 0 <= frames[0] <= frames[-1] < num_frames:
-            raise ValueError(f"it draws in frames {frames[0]} to {frames[-1]} of {num_frames}")
+        bounds = np.array([0, *frames, num_frames - 1 if len(frames) else num_frames])
+        if num_frames > LARGEST_COUNT or bounds.dtype.kind != "i" or (np.diff(bounds) < 0).any():
+            raise ValueError(f"it draws in frames that are not in order from 0 to {num_frames}")
         drawn = Drawn(frames, keypoints, scores, _size(arrays["drawn_size"]), num_frames)
     sources, fps = json.loads(str(arrays["sources"])), float(arrays["fps"])
     if not isinstance(sources, dict):
@@ -172,16 +169,14 @@ def _stack(name: str, frames: Iterable[People]) -> dict[str, np.ndarray]:
 
 
 def _unstack(name: str, arrays: dict[str, np.ndarray], counts: np.ndarray, detected: np.ndarray) -> list[People]:
-    everybody = People(*(_shaped(arrays[f"{name}_{part}"], getattr(_NOBODY, part).shape[1:]) for part in _PARTS))
+    boxes, keypoints, scores = (_shaped(arrays[f"{name}_{part}"], getattr(_NOBODY, part).shape[1:]) for part in _PARTS)
     if counts.ndim != 1 or counts.dtype.kind not in "iuf" or not ((counts >= 0) & (counts <= LARGEST_COUNT)).all():
         raise ValueError(f"its {name} parts are of no possible lengths")
     counts = counts.astype(int)
-    if {len(getattr(everybody, part)) for part in _PARTS} != {sum(counts)}:
+    if not len(boxes) == len(keypoints) == len(scores) == sum(counts):
         raise ValueError(f"its {name} parts are of different lengths")
-    frames = [everybody[end - count : end] for end, count in zip(np.cumsum(counts), counts, strict=True)]
-    for people, found in zip(frames, detected, strict=True):
-        people.detected = bool(found)
-    return frames
+    rows = [slice(end - count, end) for end, count in zip(np.cumsum(counts), counts, strict=True)]
+    return [People(boxes[k], keypoints[k], scores[k], bool(found)) for k, found in zip(rows, detected, strict=True)]
 
 
 def _shaped(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -16,8 +16,7 @@ class Wholebody:
     """DWPose: the key points of all people in a picture.
 
     Args:
-        detector_path: YOLOX's ONNX file.
-        pose_path: the pose estimator's.
+        detector_path, pose_path: the ONNX files of `PersonDetector` and `PoseEstimator`.
         device: `auto`, `cuda` or `cpu`.
 
     Raises:
