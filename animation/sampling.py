@@ -94,15 +94,13 @@ class WindowedDenoiser:
             self.weight_sum.index_add_(0, index, weights)
 
     def accumulate(
-        self, scaled_latents: Tensor, timestep: Tensor, guided: bool, on_window: Callable[[], None]
+        self, scaled_latents: Tensor, timestep: Tensor, guided: bool, on_window: Callable[..., object]
     ) -> Tensor:
-        """Sum the weighted predictions of all windows.
+        """Sum the weighted predictions of all windows, and call `on_window` after each.
 
         Args:
             scaled_latents: (1, F, 4, h, w) float32, divided by √(σ² + 1).
             timestep: 0.25·ln σ, on the sampling device.
-            guided: also predict the unconditional branch.
-            on_window: called after each window.
 
         Returns:
             (branches, F, 4, h, w) float32: the unconditional branch if guided, then the conditional one.
