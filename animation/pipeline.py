@@ -183,7 +183,7 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
         checkpoint: Checkpoint | None = None,
         fresh_noise: bool = False,
     ) -> torch.Tensor:
-        """Sample the latents of the whole video.
+        """Sample the latents of the whole video, (1, F, 4, h, w) float32 on the execution device.
 
         Args:
             guidance_scale: of the last frame; 1 or less (with the minimum) skips the unconditional branch.
@@ -195,9 +195,6 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
             latents: (1, F, 4, h, w) initial latents instead, already times the scheduler's initial sigma.
             callback_on_step_end: as in diffusers: `callback(pipe, step, timestep, {"latents": …})`; a `latents` in
                 the dict that it returns replaces them.
-
-        Returns:
-            (1, F, 4, h, w) float32 on the execution device.
 
         Raises:
             InputError: an argument is out of range.
@@ -299,11 +296,8 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
 
         Args:
             output_type: `pil` (a list of F images in a list), `np` ((1, F, H, W, 3) in 0..1), `pt` ((1, F, 3, H, W)
-                in 0..1) or `latent` ((1, F, 4, h, w)).
+                in 0..1) or `latent` ((1, F, 4, h, w)): `.frames` of the output, or a tuple's only element.
             sampling: arguments of `denoise`, such as `num_inference_steps`, `guidance_scale` and `tile_size`.
-
-        Returns:
-            An output with `.frames`, or a tuple with the frames alone.
         """
         if output_type not in ("pil", "np", "pt", "latent"):
             raise InputError(f"output_type {output_type!r} is unknown; use pil, np, pt or latent")

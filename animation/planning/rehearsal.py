@@ -82,10 +82,7 @@ class Rehearsal:
     def stages(self, settings: InferenceSettings) -> dict[str, Stage]:
         """What the stages of a run take: encode, denoise, refine where there is face optimisation, and decode.
 
-        Stages on the host, by `--vae_device cpu`, are left out.
-
-        Args:
-            settings: those of the rehearsal with any `offload`, `cfg_batch`, `tile_size` and `decode_chunk_size`.
+        Stages on the host, by `--vae_device cpu`, are left out. The levers of the settings may be any.
         """
         stages = {"encode": self._rehearse("encode", ENCODERS, self._encode)}
         batch, tile = self.cfg_batch(settings), min(settings.tile_size, self.num_frames)
