@@ -26,14 +26,11 @@ def vae_device(vae: ModelMixin) -> torch.device:
 
 
 def encode_frames(vae: ModelMixin, images: torch.Tensor) -> torch.Tensor:
-    """The posterior of each frame.
+    """The posterior of each frame, (n, 2·C, h, w): mean, which is the mode too, and log variance, not scaled.
 
     Args:
         vae: AutoencoderKLTemporalDecoder; AutoencoderTiny and AutoencoderDC have one of no variance.
         images: (n, 3, H, W), RGB in −1..1, where the VAE is and in its number format.
-
-    Returns:
-        (n, 2·C, h, w): mean, which is the mode too, and log variance, not scaled.
     """
     encoded = vae.encode(images)
     if hasattr(encoded, "latent_dist"):

@@ -152,11 +152,9 @@ class FaceOptimizer:
         return latents[None].to(x0.device, x0.dtype)
 
     def gradient(self, latents: Tensor, on_chunk: Callable[[], object] = lambda: None) -> tuple[Tensor, Tensor]:
-        """The mean cosine similarity over the faces, and the loss's gradient, accumulated chunk by chunk.
+        """The mean cosine similarity over the faces of (F, 4, h, w) float32 latents, and the loss's gradient.
 
-        Args:
-            latents: (F, 4, h, w) float32 on the VAE's device; chunks without a face are not decoded.
-            on_chunk: called after each chunk.
+        It is accumulated chunk by chunk, with a call of `on_chunk` after each; those without a face are not decoded.
         """
         gradient = torch.zeros_like(latents)
         total = latents.new_zeros(())
@@ -200,8 +198,7 @@ class FaceOptimizer:
 def photo_face_pixels(face: Image.Image, resampling: str = "antialias") -> Tensor:
     """A face cut out of a photo as ArcFace takes it: (1, 3, 112, 112) float32, RGB in −1..1.
 
-    Args:
-        resampling: `antialias`, Pillow's bilinear, which averages what it reduces, or `plain`, as the frames' faces.
+    `antialias` is Pillow's bilinear, which averages what it reduces; `plain` resizes it as the frames' faces.
     """
     if resampling == "antialias":
         face = face.resize((FACE_SIZE, FACE_SIZE), Image.Resampling.BILINEAR)

@@ -142,7 +142,7 @@ def _check_value(name: str, value: Any, hint: Any, facts: Flag) -> None:
     for text in value if isinstance(value, list) else [value]:
         if text == "":
             raise InputError(f"--{name} is empty; give a value or leave it out")
-        if isinstance(text, str) and not _is_plain(text):
+        if isinstance(text, str) and ("\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text)):
             raise InputError(f"--{name} {shown(text)} has a character in it that no name has; give another")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
@@ -156,14 +156,6 @@ def _check_value(name: str, value: Any, hint: Any, facts: Flag) -> None:
     ):
         if bound is not None and outside(value, bound):
             raise InputError(f"--{name} {shown(value)} {problem.format(bound)}")
-
-
-def _is_plain(text: str) -> bool:
-    """Whether a text can be a file's name: no null character, and no half of a surrogate pair."""
-    try:
-        return "\0" not in text and bool(text.encode())
-    except UnicodeEncodeError:
-        return False
 
 
 T = TypeVar("T", bound=Settings)

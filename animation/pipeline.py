@@ -36,9 +36,6 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
     Args:
         vae: encodes the photo and, unless there is a `preview_vae`, decodes the video.
         image_encoder, scheduler, feature_extractor: SVD's own.
-        unet: SVD's UNet with pose latents and the ID-Adapter.
-        pose_net: encodes the skeletons.
-        face_encoder: makes identity tokens of the face embedding.
         preview_vae: a cheaper decoder (TAESD), or None.
     """
 
@@ -102,8 +99,7 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
             poses: F skeleton images, RGB, of any size; each is read once, in order.
             face_embedding: 512 numbers, raw ArcFace; zeros where there is no face.
             height, width: of the video, multiples of 64 pixels.
-            fps: frames a second that the model is told.
-            motion_bucket_id: amount of motion that the model is told.
+            fps, motion_bucket_id: frames a second and amount of motion that the model is told.
             noise_aug_strength: noise added to the photo, 0 and up.
             generator: draws that noise, (1, 3, H, W) float32; the next draw is the initial latents.
 
@@ -187,25 +183,18 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
         checkpoint: Checkpoint | None = None,
         fresh_noise: bool = False,
     ) -> torch.Tensor:
-        """Sample the latents of the whole video.
+        """Sample the latents of the whole video, (1, F, 4, h, w) float32 on the execution device.
 
         Args:
-            conditions: what `encode` returned.
-            num_inference_steps: at least 1.
             guidance_scale: of the last frame; 1 or less (with the minimum) skips the unconditional branch.
             min_guidance_scale: of the first frame, from which it grows along a line; None: the same for all.
             tile_size: frames that the UNet sees at once, at least 2.
             overlap: frames that windows share, below `tile_size`.
             cfg_batch: 1 or 2 guidance branches at a time; None decides by memory.
-            generator: draws one window of initial latents, repeated along the video.
+            generator: draws one window of initial latents, repeated along the video, or with `fresh_noise` all of them.
             latents: (1, F, 4, h, w) initial latents instead, already times the scheduler's initial sigma.
-            refine_x0: improves the predicted clean latents at each step.
             callback_on_step_end: as in diffusers: `callback(pipe, step, timestep, {"latents": …})`; a `latents` in
                 the dict that it returns replaces them.
-            fresh_noise: draw the initial latents of each window's length anew instead of repeating the first's.
-
-        Returns:
-            (1, F, 4, h, w) float32 on the execution device.
 
         Raises:
             InputError: an argument is out of range.
@@ -307,11 +296,8 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
 
         Args:
             output_type: `pil` (a list of F images in a list), `np` ((1, F, H, W, 3) in 0..1), `pt` ((1, F, 3, H, W)
-                in 0..1) or `latent` ((1, F, 4, h, w)).
+                in 0..1) or `latent` ((1, F, 4, h, w)): `.frames` of the output, or a tuple's only element.
             sampling: arguments of `denoise`, such as `num_inference_steps`, `guidance_scale` and `tile_size`.
-
-        Returns:
-            An output with `.frames`, or a tuple with the frames alone.
         """
         if output_type not in ("pil", "np", "pt", "latent"):
             raise InputError(f"output_type {output_type!r} is unknown; use pil, np, pt or latent")

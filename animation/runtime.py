@@ -34,10 +34,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The number format that a `--dtype` of auto (fp16 on CUDA, else fp32), fp16, bf16 or fp32 means on a device.
-
-    Raises InputError where the device does not compute in it.
-    """
+    """The format that a `--dtype` of auto (fp16 on CUDA, else fp32), fp16, bf16 or fp32 means. Raises InputError."""
     if name == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
     if name not in DTYPES:
@@ -50,14 +47,11 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def place(pipeline: AnimationPipeline, device: torch.device, offload: str = "none", vae_device: str = "same") -> None:
-    """Put a pipeline on a device.
+    """Put a pipeline on a device. Raises InputError for offloading where there is no accelerator.
 
     Args:
         offload: `none` keeps every model there; `model` moves one model at a time there; `sequential` one layer.
         vae_device: `same`, or `cpu` to encode and decode there, in float32.
-
-    Raises:
-        InputError: offloading where there is no accelerator to move models to.
     """
     if offload != "none" and device.type == "cpu":
         raise InputError(

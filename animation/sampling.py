@@ -94,15 +94,13 @@ class WindowedDenoiser:
             self.weight_sum.index_add_(0, index, weights)
 
     def accumulate(
-        self, scaled_latents: Tensor, timestep: Tensor, guided: bool, on_window: Callable[[], None]
+        self, scaled_latents: Tensor, timestep: Tensor, guided: bool, on_window: Callable[..., object]
     ) -> Tensor:
-        """Sum the weighted predictions of all windows.
+        """Sum the weighted predictions of all windows, and call `on_window` after each.
 
         Args:
             scaled_latents: (1, F, 4, h, w) float32, divided by √(σ² + 1).
             timestep: 0.25·ln σ, on the sampling device.
-            guided: also predict the unconditional branch.
-            on_window: called after each window.
 
         Returns:
             (branches, F, 4, h, w) float32: the unconditional branch if guided, then the conditional one.
@@ -185,7 +183,7 @@ def denoise(
     on_window: Callable[..., object] = lambda count=1: None,
     checkpoint: Checkpoint | None = None,
 ) -> Tensor:
-    """Denoise a whole video, all its windows at each step.
+    """Denoise a whole video, all its windows at each step, to clean latents, (1, F, 4, h, w) float32.
 
     Args:
         scheduler: SVD's, with its timesteps set on the latents' device.
@@ -194,9 +192,6 @@ def denoise(
         refine_x0, checkpoint: see there.
         on_step_end: called with the step, its timestep and the latents; returns the latents to go on with.
         on_window: called after each window; with the number of windows that an earlier run has done.
-
-    Returns:
-        (1, F, 4, h, w) float32, clean latents.
 
     Raises:
         NonFiniteError: the latents hold NaN or infinity; it names the step.

@@ -4,7 +4,7 @@ from animation.errors import InputError
 
 
 def window_indices(num_frames: int, tile_size: int, overlap: int) -> list[list[int]]:
-    """The frames that each window holds.
+    """The frames that each window holds, ascending.
 
     Every window starts with frame 0, which anchors it to the photo, and goes on with `tile_size` − 1 consecutive
     frames; each next window starts `tile_size` − `overlap` frames later, and a last one ends with the video. A
@@ -16,17 +16,12 @@ def window_indices(num_frames: int, tile_size: int, overlap: int) -> list[list[i
         overlap: frames that neighbours share, 0 … `tile_size` − 1. Frame 0 takes one place of each window, so that
             windows 0 apart in this count would leave one frame between them out: an overlap of 0 acts as 1.
 
-    Returns:
-        Lists of ascending frame numbers, each of min(`tile_size`, `num_frames`) frames; together they hold all.
-
     Raises:
         InputError: an argument is outside its range.
     """
     if num_frames < 1 or tile_size < 2 or not 0 <= overlap < tile_size:
-        raise InputError(
-            f"windows need num_frames ≥ 1, tile_size ≥ 2 and 0 ≤ overlap < tile_size; got num_frames {num_frames}, "
-            f"tile_size {tile_size}, overlap {overlap}"
-        )
+        got = f"num_frames {num_frames}, tile_size {tile_size}, overlap {overlap}"
+        raise InputError(f"windows need num_frames ≥ 1, tile_size ≥ 2 and 0 ≤ overlap < tile_size; got {got}")
     if num_frames <= tile_size:
         return [list(range(num_frames))]
     step = min(tile_size - overlap, tile_size - 1)

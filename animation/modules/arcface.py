@@ -23,9 +23,8 @@ class IResNetBlock(nn.Module):
         self.bn3 = nn.BatchNorm2d(channels)
         self.downsample = None
         if stride != 1 or in_channels != channels:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False), nn.BatchNorm2d(channels)
-            )
+            projection = nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
+            self.downsample = nn.Sequential(projection, nn.BatchNorm2d(channels))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, h, w) → (B, channels, h/stride, w/stride)."""
@@ -73,14 +72,7 @@ class ArcFace(ModelMixin, ConfigMixin):
         }
 
     def forward(self, faces: torch.Tensor) -> torch.Tensor:
-        """Embed aligned faces.
-
-        Args:
-            faces: (B, 3, 112, 112), RGB in −1..1.
-
-        Returns:
-            (B, embedding_dim), not normalised.
-        """
+        """Embed aligned faces: (B, 3, 112, 112), RGB in −1..1 → (B, embedding_dim), not normalised."""
         features = self.prelu(self.bn1(self.conv1(faces)))
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             features = stage(features)

@@ -67,14 +67,9 @@ class ImageTokenAttnProcessor:
     def __call__(
         self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: None = None
     ) -> Tensor:
-        """Attend to the image token.
+        """Attend to the image token, the first of (B·h·w, T, D), which are equal over the h·w rows of a sample.
 
-        Args:
-            hidden_states: (B·h·w, F, C).
-            encoder_hidden_states: (B·h·w, T, D), equal over the h·w rows of a sample; the image token comes first.
-
-        Returns:
-            (B·h·w, 1, C), or (1, 1, C) for one sample: it is the same for all frames and broadcasts over them.
+        Returns (B·h·w, 1, C), or (1, 1, C) for one sample: it is the same for all frames and broadcasts over them.
         """
         rows = self.layout.rows_per_sample(hidden_states.shape[0])
         token = encoder_hidden_states[::rows, 0]  # (B, D)
@@ -102,14 +97,9 @@ class IDAdapterAttnProcessor(nn.Module):
     def forward(
         self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: None = None
     ) -> Tensor:
-        """Attend to the image token and to the face tokens.
+        """Attend from (B·F, S, C) to (B·F, 1 + n, D), equal over the F frames of a sample; n may be 0.
 
-        Args:
-            hidden_states: (B·F, S, C).
-            encoder_hidden_states: (B·F, 1 + n, D), equal over the F frames of a sample; n may be 0.
-
-        Returns:
-            (B·F, S, C), or (B·F, 1, C) where no sample has face tokens: it broadcasts over the S pixels.
+        Returns (B·F, S, C), or (B·F, 1, C) where no sample has face tokens: it broadcasts over the S pixels.
         """
         frames = self.layout.rows_per_sample(hidden_states.shape[0])
         first = self.layout.unconditional * frames  # rows before it belong to unconditional samples
@@ -144,13 +134,7 @@ def plain_attention(
 ) -> Tensor:
     """The ID-Adapter as its equations read: query, attention, alignment, output projection.
 
-    Args:
-        hidden_states: (N·F, S, C).
-        image_value: (N, 1, C).
-        id_key, id_value: (N, n, C).
-
-    Returns:
-        (N·F, S, C).
+    Takes (N·F, S, C), (N, 1, C) and twice (N, n, C); returns (N·F, S, C).
     """
     frames = hidden_states.shape[0] // image_value.shape[0]
     query = rearrange(attn.to_q(hidden_states), "rows s (heads d) -> rows heads s d", heads=attn.heads)

@@ -46,20 +46,12 @@ class PerceiverResampler(nn.Module):
         for parameter in self.proj_out.parameters():  # training starts from identity tokens of zero
             nn.init.zeros_(parameter)
         self.norm_out = nn.LayerNorm(dim)
-        self.layers = nn.ModuleList(
-            nn.ModuleList(
-                [
-                    PerceiverAttention(dim, heads),
-                    nn.Sequential(
-                        nn.LayerNorm(dim),
-                        nn.Linear(dim, feed_forward_dim, bias=False),
-                        nn.GELU(),
-                        nn.Linear(feed_forward_dim, dim, bias=False),
-                    ),
-                ]
-            )
-            for _ in range(layers)
-        )
+        self.layers = nn.ModuleList()
+        for _ in range(layers):
+            attention = PerceiverAttention(dim, heads)
+            up, down = nn.Linear(dim, feed_forward_dim, bias=False), nn.Linear(feed_forward_dim, dim, bias=False)
+            feed_forward = nn.Sequential(nn.LayerNorm(dim), up, nn.GELU(), down)
+            self.layers.append(nn.ModuleList([attention, feed_forward]))
 
     def forward(self, image_tokens: torch.Tensor, id_tokens: torch.Tensor) -> torch.Tensor:
         """(B, T, image_dim) and (B, n, dim) → (B, n, dim)."""
@@ -119,14 +111,11 @@ class FaceEncoder(ModelMixin, ConfigMixin):
         }
 
     def forward(self, face_embedding: torch.Tensor, image_tokens: torch.Tensor) -> torch.Tensor:
-        """Make identity tokens.
+        """Make identity tokens, (B, num_tokens, dim).
 
         Args:
             face_embedding: (B, embedding_dim), raw (not normalised); zeros where the photo shows no face.
             image_tokens: (B, T, image_dim), CLIP's embedding of the whole photo.
-
-        Returns:
-            (B, num_tokens, dim).
         """
         id_tokens = rearrange(self.proj(face_embedding), "b (tokens dim) -> b tokens dim", dim=self.config.dim)
         return self.fusion_model(image_tokens, self.norm(id_tokens))

@@ -46,12 +46,5 @@ class PoseNet(ModelMixin, ConfigMixin):
         }
 
     def forward(self, poses: torch.Tensor) -> torch.Tensor:
-        """Encode skeleton images.
-
-        Args:
-            poses: (F, 3, H, W), RGB in −1..1, H and W multiples of 8.
-
-        Returns:
-            (F, out_channels, H/8, W/8).
-        """
+        """Encode skeletons: (F, 3, H, W), RGB in −1..1, H and W multiples of 8 → (F, out_channels, H/8, W/8)."""
         return self.final_proj(self.conv_layers(poses)) * self.scale

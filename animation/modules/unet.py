@@ -51,7 +51,7 @@ class PoseGuidedUNet(UNetSpatioTemporalConditionModel):
         pose_latents: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> UNetSpatioTemporalConditionOutput | tuple[torch.Tensor]:
-        """Predict v for a batch of videos, of which the first B − N may be unconditional.
+        """Predict v for a batch of videos, of which the first B − N may be unconditional: (B, F, 4, h, w).
 
         Args:
             sample: (B, F, 8, h, w), noisy latents and image latents.
@@ -60,9 +60,6 @@ class PoseGuidedUNet(UNetSpatioTemporalConditionModel):
                 B − N see no tokens, exactly as if all of theirs were zero, and no work is done for them.
             added_time_ids: (B, 3), [fps − 1, motion bucket, noise augmentation].
             pose_latents: (N, F, C, h, w), PoseNet's output for the last N samples, or None.
-
-        Returns:
-            (B, F, 4, h, w), as `.sample` or the only element of a tuple.
         """
         unconditional = len(sample) - len(encoder_hidden_states)
         self.layout.samples, self.layout.unconditional = len(sample), unconditional

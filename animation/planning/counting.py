@@ -3,9 +3,8 @@
 Tensors there have shapes and no numbers, so that networks of any size run in seconds and without memory.
 """
 
-import contextlib
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,8 +28,7 @@ class MetaCounter(TorchDispatchMode):
         workspace: also count what kernels take for themselves, see `cuda_workspace`; None: tensors alone.
 
     Attributes:
-        now: bytes alive.
-        peak: the most that were alive; may be set back.
+        now, peak: bytes alive, and the most that were; may be set back.
         flops: floating-point operations of products, convolutions and attention, two for a product and a sum.
     """
 
@@ -40,24 +38,14 @@ class MetaCounter(TorchDispatchMode):
         self.flops = 0.0
         self._workspace = workspace
         self._sizes: dict[int, int] = {}  # bytes by storage
-        self._paused = False
+        self.paused = False  # then tensors that are made stand for others on the host and do not count
 
     def hold(self, network: torch.nn.Module) -> None:
         """Count a network that is there already."""
         for tensor in (*network.parameters(), *network.buffers()):
             self._add(tensor, tensor.untyped_storage().nbytes())
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Within the context, tensors that are made stand for others on the host and do not count."""
-        self._paused = True
-        try:
-            yield
-        finally:
-            self._paused = False
-
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        """Run an operation on meta tensors, and count."""
         kwargs = kwargs or {}
         inputs = [x for x in tree_iter((args, kwargs)) if isinstance(x, torch.Tensor)]
         on_meta = any(x.is_meta for x in inputs)
@@ -73,7 +61,7 @@ class MetaCounter(TorchDispatchMode):
         output = func(*args, **kwargs)
         for tensor in tree_iter(output):
             if isinstance(tensor, torch.Tensor):
-                self._add(tensor, 0 if self._paused else tensor.untyped_storage().nbytes())
+                self._add(tensor, 0 if self.paused else tensor.untyped_storage().nbytes())
         if on_meta:
             if self._workspace is not None:
                 self.peak = max(self.peak, self.now + self._workspace(func, args, output))
@@ -98,7 +86,6 @@ class FusedAttention(TorchFunctionMode):
     """Attention as the devices' kernels do it, without its matrix of logits, which the meta device would make."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        """Replace scaled_dot_product_attention by an operation that makes the same tensors as the fused kernels."""
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             inputs = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs

@@ -41,10 +41,9 @@ class Plan:
     Attributes:
         needs: by stage, in their order.
         levers: the settings of `LEVERS` that the run will have, `cfg_batch` as the number that it comes to.
-        changed: those of the settings that differ from what was asked for, by name.
+        changed: those that differ from what was asked for.
         device: its kind, cpu, cuda or mps.
-        max_vram: GB that the run may take; None for all there are.
-        rate: floating-point operations a second, as tried here.
+        max_vram, rate: see `make_plan`.
     """
 
     needs: Mapping[str, Need]
@@ -82,12 +81,7 @@ class Plan:
 def plan_run(
     settings: InferenceSettings, num_frames: int, max_vram: float | None = None, fixed: Collection[str] = ()
 ) -> Plan:
-    """Plan a run on the device that its settings name.
-
-    Args:
-        settings: of the run.
-        num_frames: of the video.
-        max_vram, fixed: see `make_plan`.
+    """Plan a run on the device that its settings name, as `make_plan` does.
 
     Raises:
         CheckpointError: a file is missing or damaged, or the parts do not fit each other.
@@ -146,14 +140,14 @@ def device_bytes(tensors: int, device: str) -> int:
 def _candidates(rehearsal: Rehearsal, fixed: Collection[str]) -> Iterator[InferenceSettings]:
     """All settings that may be tried, the cheapest in quality first, then the cheapest in time."""
     asked = rehearsal.settings
-    ways = list(OFFLOADS[OFFLOADS.index(asked.offload) :]) if rehearsal.device.type != "cpu" else [asked.offload]
     choices: dict[str, list[Any]] = {
         "tile_size": [tile for tile in _halved(asked.tile_size, SMALLEST_TILE) if tile > asked.frames_overlap],
         "decode_chunk_size": _halved(asked.decode_chunk_size, 1),
         "cfg_batch": list(dict.fromkeys([asked.cfg_batch, "1"])) if asked.guided else [asked.cfg_batch],
-        "offload": ways,
+        "offload": list(OFFLOADS[OFFLOADS.index(asked.offload) :]),
     }
-    choices |= {name: [getattr(asked, name)] for name in fixed}
+    as_asked = [*fixed, "offload"] if rehearsal.device.type == "cpu" else fixed
+    choices |= {name: [getattr(asked, name)] for name in as_asked}
     combinations = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
     for levers in sorted(combinations, key=lambda levers: levers["offload"] == "sequential"):
         yield replace(asked, **levers)
@@ -161,10 +155,7 @@ def _candidates(rehearsal: Rehearsal, fixed: Collection[str]) -> Iterator[Infere
 
 def _halved(value: int, least: int) -> list[int]:
     """A number, its half and so on, down to a least one or to itself."""
-    values = [value]
-    while values[-1] // 2 >= least:
-        values.append(values[-1] // 2)
-    return values
+    return [value, *(_halved(value // 2, least) if value // 2 >= least else [])]
 
 
 def measure_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -180,7 +171,6 @@ def measure_rate(device: torch.device, dtype: torch.dtype) -> float:
     work = 2.0 * len(rows) * TRIAL_CHANNELS * (9 * TRIAL_CHANNELS + 8 * TRIAL_CHANNELS)
 
     def trial() -> float:
-        """Seconds of one round."""
         start = time.perf_counter()
         F.conv2d(pixels, kernel, padding=1)
         rows @ matrix

@@ -36,13 +36,7 @@ ENCODERS = ("image_encoder", "face_encoder", "vae", "pose_net")
 
 @dataclass(frozen=True)
 class Stage:
-    """What one stage of a run takes.
-
-    Attributes:
-        networks: the names of those at work.
-        peak: the most bytes of tensors beside the weights.
-        flops: floating-point operations.
-    """
+    """The networks at work in one stage, its most bytes of tensors beside the weights, floating-point operations."""
 
     networks: tuple[str, ...]
     peak: int
@@ -55,7 +49,6 @@ class Rehearsal:
     Args:
         components: what `load_components(…, device="meta")` returned; they are changed, and serve for nothing else.
         settings: of the run; all but its levers hold for every rehearsal.
-        num_frames: of the video.
         device: that the run is for.
         arcface: the recogniser of face optimisation, on the meta device; needed where the settings ask for it.
         device_memory: bytes of that device, which decide where poses wait; None: on the device.
@@ -70,14 +63,11 @@ class Rehearsal:
         arcface: torch.nn.Module | None = None,
         device_memory: int | None = None,
     ):
-        assert settings.height and settings.width and settings.num_inference_steps  # filled in by now
-        self.settings, self.num_frames, self.device = settings, num_frames, device
-        self.device_memory = device_memory
+        self.settings, self.num_frames, self.device, self.device_memory = settings, num_frames, device, device_memory
+        parts = components | {"arcface": arcface}
         self.networks: dict[str, Any] = {
-            name: part for name, part in components.items() if isinstance(part, torch.nn.Module)
+            name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)
         }
-        if arcface is not None:
-            self.networks["arcface"] = arcface
         self._counter = MetaCounter(None if device.type == "cpu" else cuda_workspace)
         for network in self.networks.values():
             self._counter.hold(network.to(META))
@@ -85,7 +75,6 @@ class Rehearsal:
         self._pipeline = cast(Any, AnimationPipeline(**components))
         self._pipeline._allocate_pose_latents = self._allocate_pose_latents
         self._decoder = "vae" if self._pipeline.preview_vae is None else "preview_vae"
-        self._height, self._width, self._steps = settings.height, settings.width, settings.num_inference_steps
         self._latent_size = settings.height // LATENT_SIZE, settings.width // LATENT_SIZE
         self._guidance = torch.full((num_frames,), 3.0 if settings.guided else 1.0)
         self._stages: dict[tuple, Stage] = {}
@@ -93,23 +82,20 @@ class Rehearsal:
     def stages(self, settings: InferenceSettings) -> dict[str, Stage]:
         """What the stages of a run take: encode, denoise, refine where there is face optimisation, and decode.
 
-        Stages on the host, by `--vae_device cpu`, are left out.
-
-        Args:
-            settings: those of the rehearsal with any `offload`, `cfg_batch`, `tile_size` and `decode_chunk_size`.
+        Stages on the host, by `--vae_device cpu`, are left out. The levers of the settings may be any.
         """
         stages = {"encode": self._rehearse("encode", ENCODERS, self._encode)}
         batch, tile = self.cfg_batch(settings), min(settings.tile_size, self.num_frames)
         folding = settings.offload != "sequential"  # it reads weights that would lie elsewhere
         stage = self._rehearse("denoise", ("unet",), self._denoise, batch, tile, folding)
         windows = len(window_indices(self.num_frames, settings.tile_size, settings.frames_overlap))
-        stages["denoise"] = replace(stage, flops=stage.flops * self._steps * windows)
+        stages["denoise"] = replace(stage, flops=stage.flops * settings.num_inference_steps * windows)
         if settings.vae_device == "cpu":
             return stages
         chunk = settings.decode_chunk_size
         shown = min(self.num_frames, REHEARSED_CHUNKS * chunk)
         if isinstance(settings, FaceOptimizationSettings):
-            steps = min(settings.end_refine_step, self._steps - 1) - settings.start_refine_step + 1
+            steps = min(settings.end_refine_step, settings.num_inference_steps - 1) - settings.start_refine_step + 1
             passes = (PASSES * settings.num_optimization_iter + 1) / (PASSES + 1)
             stage = self._rehearse("refine", (self._decoder,), self._refine, chunk, settings.hjb_crop, shown)
             stages["refine"] = replace(stage, flops=stage.flops * steps * passes * self.num_frames / shown)
@@ -121,9 +107,7 @@ class Rehearsal:
         """The most bytes of tensors on the device in a stage, the weights that are there then included."""
         on_host = {"vae", "preview_vae", "arcface"} if settings.vae_device == "cpu" else set()
         there = {name: part for name, part in self.networks.items() if name not in on_host}
-        weights = {
-            name: sum(tensor.nbytes for tensor in (*part.parameters(), *part.buffers())) for name, part in there.items()
-        }
+        weights = {name: sum(x.nbytes for x in (*part.parameters(), *part.buffers())) for name, part in there.items()}
         if settings.offload == "none":
             return stage.peak + sum(weights.values())
         if settings.offload == "model":  # one network at a time
@@ -141,9 +125,8 @@ class Rehearsal:
 
     def _rehearse(self, name: str, networks: tuple[str, ...], work: Callable[..., None], *depends_on: object) -> Stage:
         """Run a stage on what it depends on, or remember it."""
-        key = (name, *depends_on)
+        key, counter = (name, *depends_on), self._counter
         if key not in self._stages:
-            counter = self._counter
             counter.peak, counter.flops = counter.now, 0.0
             with torch.no_grad(), FusedAttention(), counter:
                 work(*depends_on)
@@ -152,19 +135,20 @@ class Rehearsal:
 
     def _encode(self) -> None:
         """Encode blank pictures; the conditions stay for the later stages."""
-        pixels = np.zeros((self._height, self._width, 3), np.uint8)
+        height, width = self.settings.height, self.settings.width
+        pixels = np.zeros((height, width, 3), np.uint8)
         pose = SimpleNamespace(convert=lambda mode: SimpleNamespace(resize=lambda size, resample: pixels))
         embedding = np.zeros(self.networks["face_encoder"].config.embedding_dim, np.float32)
         photo = Image.new("RGB", (LATENT_SIZE, LATENT_SIZE))  # it is resized on the host
-        self._conditions = self._pipeline.encode(photo, [pose] * self.num_frames, embedding, self._height, self._width)
+        self._conditions = self._pipeline.encode(photo, [pose] * self.num_frames, embedding, height, width)
 
     def _allocate_pose_latents(self, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
         """On the device while they take a small share of it, as the pipeline's own does."""
-        size, memory = math.prod(shape) * like.element_size(), self.device_memory
-        if memory is None or size <= memory * DEVICE_SHARE_FOR_POSES:
-            return like.new_empty(shape)
-        with self._counter.paused():
-            return like.new_empty(shape)
+        memory = math.inf if self.device_memory is None else self.device_memory
+        self._counter.paused = math.prod(shape) * like.element_size() > memory * DEVICE_SHARE_FOR_POSES
+        latents = like.new_empty(shape)
+        self._counter.paused = False
+        return latents
 
     def _denoise(self, batch: int, tile: int, folding: bool) -> None:
         """One step of one window, with what the step before has left."""
@@ -180,19 +164,13 @@ class Rehearsal:
     def _refine(self, chunk: int, crop: int | None, shown: int) -> None:
         """One gradient step on the first chunks, while the sampler waits."""
         waiting = [self._latents() for _ in range(3 + self.settings.guided)]  # latents, predictions, v
-        third, eighth = self._width // 3, self._height // 8
+        third, eighth = self.settings.width // 3, self.settings.height // 8
         box = FaceBox(y_min=eighth, y_max=3 * eighth, x_min=third, x_max=2 * third)
-        optimizer = FaceOptimizer(
-            self.networks[self._decoder],
-            self.networks["arcface"],
-            torch.empty(1, self.networks["arcface"].config.embedding_dim, device=META),
-            [box] * shown + [None] * (self.num_frames - shown),
-            num_iterations=1,
-            decode_chunk_size=chunk,
-            crop_margin=crop,
-            progress=False,
-        )
-        optimizer(self._latents(), 0, 1)
+        boxes = [box] * shown + [None] * (self.num_frames - shown)
+        vae, arcface = self.networks[self._decoder], self.networks["arcface"]
+        reference = torch.empty(1, arcface.config.embedding_dim, device=META)
+        options = {"num_iterations": 1, "decode_chunk_size": chunk, "crop_margin": crop, "progress": False}
+        FaceOptimizer(vae, arcface, reference, boxes, **options)(self._latents(), 0, 1)
         del waiting
 
     def _decode(self, chunk: int) -> None:
@@ -205,12 +183,7 @@ class Rehearsal:
 
 
 def load_rehearsal(settings: InferenceSettings, num_frames: int, device: torch.device) -> Rehearsal:
-    """A rehearsal of the networks that settings name, whose files' heads alone are read.
-
-    Raises:
-        CheckpointError: a file is missing or damaged, or the parts do not fit each other.
-        InputError: the device does not compute in the number format.
-    """
+    """A rehearsal of the networks that settings name, whose files' heads alone are read. Raises InputError."""
     components = load_components(**component_paths(settings, choose_dtype(settings.dtype, device)), device="meta")
     arcface: Any = None
     if isinstance(settings, FaceOptimizationSettings):
