@@ -13,7 +13,6 @@ import numpy as np
 
 from animation.errors import InputError
 from animation.face.detection import FaceFinder
-from animation.face.embedding import largest_face
 from animation.media.images import FrameFolder, load_photo
 from animation.media.video import VideoFrames
 from animation.report import library_versions
@@ -149,7 +148,7 @@ def check_face(photo_path: str, checkpoints: Checkpoints) -> Iterator[Finding]:
         remedy = "take a photo with a larger, frontal, unobstructed face"
         yield Finding(WARNING, "photo's face", "no face found", remedy)
         return
-    left, top, right, bottom = largest_face(faces).box
+    left, top, right, bottom = max(faces, key=lambda face: face.area).box
     text = f"{right - left:.0f}×{bottom - top:.0f} pixels of {photo.width}×{photo.height}, found by {way}"
     if len(faces) > 1:
         text += f", the largest of {len(faces)} (--face takes another)"
