@@ -169,7 +169,12 @@ class Rehearsal:
         boxes = [box] * shown + [None] * (self.num_frames - shown)
         vae, arcface = self.networks[self._decoder], self.networks["arcface"]
         reference = torch.empty(1, arcface.config.embedding_dim, device=META)
-        options = {"num_iterations": 1, "decode_chunk_size": chunk, "crop_margin": crop, "progress": False}
+        options: dict[str, Any] = {
+            "num_iterations": 1,
+            "decode_chunk_size": chunk,
+            "crop_margin": crop,
+            "progress": False,
+        }
         FaceOptimizer(vae, arcface, reference, boxes, **options)(self._latents(), 0, 1)
         del waiting
 
