@@ -117,17 +117,24 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
         image_embeddings = self._encode_image(image, device, 1, False).to(dtype)  # (1, 1, D)
         face_tokens = self.face_encoder(embedding.to(device, dtype), image_embeddings)
         time_ids = self._get_add_time_ids(fps - 1, motion_bucket_id, noise_aug_strength, dtype, 1, 1, False)
-        pixels = self.video_processor.preprocess(image, height=height, width=width).to(device)
-        noise = randn_tensor(pixels.shape, generator=generator, device=device, dtype=pixels.dtype)
-        pixels = pixels + noise_aug_strength * noise
-        with self._upcast_vae():
-            posterior = encode_frames(self.vae, pixels.to(vae_device(self.vae), self.vae.dtype))
+        image_latents = self._encode_photo(image, height, width, noise_aug_strength, generator)
         return Conditions(
             tokens=torch.cat([image_embeddings, face_tokens], dim=1),
-            image_latents=posterior.chunk(2, dim=1)[0].to(device, dtype),
+            image_latents=image_latents.to(device, dtype),
             pose_latents=self._encode_poses(poses, height, width),
             added_time_ids=time_ids.to(device),
         )
+
+    def _encode_photo(
+        self, image: Image.Image, height: int, width: int, noise_aug_strength: float, generator: torch.Generator | None
+    ) -> torch.Tensor:
+        """(1, 4, h, w): the mode of the VAE's posterior for the noised photo, not scaled."""
+        pixels = self.video_processor.preprocess(image, height=height, width=width).to(self._execution_device)
+        noise = randn_tensor(pixels.shape, generator=generator, device=pixels.device, dtype=pixels.dtype)
+        pixels = pixels + noise_aug_strength * noise
+        with self._upcast_vae():
+            posterior = encode_frames(self.vae, pixels.to(vae_device(self.vae), self.vae.dtype))
+        return posterior.chunk(2, dim=1)[0]
 
     @contextlib.contextmanager
     def _upcast_vae(self):
