@@ -1,6 +1,7 @@
 """What drives a clip: a video, a folder of its frames, a folder of skeletons, or recorded key points."""
 
 import logging
+import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,10 +163,8 @@ def are_skeletons(folder: Path) -> bool:
 
 def pick(count: int, rate: float, start: float, end: float | None, fps: float | None) -> list[int]:
     """The numbers of the frames that show a part of `count` frames of one rate at another, each when it is due."""
-    duration = count / rate
-    last = min(duration, duration if end is None else end)
-    fps = fps or rate
-    ticks = max(0, int(np.ceil((last - start) * fps - 1e-4)))
+    last, fps = min(count / rate, math.inf if end is None else end), fps or rate
+    ticks = max(0, math.ceil((last - start) * fps - 1e-4))
     numbers = [int((start + k / fps) * rate + 1e-4) for k in range(ticks)]
     return [number for number in numbers if number < count]
 

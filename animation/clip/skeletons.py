@@ -71,7 +71,7 @@ def digest(frames: FrameFolder) -> str:
 def _made_of(settings: ClipSettings, photo: Path, framing: Framing, driver: Driver) -> dict:
     """All that the skeletons depend on, JSON values."""
     networks = settings.skeleton_settings(photo, (framing.width, framing.height), None)
-    paths = [Path(networks.detector_path), Path(networks.pose_path)]
+    paths = map(Path, (networks.detector_path, networks.pose_path))
     made_of = {
         "driver": driver.describe(),
         "photo": describe_file(photo),
@@ -96,12 +96,12 @@ def _extract(settings: ClipSettings, photo: Path, framing: Framing, driver: Driv
     arrangement = arrange(recording, size=size, **arrangement_choices(settings))
     report(arrangement, recording)
     numbers = looped(arrangement.drawn.num_frames, driver.fps, settings.loop, settings.max_seconds)
-    drawn = select(arrangement.drawn, numbers)
+    recording.drawn = select(arrangement.drawn, numbers)
     if settings.anchor == "photo":
-        drawn = prepend(photo_person(recording, settings.person == "all", settings.confidence), drawn)
-    recording.drawn = drawn
+        person = photo_person(recording, settings.person == "all", settings.confidence)
+        recording.drawn = prepend(person, recording.drawn)
     write_skeletons(folder, recording, settings.confidence, settings.canvas)
-    return drawn.num_frames, arrangement.drawn.num_frames
+    return recording.drawn.num_frames, arrangement.drawn.num_frames
 
 
 def _copy(settings: ClipSettings, photo: Path, framing: Framing, driver: Driver, folder: Path) -> tuple[int, int]:
@@ -110,8 +110,8 @@ def _copy(settings: ClipSettings, photo: Path, framing: Framing, driver: Driver,
     assert isinstance(source, FolderFrames)
     place = placing(framing, source.size)
     people = _photo_people(settings, photo) if settings.anchor == "photo" else None
-    looped_numbers = looped(source.estimated_length, driver.fps, settings.loop, settings.max_seconds)
-    numbers = [source.numbers[number] for number in looped_numbers]
+    kept = source.numbers
+    numbers = [kept[i] for i in looped(len(kept), driver.fps, settings.loop, settings.max_seconds)]
 
     def images() -> Iterator[np.ndarray]:
         if people is not None:

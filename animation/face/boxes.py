@@ -40,14 +40,10 @@ def clip_box(edges: Iterable[float], height: int, width: int) -> FaceBox | None:
 
 
 def box_from_mask(mask: np.ndarray, height: int, width: int) -> FaceBox | None:
-    """The box of the largest white region of a mask, scaled to a frame.
+    """The box of the largest white region of a mask, (h, w) uint8, scaled to a frame of `height` × `width` pixels.
 
     Pixels of 128 and more are white. A mask without white has no face, and neither has one that is white all over:
     it stands for a face that was not found, not for a face as large as the frame.
-
-    Args:
-        mask: (h, w) uint8.
-        height, width: of the frame, pixels.
     """
     white = (mask >= MASK_THRESHOLD).astype(np.uint8)
     if white.all() or not white.any():

@@ -97,7 +97,7 @@ class FaceFinder:
 
         folder = find_face_models(models_folder)
         self.device = "cuda" if device.startswith("cuda") else "cpu"
-        wanted = ["CUDAExecutionProvider"] * (self.device == "cuda") + ["CPUExecutionProvider"]
+        wanted = (["CUDAExecutionProvider"] if self.device == "cuda" else []) + ["CPUExecutionProvider"]
         providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0

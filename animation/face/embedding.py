@@ -34,8 +34,7 @@ def load_face_embedding(path: str | Path) -> np.ndarray:
     if embedding is None:
         raise InputError(f"{path}: an embedding of shape {shape}; it must be ({EMBEDDING_DIM},)")
     if embedding.dtype.kind not in "fiu" or not np.isfinite(embedding).all():
-        kind = f"an embedding of {embedding.dtype} with values that are not finite numbers"
-        raise InputError(f"{path}: {kind}; make it again")
+        raise InputError(f"{path}: values of {embedding.dtype} that are not finite numbers; make it again")
     return embedding.reshape(EMBEDDING_DIM).astype(np.float32)
 
 
@@ -58,12 +57,7 @@ def choose_face(faces: list[Face], number: int | None = None) -> Face:
 
 
 def embed_largest(finder: FaceFinder, image_rgb: np.ndarray, channel_order: str) -> np.ndarray | None:
-    """The raw embedding of a picture's largest face, (512,) float32; None where there is no face.
-
-    Args:
-        image_rgb: (H, W, 3) uint8.
-        channel_order: handed to the networks, `rgb` or `bgr`.
-    """
+    """The raw embedding, (512,) float32, of the largest face of a picture, (H, W, 3) uint8; None without one."""
     faces, _ = finder(image_rgb, channel_order)
     return finder.embed(image_rgb, max(faces, key=attrgetter("area")), channel_order) if faces else None
 

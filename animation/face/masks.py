@@ -77,17 +77,13 @@ class FaceMaskSettings(FaceModels):
 def draw_mask(
     height: int, width: int, boxes: Sequence[Sequence[float] | np.ndarray], shape: str = "box", feather: float = 0
 ) -> np.ndarray:
-    """White faces on black.
+    """White faces on black, (height, width) uint8, 0 or 255 where nothing fades.
 
     Args:
-        height, width: pixels.
         boxes: x_min, y_min, x_max, y_max of each face, pixels; what lies outside the picture is cut off.
         shape: `box`, or `oval` for the ellipse within it.
         feather: pixels over which the edge fades, half of them inside, at most half of the smallest face; half-way grey
             lies on the edge itself.
-
-    Returns:
-        (height, width) uint8, 0 or 255 where nothing fades.
     """
     mask = np.zeros((height, width), np.uint8)
     for box in boxes:
@@ -108,8 +104,7 @@ def extract_masks(settings: FaceMaskSettings, pictures: Pictures, folder: Path) 
     """Find the faces of all pictures and write their masks, each whole or not at all; what is there already stays.
 
     Raises:
-        InputError: a network or a picture is damaged; masks written before stay, so that the same command
-            goes on from there.
+        InputError: a network or a picture is damaged; the masks before it stay, and the same command goes on there.
     """
     finder = FaceFinder(settings.face_models, settings.dwpose_models, settings.device)
     if not finder.dwpose_paths:

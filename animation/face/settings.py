@@ -157,8 +157,7 @@ class FaceOptimizationSettings(InferenceSettings, FaceOptimization):
         """Check everything that can be checked without torch, read the inputs, and find the faces.
 
         Raises:
-            InputError: as `InferenceSettings.read_inputs`, or no face is known in the frames or in the
-                photo, or there are no weights of the extractor.
+            InputError: as the other runs', or no face is known in frames or photo, or the extractor has no weights.
         """
         inputs = super().read_inputs()
         extractor_path = self.find_extractor()
@@ -215,10 +214,8 @@ class FaceOptimizationSettings(InferenceSettings, FaceOptimization):
         """Which of a source's frames, of these numbers, belongs to each pose: by number where all are there."""
         wanted = [frame_number(path) for path in poses.paths]
         if len(numbers) < len(wanted) or (self.max_frames is None and len(numbers) != len(wanted)):
-            raise InputError(
-                f"{source}: faces of {len(numbers)} frames, but there are {len(wanted)} poses; make them from the same "
-                "frames"
-            )
+            found = f"faces of {len(numbers)} frames, but there are {len(wanted)} poses"
+            raise InputError(f"{source}: {found}; make them from the same frames")
         if set(wanted) <= set(numbers):
             return [numbers.index(number) for number in wanted]
         logger.warning(f"{source}: its frames are numbered otherwise than the poses; they are taken in their order")

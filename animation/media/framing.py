@@ -47,25 +47,20 @@ class Framing:
         return right - left, bottom - top
 
     def apply(self, image: Image.Image, colour: tuple[int, int, int] | None = None) -> Image.Image:
-        """Draw the photo, or another picture of its shape such as a mask of it, on the canvas.
+        """Draw the photo, or another picture of its shape such as a mask of it, on the canvas, RGB.
 
         Args:
-            image: RGB, of any size but of the photo's shape.
+            image: of any size but of the photo's shape.
             colour: of the padding; None: the median colour of the photo's edges beside it, which leaves the least
                 of an edge for the model to continue.
-
-        Returns:
-            RGB, `width` × `height`.
 
         Raises:
             InputError: the picture has another shape than the photo.
         """
         width, height = self.photo_size
         if not same_shape(image.size, self.photo_size):
-            raise InputError(
-                f"a picture of {image.width}×{image.height} pixels, where one of the shape of the photo "
-                f"({width}×{height}) was due"
-            )
+            due = f"one of the shape of the photo ({width}×{height})"
+            raise InputError(f"a picture of {image.width}×{image.height} pixels, where {due} was due")
         across, down = image.width / width, image.height / height
         left, top, right, bottom = self.source
         part = (left * across, top * down, min(right * across, image.width), min(bottom * down, image.height))
@@ -101,9 +96,8 @@ def frame_photo(photo_size: tuple[int, int], size: str = AUTO, fit: str = "crop"
     Args:
         photo_size: width and height, pixels.
         size: of the canvas: WIDTHxHEIGHT, or `auto` for the one of `BUCKETS` whose shape is nearest to the photo's.
-        fit: `crop` fills the canvas and cuts off what is beyond it, as much from the left as from the right, and a
-            quarter of it from above; `pad` shows the whole photo between two bands of one colour; `stretch` changes
-            the photo's shape to the canvas's.
+        fit: `crop` fills the canvas and cuts off what is beyond it, left and right alike, and of what goes above and
+            below a quarter above; `pad` shows the whole photo between two bands of one colour; `stretch` distorts it.
 
     Raises:
         InputError: the size is not understood, not a multiple of 64 or above 4096, or the fit is unknown.

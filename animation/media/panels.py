@@ -39,13 +39,7 @@ def panel(picture: Picture) -> np.ndarray:
 def write_panels(
     path: Path, panels: Mapping[str, Panel], fps: float, sound: Sound | None = None, caption: str = ""
 ) -> None:
-    """Write an MP4 of panels beside each other under their names, atomically.
-
-    Args:
-        path: ends with .mp4.
-        panels: by name, from left to right.
-        fps: frames a second.
-        caption: a line below the panels.
+    """Write an MP4 of panels beside each other, from left to right, under their names and over a caption, atomically.
 
     Raises:
         ValueError: one panel has fewer pictures than another.
@@ -139,8 +133,7 @@ def _thumb(image: Image.Image) -> Image.Image:
 def plot_likeness(values: Sequence[float | None]) -> Image.Image:
     """Plot the likeness of each frame's face to the photo's (CSIM), RGB, 960×360 pixels.
 
-    Args:
-        values: cosine similarities by frame, −1..1; None (or NaN) where no face was found, which is shown as a band.
+    Cosine similarities by frame, −1..1; None (or NaN) where no face was found, which is shown as a band.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -62,10 +62,8 @@ class VideoFrames:
             if duration is None and container.duration:
                 duration = (container.duration - (container.start_time or 0)) / av.time_base
         self.fps = (fps or rate) / stride
-        self.estimated_length = None
-        if duration is not None:
-            seconds = min(duration, self.end or duration) - self.start
-            self.estimated_length = max(1, round(seconds * self.fps))
+        seconds = None if duration is None else min(duration, end or duration) - self.start
+        self.estimated_length = None if seconds is None else max(1, round(seconds * self.fps))
         first = next(iter(self), None)
         if first is None:
             part = f"between {self.start:g} s and {'its end' if end is None else f'{end:g} s'}"
@@ -96,10 +94,7 @@ class VideoFrames:
         """Whether no frame of the file lies further than one frame from where an even rate would have it.
 
         Where not, the frames one after the other run away from the sound: take them at a rate, `fps`. Decodes nothing;
-        a file that does not say when its frames are counts as even.
-
-        Raises:
-            InputError: damaged.
+        a file that does not say when its frames are counts as even. Raises InputError where it is damaged.
         """
         with self._open() as container:
             stream = container.streams.video[0]

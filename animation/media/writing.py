@@ -53,12 +53,10 @@ def write_gif(path: Path, frames_rgb: Iterator[np.ndarray], num_frames: int, fps
 
 
 def write_mp4(path: Path, frames_rgb: Iterator[np.ndarray], fps: float, sound: Sound | None = None) -> None:
-    """Write H.264 in yuv420p, which every player reads, and AAC where there is sound.
+    """Write frames of (H, W, 3) uint8 RGB, H and W even, as H.264 in yuv420p, which every player reads.
 
-    Args:
-        frames_rgb: (H, W, 3) uint8 RGB each, H and W even.
-        fps: frames a second.
-        sound: from the first frame on; it ends with the last: what is longer is cut off, what is missing is silence.
+    Where there is sound it is AAC, from the first frame to the last: a longer one is cut off, a shorter one goes on as
+    silence.
     """
     rate = Fraction(fps).limit_denominator(1001)
     first = next(frames_rgb, None)
@@ -90,7 +88,6 @@ class AnimationWriter:
     Args:
         output_dir: made where missing.
         num_frames: how many will be written.
-        fps: frames a second, above 0.
         png, gif, mp4: which formats to write.
         sound: of the MP4.
 
@@ -171,16 +168,13 @@ class AnimationWriter:
             if error_type is None:
                 for written in (*self._pictures, *(written for _, written in self._videos)):
                     written.result()
-                self._publish()
+                for name in self.outputs:
+                    if name == FRAMES_FOLDER:
+                        publish_frames(self.partial / name, self.output_dir / name, self.count)
+                    elif self.count:
+                        (self.partial / name).replace(self.output_dir / name)
         finally:
             shutil.rmtree(self.partial, ignore_errors=True)
-
-    def _publish(self) -> None:
-        for name in self.outputs:
-            if name == FRAMES_FOLDER:
-                publish_frames(self.partial / name, self.output_dir / name, self.count)
-            elif self.count:
-                (self.partial / name).replace(self.output_dir / name)
 
 
 def publish_frames(source: Path, folder: Path, count: int) -> None:
