@@ -153,6 +153,7 @@ def test_a_photo_and_a_video_with_sound_become_a_clip_with_its_sound(
     assert np.array_equal(frames_of(out), first)
 
 
+@pytest.mark.slow
 def test_all_kinds_of_driver_are_found_out_and_agree(tmp_path, checkpoint, case, models, dwpose, photo, caplog):
     caplog.set_level("INFO", "animation")
     common = {"photo": photo, "dwpose_models": dwpose}

@@ -272,6 +272,7 @@ ODD = {  # what is odd, and how it is made
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD)
 def test_odd_input_works(tmp_path, checkpoint, case, models, dwpose, name):
     """With one step: what matters is what comes in and out."""

@@ -170,6 +170,7 @@ def modelled(rehearsal):
     return {name: stage.peak for name, stage in rehearsal.stages(rehearsal.settings).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tiny_vae", "name"), [(*kind[:2], name) for kind in KINDS for name in kind[2]])
 def test_the_model_meets_the_measurement(dtype, tiny_vae, name):
     expected = measured(dtype, tiny_vae, name)
@@ -182,6 +183,7 @@ def test_the_model_meets_the_measurement(dtype, tiny_vae, name):
         assert found[stage] == pytest.approx(peak, rel=TOLERANCE), stage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "stage", "ignored"),
     [
@@ -240,6 +242,7 @@ def test_offloading_leaves_what_is_not_at_work_out():
     assert list(rehearsal.stages(on_host)) == ["encode", "denoise"]
 
 
+@pytest.mark.slow
 def test_poses_wait_on_the_host_where_they_are_many():
     short = Rehearsal(on_meta(networks()[0]), settings_of(), 8, torch.device("cuda"), None, 2**40)
     small = Rehearsal(on_meta(networks()[0]), settings_of(), 8, torch.device("cuda"), None, 1)
@@ -287,6 +290,7 @@ def released():
     }
 
 
+@pytest.mark.slow
 def test_the_released_networks():
     settings = settings_of(width=512, height=512, tile_size=16, num_inference_steps=1, cfg_batch="1", offload="model")
     start = time.process_time()

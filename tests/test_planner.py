@@ -53,6 +53,7 @@ def cost(plan):
     )
 
 
+@pytest.mark.slow
 def test_every_limit_is_kept_and_less_memory_never_costs_less(bare_card):
     costs, limit = [], make_plan(rehearsal()).bytes / GB
     with pytest.raises(InputError, match="the least is") as refusal:
@@ -102,6 +103,7 @@ def test_fixed_levers_stay(bare_card):
         make_plan(rehearsal(), limit, list(ASKED))
 
 
+@pytest.mark.slow
 def test_the_cpu_has_nothing_to_offload_to():
     limit = 0.9 * make_plan(rehearsal("cpu")).bytes / GB
     plan = make_plan(rehearsal("cpu"), limit)
@@ -109,6 +111,7 @@ def test_the_cpu_has_nothing_to_offload_to():
     assert plan.changed
 
 
+@pytest.mark.slow
 def test_a_plan_on_the_cpu_meets_the_measurement():
     """The plan's stages are bytes of tensors there, the networks' weights included."""
     here = rehearse(settings_of(decode_chunk_size=4))
@@ -171,6 +174,7 @@ def run(monkeypatch, capsys, *flags):
     return status, *capsys.readouterr()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pixels", "batch"), [(64, 2), (384, 1)])
 def test_a_dry_run_tells_what_the_run_does(tmp_path, checkpoint, case, monkeypatch, capsys, pixels, batch):
     """On a CPU the sampler takes one branch at a time where windows are large."""
@@ -209,6 +213,7 @@ def test_a_limit_is_kept_to_by_the_run(tmp_path, checkpoint, case, monkeypatch, 
         assert "does not fit; the least is" in logged
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_cases_plans_each(tmp_path, checkpoint, case, monkeypatch, capsys):
     common = clip_settings(tmp_path, checkpoint, case)
     flags = flags_of(common)
