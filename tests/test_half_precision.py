@@ -118,6 +118,7 @@ def test_the_whole_pipeline(components, case, new_face_encoder):
     assert np.abs(found - expected).mean() < 1e-2
 
 
+@pytest.mark.slow
 def test_a_step_of_face_optimisation(components, half):
     """The decoder in half precision, with gradients; the extractor and the latents in float32."""
     latents, boxes = random(1, 3, 4, 4, 4) * 0.5, [FaceBox(4, 26, 5, 28), None, FaceBox(2, 25, 6, 30)]

@@ -33,6 +33,7 @@ def bare_card(monkeypatch):
     monkeypatch.setattr(planner, "CUDA_CONTEXT", 0)
 
 
+@pytest.mark.slow
 def test_without_a_limit_nothing_changes():
     plan = make_plan(rehearsal(offload="model"))
     assert plan.levers == {"offload": "model", "cfg_batch": 2, "tile_size": 16, "decode_chunk_size": 4}
@@ -235,6 +236,7 @@ def test_bad_limits(tmp_path, checkpoint, case, monkeypatch, capsys):
         assert "--max_vram" in logged
 
 
+@pytest.mark.slow
 def test_settings_of_a_face_optimisation_are_planned(checkpoint):
     animation = checkpoint / "Animation"
     settings = FaceOptimizationSettings(
