@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -92,3 +93,13 @@ def test_links_within_an_output_folder_are_refused(tmp_path):
     check_writable(folder, "intermediate", "other")
     (tmp_path / "linked").symlink_to(folder)  # the output folder itself may be one
     check_writable(tmp_path / "linked", "intermediate")
+
+
+def test_processes_that_check_one_folder_at_once_do_not_hinder_each_other(tmp_path):
+    folder = tmp_path / "output" / "train"
+    with ThreadPoolExecutor(4) as processes:
+        list(processes.map(lambda _: check_writable(folder), range(400)))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "output").symlink_to(tmp_path / "gone")
+    with pytest.raises(InputError, match="cannot be written to"):
+        check_writable(folder)  # a control

@@ -5,6 +5,7 @@ import itertools
 import os
 import queue
 import shutil
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -191,18 +192,16 @@ def publish_frames(source: Path, folder: Path, count: int) -> None:
 def check_writable(folder: Path, *inner: str) -> None:
     """Prove that a folder can be made and written to, leaving nothing behind, or raise InputError.
 
+    Several processes may ask at once: the probe is a file without a name, and no folder is made.
+
     Args:
         folder: of the output; it may be a symbolic link.
         inner: what a run writes in it, folders by relative paths; they may not.
     """
     refuse_links(folder, inner)
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    probe = folder / f"{PARTIAL_FOLDER}-probe"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-        for path in made:
-            path.rmdir()
+        nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
     except OSError as error:
         raise InputError(f"{folder}: cannot be written to ({error.strerror}); choose another output folder") from None
