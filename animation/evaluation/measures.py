@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from animation.errors import InputError
 from animation.evaluation import metrics
 from animation.evaluation.cases import Case, Chunk
-from animation.evaluation.i3d import load_i3d
-from animation.evaluation.lpips import load_lpips
+from animation.evaluation.networks import load_i3d, load_lpips
 from animation.evaluation.settings import PCK_THRESHOLDS, EvaluationSettings
 from animation.face.detection import FaceFinder, find_face_models
 from animation.face.embedding import embed_largest

@@ -209,19 +209,13 @@ def load_svd_parts(svd_folder: str | Path, dtype: torch.dtype = torch.float32, d
 
 
 def component_files(
-    *,
-    svd_folder: str | Path,
-    unet_path: str | Path,
-    pose_net_path: str | Path,
-    face_encoder_path: str | Path,
-    dtype: torch.dtype = torch.float32,
-    preview_vae_folder: str | Path | None = None,
+    *, svd_folder: Path, dtype: torch.dtype, preview_vae_folder: str | Path | None, **paths: str | Path
 ) -> list[Path]:
     """The weights files that `load_components` reads for the same arguments. Raises CheckpointError."""
     svd_folder, half = resolve_svd_folder(svd_folder), dtype == torch.float16
     vae_folders = [folder for folder in (svd_folder / "vae", preview_vae_folder) if folder]
     return [
-        *map(resolve_weights_file, (unet_path, pose_net_path, face_encoder_path)),
+        *map(resolve_weights_file, paths.values()),
         weights_file(svd_folder / "image_encoder", "model", half),
         *(weights_file(folder, "diffusion_pytorch_model", half) for folder in vae_folders),
     ]

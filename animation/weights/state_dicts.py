@@ -142,17 +142,10 @@ def assign_state_dict(
 
 
 def load_self_described(
-    model_class: type[Model],
-    path: str | Path,
-    dtype: torch.dtype = torch.float32,
-    device: str = "cpu",
-    state: Mapping[str, torch.Tensor] | None = None,
+    model_class: type[Model], path: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> Model:
-    """Load a model whose sizes its own tensors tell; these are read from the file unless given.
-
-    Raises CheckpointError: the file is damaged or another model's.
-    """
-    state = read_state_dict(path) if state is None else state
+    """Load a model whose sizes its own tensors tell. Raises CheckpointError: a damaged file, or another model's."""
+    state = read_state_dict(path)
     try:
         config = cast(Any, model_class).config_from_shapes({name: tensor.shape for name, tensor in state.items()})
     except KeyError as error:
