@@ -74,10 +74,7 @@ class LPIPS(nn.Module):
 
 
 def load_lpips(backbone_path: str | Path, heads_folder: str | Path) -> LPIPS:
-    """Load LPIPS from torchvision's AlexNet or VGG-16 classifier, and the released `alex.pth` or `vgg.pth` of a folder.
-
-    Raises CheckpointError: a file is missing, damaged or of another network.
-    """
+    """Load LPIPS from torchvision's AlexNet or VGG-16, and a folder of the released heads. Raises CheckpointError."""
     state = read_state_dict(backbone_path)
     kernel = state["features.0.weight"].shape[-1] if "features.0.weight" in state else None
     if kernel not in (11, 3):
@@ -86,8 +83,7 @@ def load_lpips(backbone_path: str | Path, heads_folder: str | Path) -> LPIPS:
         model = LPIPS("alex" if kernel == 11 else "vgg")
     features = {name: tensor for name, tensor in state.items() if name.startswith("features.")}
     heads = read_state_dict(Path(heads_folder) / f"{model.net}.pth")
-    assign_state_dict(model, features | heads, backbone_path, torch.float32)
-    return model
+    return assign_state_dict(model, features | heads, backbone_path, torch.float32)
 
 
 def pad_same(features: torch.Tensor, kernel: Sequence[int], stride: Sequence[int]) -> torch.Tensor:
@@ -139,19 +135,13 @@ class Inception(nn.Module):
 
 
 class I3D(nn.Module):
-    """I3D for RGB, with the tensor names that its PyTorch ports share.
-
-    Args:
-        stem: channels of the three convolutions before the first Inception block.
-        mixed: six channel counts for each of the nine blocks, in order.
-        num_classes: length of the feature, 400 for Kinetics.
-    """
+    """I3D for RGB, with the tensor names that its PyTorch ports share."""
 
     def __init__(
         self,
-        stem: Sequence[int] = (64, 64, 192),
-        mixed: Sequence[Sequence[int]] = tuple(INCEPTION_WIDTHS.values()),
-        num_classes: int = 400,
+        stem: Sequence[int] = (64, 64, 192),  # channels of the convolutions before the first Inception block
+        mixed: Sequence[Sequence[int]] = tuple(INCEPTION_WIDTHS.values()),  # of each block
+        num_classes: int = 400,  # of Kinetics: length of the feature
     ):
         super().__init__()
         self.Conv3d_1a_7x7 = ConvUnit(3, stem[0], 7, stride=2)
@@ -184,10 +174,7 @@ class I3D(nn.Module):
         }
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        """Features of clips, (B, 3, T, 224, 224), RGB in −1..1: logits averaged over time, (B, num_classes).
-
-        T is at least 9, so that two of its eighths are left.
-        """
+        """Features of clips, (B, 3, T, 224, 224), RGB in −1..1, T ≥ 9: logits averaged over time, (B, num_classes)."""
         features = clips
         for module in self.children():
             features = module(features)
