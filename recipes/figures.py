@@ -19,8 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from animation import cli
-from animation.evaluation.evaluation import evaluate
-from animation.evaluation.records import overall
+from animation.evaluation.evaluation import evaluate, overall
 from animation.evaluation.settings import EvaluationSettings
 from animation.face.settings import FaceOptimizationSettings
 from animation.files import read_json, write_json

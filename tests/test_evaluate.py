@@ -17,7 +17,7 @@ from animation import cli
 from animation.errors import InputError
 from animation.evaluation import evaluation, measures, metrics
 from animation.evaluation.cases import find_cases
-from animation.evaluation.records import case_block, contact_sheet
+from animation.evaluation.evaluation import case_block, contact_sheet
 from animation.evaluation.settings import EvaluationSettings
 from animation.flags import parse
 from animation.media.panels import THUMB

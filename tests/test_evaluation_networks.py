@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from animation.errors import CheckpointError
-from animation.evaluation.i3d import BRANCHES, I3D, INCEPTION_WIDTHS, load_i3d, pad_same
-from animation.evaluation.lpips import LPIPS, load_lpips
+from animation.evaluation.networks import BRANCHES, I3D, INCEPTION_WIDTHS, LPIPS, load_i3d, load_lpips, pad_same
 from tests.synthetic import randomise
 
 HEADS = Path(importlib.util.find_spec("torchmetrics").origin).parent / "functional" / "image" / "lpips_models"

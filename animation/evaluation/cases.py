@@ -114,13 +114,9 @@ def find_cases(
 ) -> list[Case]:
     """Find the cases of two folders, in the order of their names, and check that their parts fit together.
 
-    Args:
-        results: a folder with a folder a case; or one case's frames.
-        truth: a folder with a folder a case of the same names; or one case.
-        names: only these cases; none: all.
-        max_frames: compare the first so many frames; None: all, and they must be equally many.
-
-    Raises InputError: nothing to compare, results are missing, numbers of frames differ, or a file cannot be read.
+    Both hold a folder a case, of the same names, of which only some may be asked for; or both are one case. Without
+    `max_frames` a case's parts must have equally many frames. Raises InputError: nothing to compare, results are
+    missing, numbers of frames differ, or a file cannot be read.
     """
     results, truth = Path(results), Path(truth)
     for flag, path in (("--results", results), ("--truth", truth)):

@@ -1,7 +1,4 @@
-"""What is measured on each case, frame by frame: the formulas of `metrics.py` with the networks that they need.
-
-A measure that cannot run here raises `NotRun` when it is made; one that does not apply to a case says why.
-"""
+"""What is measured on each case, frame by frame: the formulas of `metrics.py` with the networks that they need."""
 
 import importlib.util
 from collections.abc import Callable, Mapping
@@ -14,8 +11,7 @@ import torch.nn.functional as F
 from animation.errors import InputError
 from animation.evaluation import metrics
 from animation.evaluation.cases import Case, Chunk
-from animation.evaluation.i3d import load_i3d
-from animation.evaluation.lpips import load_lpips
+from animation.evaluation.networks import load_i3d, load_lpips
 from animation.evaluation.settings import PCK_THRESHOLDS, EvaluationSettings
 from animation.face.detection import FaceFinder, find_face_models
 from animation.face.embedding import embed_largest
@@ -27,19 +23,13 @@ I3D_SIZE = (224, 224)  # pixels, height and width
 
 
 class NotRun(Exception):
-    """Why a metric cannot be measured here."""
+    """Why a metric cannot be measured here; raised when its measure is made."""
 
 
 class Measure:
-    """One kind of measurement.
+    """One kind of measurement. `faces` and `features` are those of a `Record`."""
 
-    Attributes:
-        columns: names of its values.
-        faces: by part of the case, frames with a face and all frames.
-        features: by part, of the video distance.
-    """
-
-    columns: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()  # names of its values
     faces: Mapping[str, list[int]] = {}
     features: Mapping[str, list[list[float]]] = {}
 
@@ -59,11 +49,10 @@ class Pairs(Measure):
         self.functions = functions
 
     def begin(self, case: Case) -> dict[str, str]:
+        small = {name: least for name, (_, least) in self.functions.items() if min(case.size) < least}
+        reasons = {name: f"frames smaller than {least}×{least}" for name, least in small.items()}
         if case.truth is None:
             reasons = dict.fromkeys(self.functions, "no ground truth")
-        else:
-            leasts = {name: least for name, (_, least) in self.functions.items() if min(case.size) < least}
-            reasons = {name: f"frames smaller than {least}×{least}" for name, least in leasts.items()}
         self.applying = {name: function for name, (function, _) in self.functions.items() if name not in reasons}
         return reasons
 
@@ -82,11 +71,9 @@ class Pixels(Pairs):
 
 
 class Perceptual(Pairs):
-    """LPIPS against the ground truth, with torchvision's weights of AlexNet or VGG-16.
+    """LPIPS against the ground truth, with torchvision's AlexNet or VGG-16, and torchmetrics' released heads.
 
-    Raises:
-        NotRun: there are no weights, or torchmetrics, which has the released heads, is not installed.
-        InputError: the file does not do.
+    Raises NotRun where one is not there, InputError where the weights do not do.
     """
 
     columns = ("lpips",)

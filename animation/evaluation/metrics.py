@@ -1,8 +1,4 @@
-"""The formulas of the metrics, on arrays. Images are (H, W, 3) uint8 RGB, points (N, 2) pixels.
-
-Each has one meaning: `psnr` is the ratio as defined, `psnr_disco` the one that most published tables of human
-animation hold.
-"""
+"""The formulas of the metrics, on arrays. Images are (H, W, 3) uint8 RGB, points (N, 2) pixels."""
 
 import math
 from collections.abc import Sequence
@@ -38,9 +34,9 @@ def _decibels(mean_squared_error: float) -> float:
 
 
 def ssim(image: np.ndarray, truth: np.ndarray) -> float:
-    """Structural similarity with its authors' Gaussian window (Wang et al. 2004), mean of the three channels.
+    """Structural similarity with its authors' Gaussian window of 11×11 (Wang et al. 2004), mean of the three channels.
 
-    Raises InputError: the images are smaller than the window of 11×11.
+    Raises InputError: smaller images.
     """
     from skimage.metrics import structural_similarity
 
@@ -65,14 +61,8 @@ def pck(
     """Percentage of correct key points (Yang and Ramanan 2013), as fractions.
 
     A key point that is visible in the target is correct where it was also seen, and lies within threshold × the longer
-    side of the box around the target's visible key points.
-
-    Args:
-        keypoints, targets: (N, 2), pixels of one image size.
-        scores, target_scores: (N,); visible above `VISIBLE`.
-        thresholds: fractions of the target's size.
-
-    Returns one fraction in 0..1 a threshold; None where the target shows fewer than two key points.
+    side of the box around the target's visible key points. Points are (N, 2), pixels of one image size, their scores
+    (N,), visible above `VISIBLE`. None where the target shows fewer than two key points.
     """
     visible = target_scores > VISIBLE
     if visible.sum() < 2:

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import itertools
-import platform
 import re
 import shutil
 import sys
@@ -26,7 +25,6 @@ from DWPose.wholebody import Wholebody
 
 PACKAGE = "stableanimator"
 RUNTIMES = "onnxruntime", "onnxruntime-gpu"  # of which one can be installed at a time
-OLDEST_PYTHON = (3, 11)
 NEEDED_GIB = {"disk": 5, "memory": 12, "GPU memory": 10}  # below: a warning
 SMALL_FACE = 0.08  # of the photo's shorter side
 FRAMES_LOOKED_AT = 8  # of a driver, spread over its length
@@ -54,12 +52,9 @@ def judge(subject: str, text: str, bad: bool, remedy: str, level: str = WARNING)
 
 def check_versions(tried: dict[str, str]) -> list[Finding]:
     """Python and the libraries, against the versions that were tried together."""
-    found = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info < OLDEST_PYTHON:
-        findings = [Finding(PROBLEM, "Python", found, f"use {'.'.join(map(str, OLDEST_PYTHON))} or later")]
-    else:
-        findings = [Finding(OK, "Python", f"{found} on {platform.platform()}")]
     versions = library_versions([*tried, *RUNTIMES])
+    text, remedy = f"{versions['python']} on {versions['platform']}", "use 3.11 or later"
+    findings = [judge("Python", text, sys.version_info < (3, 11), remedy, PROBLEM)]
     missing = [name for name in tried if name not in versions and (name not in RUNTIMES or RUNTIMES[1] not in versions)]
     other = [
         f"{name} {versions[name]} instead of {wanted}"
@@ -180,7 +175,9 @@ def check_poses(photo_path: str | None, driver_path: str | None, checkpoints: Ch
         yield check_views(recording.photo, recording.video[0])
         distances = arrange(recording).distances
         if distances is not None:
-            yield check_distance(float(distances[0]))
+            text = f"the driver's first pose is {distances[0]:.2f} of a body height from the photo's"
+            remedy = "start at a frame that is nearer to the photo's pose"
+            yield judge("alignment", text, distances[0] > FAR_FROM_PHOTO, remedy)
 
 
 def check_border(frames: list[np.ndarray], size: tuple[int, int]) -> Finding:
@@ -206,13 +203,6 @@ def view(people: People) -> str:
     largest = int(np.prod(people.boxes[:, 2:] - people.boxes[:, :2], axis=1).argmax())
     scores = people.openpose().scores[largest]
     return next((words for words, points in VIEWS.items() if scores[list(points)].max() > CONFIDENCE), "a head")
-
-
-def check_distance(distance: float) -> Finding:
-    """How far the driver's first pose is from the photo's, in body heights."""
-    text = f"the driver's first pose is {distance:.2f} of a body height from the photo's"
-    remedy = "start at a frame that is nearer to the photo's pose"
-    return judge("alignment", text, distance > FAR_FROM_PHOTO, remedy)
 
 
 def spread_frames(path: str) -> list[np.ndarray]:

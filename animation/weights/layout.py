@@ -86,8 +86,7 @@ class Checkpoints:
 def fill_in(settings: T, checkpoints: Checkpoints | None = None) -> T:
     """Settings in which every network that was left out (None) is found, and what suits it is set; the log says so.
 
-    Fields are known by the names in `PLACES` and `RELEASED`. They are taken from `checkpoints`, or what
-    `find_checkpoints` finds. Raises CheckpointError: the small set's `model.json` makes no sense.
+    Fields are known by the names in `PLACES` and `RELEASED`, and taken from `checkpoints`, else as found.
     """
     checkpoints = set_of(getattr(settings, "unet_model_name_or_path", None), checkpoints)
     missing = {name for name, value in vars(settings).items() if value is None}
@@ -99,10 +98,7 @@ def fill_in(settings: T, checkpoints: Checkpoints | None = None) -> T:
 
 
 def set_of(unet: str | Path | None, found: Checkpoints | None = None) -> Checkpoints:
-    """The set that a UNet is of: sets are not mixed, so that beside another UNet than the small one it is the released.
-
-    Without a UNet it is `found`, or what `find_checkpoints` finds.
-    """
+    """The released set beside another UNet than the small one; else `found`, or what `find_checkpoints` finds."""
     found = found or find_checkpoints()
     other = unet is not None and Path(unet).with_suffix("").resolve() != found.unet.with_suffix("").resolve()
     return released(home()) if found.tiny and other else found
@@ -137,10 +133,7 @@ def find_checkpoints() -> Checkpoints:
 
 
 def find_parts(**paths: str | Path | None) -> Checkpoints:
-    """The set that `set_of` finds, with the paths that are not None, by the names of `Checkpoints`, for its own.
-
-    Raises CheckpointError: the small set's `model.json` makes no sense.
-    """
+    """The set that `set_of` finds, with the paths that are not None, by the names of `Checkpoints`, for its own."""
     checkpoints = set_of(paths.get("unet"))
     if None in paths.values():
         checkpoints.announce()

@@ -43,10 +43,7 @@ load_arcface = partial(load_self_described, ArcFace)  # glintr100_torch.pth, or 
 
 
 def read_face_channel_order(face_encoder_path: str | Path) -> str | None:
-    """The channel order (`rgb` or `bgr`) of the face crops that a FaceEncoder was trained with, if it says so.
-
-    It stands in `checkpoint.json` beside the weights; the released weights carry none.
-    """
+    """The channel order (`rgb`, `bgr`, None: not said) of the face crops that a FaceEncoder was trained with."""
     path = Path(face_encoder_path).with_name(PROPERTIES_FILE)
     order = read_object(path).get("face_channel_order") if path.is_file() else None
     if order not in ("rgb", "bgr", None):
@@ -96,13 +93,9 @@ def weights_file(folder: str | Path, stem: str, prefer_half: bool) -> Path:
 def load_unet(
     path: str | Path, svd_folder: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> PoseGuidedUNet:
-    """Load `unet.pth`; its sizes are those of SVD's `unet/config.json`, whose own weights are never read.
-
-    Raises CheckpointError: the file or the config is missing, damaged, or one does not fit the other.
-    """
+    """Load `unet.pth`, sized by SVD's `unet/config.json`, whose weights are never read. Raises CheckpointError."""
     unet = _build(PoseGuidedUNet.from_config, resolve_svd_folder(svd_folder) / "unet" / "config.json")
-    assign_state_dict(unet, read_state_dict(path), path, dtype, device)
-    return unet
+    return assign_state_dict(unet, read_state_dict(path), path, dtype, device)
 
 
 def new_unet(svd_folder: str | Path) -> PoseGuidedUNet:
@@ -119,25 +112,20 @@ def new_unet(svd_folder: str | Path) -> PoseGuidedUNet:
     state = read_state_dict(path) if path else unet.state_dict()
     copies = {name: name.replace(".processor.id_to_", ".to_") for name in unet.state_dict() if ".id_to_" in name}
     state |= {name: state[source].clone() for name, source in copies.items() if source in state}
-    assign_state_dict(unet, state, path or folder, torch.float32)
-    return unet
+    return assign_state_dict(unet, state, path or folder, torch.float32)
 
 
 def load_vae(
     folder: str | Path, dtype: torch.dtype = torch.float32, class_name: str | None = None, device: str = "cpu"
 ) -> nn.Module:
-    """Load a VAE folder, of one of `VAE_CLASSES`: `class_name`, or what the folder's own config names.
-
-    Raises CheckpointError: the folder is incomplete or damaged, or its class is another.
-    """
+    """Load a VAE folder, of one of `VAE_CLASSES`: `class_name`, or what its config names. Raises CheckpointError."""
     config_path = Path(folder) / "config.json"
     class_name = class_name or read_object(config_path).get("_class_name")
     if class_name not in VAE_CLASSES:
         raise CheckpointError(f"{folder}: its class is {class_name}; use one of {', '.join(VAE_CLASSES)}")
     vae = _build(getattr(diffusers, class_name).from_config, config_path)
     path = weights_file(folder, "diffusion_pytorch_model", prefer_half=dtype == torch.float16)
-    assign_state_dict(vae, read_state_dict(path), path, dtype, device)
-    return vae
+    return assign_state_dict(vae, read_state_dict(path), path, dtype, device)
 
 
 def load_image_encoder(
@@ -149,8 +137,7 @@ def load_image_encoder(
     path = weights_file(folder, "model", prefer_half=dtype == torch.float16)
     state = read_state_dict(path)
     state.pop("vision_model.embeddings.position_ids", None)  # older files hold this index, which is no weight
-    assign_state_dict(encoder, state, path, dtype, device)
-    return encoder
+    return assign_state_dict(encoder, state, path, dtype, device)
 
 
 def load_scheduler(folder: str | Path) -> EulerDiscreteScheduler:
@@ -175,13 +162,9 @@ def load_components(
 ) -> dict[str, Any]:
     """Load everything that `AnimationPipeline` is made of, by the names of its arguments.
 
-    Args:
-        svd_folder, unet_path, pose_net_path, face_encoder_path: None: what `layout.find_parts` finds.
-        preview_vae_folder: of the pipeline's `preview_vae`; None: without one.
-        device: on `meta` the networks have shapes alone: nothing but the files' heads is read, in seconds.
-
-    Raises:
-        CheckpointError: a file is missing or damaged, or the parts do not fit each other.
+    Parts that are None are what `layout.find_parts` finds, but for the preview VAE. On the device `meta` the networks
+    have shapes alone: nothing but the files' heads is read, in seconds. Raises CheckpointError: a file is missing or
+    damaged, or the parts do not fit each other.
     """
     found = find_parts(svd=svd_folder, unet=unet_path, pose_net=pose_net_path, face_encoder=face_encoder_path)
     components = {
@@ -209,19 +192,13 @@ def load_svd_parts(svd_folder: str | Path, dtype: torch.dtype = torch.float32, d
 
 
 def component_files(
-    *,
-    svd_folder: str | Path,
-    unet_path: str | Path,
-    pose_net_path: str | Path,
-    face_encoder_path: str | Path,
-    dtype: torch.dtype = torch.float32,
-    preview_vae_folder: str | Path | None = None,
+    *, svd_folder: Path, dtype: torch.dtype, preview_vae_folder: str | Path | None, **paths: str | Path
 ) -> list[Path]:
     """The weights files that `load_components` reads for the same arguments. Raises CheckpointError."""
     svd_folder, half = resolve_svd_folder(svd_folder), dtype == torch.float16
     vae_folders = [folder for folder in (svd_folder / "vae", preview_vae_folder) if folder]
     return [
-        *map(resolve_weights_file, (unet_path, pose_net_path, face_encoder_path)),
+        *map(resolve_weights_file, paths.values()),
         weights_file(svd_folder / "image_encoder", "model", half),
         *(weights_file(folder, "diffusion_pytorch_model", half) for folder in vae_folders),
     ]

@@ -147,13 +147,9 @@ def _read_iresnet(graph) -> dict[str, np.ndarray]:
 
 
 def read_arcface_onnx(path: str | Path) -> dict[str, np.ndarray]:
-    """Read the tensors of an iResNet recogniser, of any size.
+    """The tensors of an iResNet recogniser of any size, by the names of `glintr100_torch.pth`, for torch's ArcFace.
 
-    Returns:
-        Arrays by the names of `glintr100_torch.pth`, of which torch's ArcFace makes the function of the graph.
-
-    Raises:
-        CheckpointError: the file is missing, damaged, or another network's.
+    Raises CheckpointError: the file is missing, damaged, or another network's.
     """
     import onnx
 

@@ -115,9 +115,9 @@ def recognise(names: set[str]) -> str:
 
 
 def assign_state_dict(
-    model: nn.Module, state: Mapping[str, torch.Tensor], path: str | Path, dtype: torch.dtype, device: str = "cpu"
-) -> None:
-    """Make `state`'s tensors the parameters of `model`, converted to `dtype` one by one, frozen, in eval mode.
+    model: Model, state: Mapping[str, torch.Tensor], path: str | Path, dtype: torch.dtype, device: str = "cpu"
+) -> Model:
+    """The model with `state`'s tensors for its parameters, converted to `dtype` one by one, frozen, in eval mode.
 
     On the device `meta` the model gets their shapes alone, and their numbers are not read. Raises CheckpointError: a
     tensor is missing, left over or of another shape; the first few are named.
@@ -138,21 +138,14 @@ def assign_state_dict(
         name: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype) for name, tensor in state.items()
     }
     model.load_state_dict(converted, assign=True)
-    model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False)
 
 
 def load_self_described(
-    model_class: type[Model],
-    path: str | Path,
-    dtype: torch.dtype = torch.float32,
-    device: str = "cpu",
-    state: Mapping[str, torch.Tensor] | None = None,
+    model_class: type[Model], path: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> Model:
-    """Load a model whose sizes its own tensors tell; these are read from the file unless given.
-
-    Raises CheckpointError: the file is damaged or another model's.
-    """
-    state = read_state_dict(path) if state is None else state
+    """Load a model whose sizes its own tensors tell. Raises CheckpointError: a damaged file, or another model's."""
+    state = read_state_dict(path)
     try:
         config = cast(Any, model_class).config_from_shapes({name: tensor.shape for name, tensor in state.items()})
     except KeyError as error:
@@ -160,5 +153,4 @@ def load_self_described(
         raise CheckpointError(f"{path}: not the weights of {model_class.__name__}: {reason}") from None
     with init_empty_weights():
         model = model_class(**config)
-    assign_state_dict(model, state, path, dtype, device)
-    return model
+    return assign_state_dict(model, state, path, dtype, device)

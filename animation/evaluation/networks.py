@@ -1,4 +1,7 @@
-"""I3D, the inflated Inception-v1 (Carreira and Zisserman, arXiv 1705.07750): the features of the video distance FVD."""
+"""The networks of metrics: LPIPS, the learned perceptual distance of two images, and I3D, whose features FVD compares.
+
+Zhang et al., arXiv 1801.03924; the inflated Inception-v1 of Carreira and Zisserman, arXiv 1705.07750.
+"""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -8,8 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from animation.weights.state_dicts import load_self_described
+from animation.errors import CheckpointError
+from animation.weights.state_dicts import assign_state_dict, load_self_described, read_state_dict, recognise
 
+# torchvision's backbones up to the last feature that is compared, which is taken after each group: the kernel of the
+# pooling at stride 2 before the group (0: none), how many convolutions, their channels, kernel, stride and padding.
+ALEXNET = (0, 1, 64, 11, 4, 2), (3, 1, 192, 5, 1, 2), (3, 1, 384, 3, 1, 1), (0, 1, 256, 3, 1, 1), (0, 1, 256, 3, 1, 1)
+VGG16 = (0, 2, 64, 3, 1, 1), (2, 2, 128, 3, 1, 1), (2, 3, 256, 3, 1, 1), (2, 3, 512, 3, 1, 1), (2, 3, 512, 3, 1, 1)
 # Channels of Inception-v1: of the 1×1 branch, of the two 3×3 branches (reduced, then full), of the pooled branch.
 INCEPTION_WIDTHS = {
     "Mixed_3b": (64, 96, 128, 16, 32, 32),
@@ -23,6 +31,59 @@ INCEPTION_WIDTHS = {
     "Mixed_5c": (384, 192, 384, 48, 128, 128),
 }
 BRANCHES = ("b0", "b1a", "b1b", "b2a", "b2b", "b3b")
+
+
+class LPIPS(nn.Module):
+    """Squared differences of unit-length features, weighted by channel, averaged over space, summed over layers.
+
+    Tensors are named as in torchvision's backbones (`features.0.weight` …) and in the released heads
+    (`lin0.model.1.weight` …). `net` is `alex` or `vgg`.
+    """
+
+    def __init__(self, net: str):
+        super().__init__()
+        self.net = net
+        self.taps: list[int] = []
+        layers: list[nn.Module] = []
+        channels = 3
+        for i, (pool, depth, width, kernel, stride, padding) in enumerate(ALEXNET if net == "alex" else VGG16):
+            if pool:
+                layers.append(nn.MaxPool2d(pool, 2))
+            for _ in range(depth):
+                layers += [nn.Conv2d(channels, width, kernel, stride, padding), nn.ReLU()]
+                channels = width
+            self.taps.append(len(layers) - 1)
+            head = nn.Sequential(nn.Identity(), nn.Conv2d(channels, 1, 1, bias=False))
+            self.add_module(f"lin{i}", nn.ModuleDict({"model": head}))
+        self.features = nn.Sequential(*layers)
+
+    def forward(self, images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        """Distances of pairs of (B, 3, H, W), RGB in −1..1, 32 pixels or more each way: (B,), 0 for equal images."""
+        shift = images.new_tensor([-0.030, -0.088, -0.188])[:, None, None]  # ImageNet's mean and deviation,
+        scale = images.new_tensor([0.458, 0.448, 0.450])[:, None, None]  # in −1..1
+        hidden = (torch.cat([images, others]) - shift) / scale  # (2B, 3, H, W)
+        distance = images.new_zeros(len(images))
+        for i, layer in enumerate(self.features):
+            hidden = layer(hidden)
+            if i in self.taps:
+                unit = hidden / (hidden.square().sum(dim=1, keepdim=True) + 1e-8).sqrt()
+                difference = (unit[: len(images)] - unit[len(images) :]).square()
+                head = getattr(self, f"lin{self.taps.index(i)}")["model"]
+                distance = distance + head(difference).mean(dim=(1, 2, 3))
+        return distance
+
+
+def load_lpips(backbone_path: str | Path, heads_folder: str | Path) -> LPIPS:
+    """Load LPIPS from torchvision's AlexNet or VGG-16, and a folder of the released heads. Raises CheckpointError."""
+    state = read_state_dict(backbone_path)
+    kernel = state["features.0.weight"].shape[-1] if "features.0.weight" in state else None
+    if kernel not in (11, 3):
+        raise CheckpointError(f"{backbone_path}: neither AlexNet nor VGG-16; {recognise(set(state))}")
+    with torch.device("meta"):
+        model = LPIPS("alex" if kernel == 11 else "vgg")
+    features = {name: tensor for name, tensor in state.items() if name.startswith("features.")}
+    heads = read_state_dict(Path(heads_folder) / f"{model.net}.pth")
+    return assign_state_dict(model, features | heads, backbone_path, torch.float32)
 
 
 def pad_same(features: torch.Tensor, kernel: Sequence[int], stride: Sequence[int]) -> torch.Tensor:
@@ -74,19 +135,13 @@ class Inception(nn.Module):
 
 
 class I3D(nn.Module):
-    """I3D for RGB, with the tensor names that its PyTorch ports share.
-
-    Args:
-        stem: channels of the three convolutions before the first Inception block.
-        mixed: six channel counts for each of the nine blocks, in order.
-        num_classes: length of the feature, 400 for Kinetics.
-    """
+    """I3D for RGB, with the tensor names that its PyTorch ports share."""
 
     def __init__(
         self,
-        stem: Sequence[int] = (64, 64, 192),
-        mixed: Sequence[Sequence[int]] = tuple(INCEPTION_WIDTHS.values()),
-        num_classes: int = 400,
+        stem: Sequence[int] = (64, 64, 192),  # channels of the convolutions before the first Inception block
+        mixed: Sequence[Sequence[int]] = tuple(INCEPTION_WIDTHS.values()),  # of each block
+        num_classes: int = 400,  # of Kinetics: length of the feature
     ):
         super().__init__()
         self.Conv3d_1a_7x7 = ConvUnit(3, stem[0], 7, stride=2)
@@ -119,10 +174,7 @@ class I3D(nn.Module):
         }
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        """Features of clips, (B, 3, T, 224, 224), RGB in −1..1: logits averaged over time, (B, num_classes).
-
-        T is at least 9, so that two of its eighths are left.
-        """
+        """Features of clips, (B, 3, T, 224, 224), RGB in −1..1, T ≥ 9: logits averaged over time, (B, num_classes)."""
         features = clips
         for module in self.children():
             features = module(features)
