@@ -97,7 +97,7 @@ def fit_limbs(
     extent, photo_extent = np.array(size, float), np.array(photo_size, float)
     pixels, photo_pixels = keypoints * extent, photo_keypoints * photo_extent
     visible, photo_visible = scores > confidence, photo_scores > confidence
-    lengths = _largest(_lengths(pixels), visible[:, _ENDS].all(axis=-1))
+    lengths = _largest(_lengths(pixels), visible[:, _ENDS[:, 0]] & visible[:, _ENDS[:, 1]])
     known = photo_visible[_ENDS].all(axis=-1) & (lengths > 0)
     if known.sum() < LEAST_BONES:
         raise InputError(
