@@ -42,8 +42,7 @@ def fit_axes(
     """Fit a video to what the photo shows: y by least squares, the x scale from it, the x offset by the mean.
 
     Args:
-        photo_keypoints: (134, 2) of the photo's person, in 0..1 of its width and height.
-        photo_scores: (134,).
+        photo_keypoints, photo_scores: (134, 2) and (134,) of the photo's person, in 0..1 of its width and height.
         keypoints: (F, 134, 2) of the driver, one person a frame, in 0..1 of its frame.
         aspect_ratio: the driver's width / height over the photo's: the x scale is the y scale times this, which keeps
             the driver's proportions. 1 for the released formula (`affine_legacy`).
@@ -78,13 +77,9 @@ def distance_to_photo(
     size: tuple[int, int],
     confidence: float = CONFIDENCE,
 ) -> np.ndarray:
-    """How far skeletons are from the photo's.
+    """How far aligned skeletons, (F, 134, 2) and (F, 134), are from the photo's, (134, 2) and (134,), in 0..1 of it.
 
     Args:
-        photo_keypoints: (134, 2), in 0..1 of the photo.
-        photo_scores: (134,).
-        keypoints: (F, 134, 2), aligned, in 0..1 of the photo.
-        scores: (F, 134).
         size: the photo's width and height, pixels.
 
     Returns:

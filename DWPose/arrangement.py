@@ -77,6 +77,9 @@ def arrange(
     def filter_trembling(keypoints: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return one_euro(keypoints, scores, recording.fps, confidence), scores
 
+    def trembling(frames: Sequence[People]) -> float:
+        return jitter(*_unstack(_stack(frames), len(frames)), confidence)
+
     everybody = person == "all"
     found = [_people(people, confidence, everybody) for people in recording.video]
     if not any(map(len, found)):
@@ -107,7 +110,7 @@ def arrange(
         absent,
         _count_changed(choose(found, numbers, person), choose(clean, numbers, person)),
         float(np.clip(_stack(chosen)[2][:, BODY], 0, 1).mean()),
-        (_jitter(choose(clean, numbers, one), confidence), _jitter(followed, confidence)),
+        (trembling(choose(clean, numbers, one)), trembling(followed)),
         distances,
     )
 
@@ -203,8 +206,3 @@ def _count_changed(frames: Sequence[People], others: Sequence[People]) -> np.nda
     (numbers, keypoints, scores), (_, other_keypoints, other_scores) = _stack(frames), _stack(others)
     changed = ((keypoints != other_keypoints).any(axis=-1) | (scores != other_scores))[:, BODY].sum(axis=1)
     return np.bincount(numbers, changed, len(frames)).astype(int)
-
-
-def _jitter(frames: Sequence[People], confidence: float) -> float:
-    """Of one person a frame."""
-    return jitter(*_unstack(_stack(frames), len(frames)), confidence)

@@ -26,22 +26,13 @@ class PersonDetector:
         height, width = inputs[0].shape[2:] if len(inputs[0].shape) == 4 else (None, None)
         self.side = width if isinstance(width, int) and width == height else 640
         self.grid, self.strides = _grid(self.side)
-        check_shapes(
-            path,
-            {"input": inputs[0].shape} | {f"output {k}": tensor.shape for k, tensor in enumerate(outputs)},
-            {"input": (1, 3, self.side, self.side), "output 0": (1, len(self.grid), 5 + NUM_CLASSES)},
-        )
+        shapes = {"input": inputs[0].shape} | {f"output {k}": tensor.shape for k, tensor in enumerate(outputs)}
+        expected = {"input": (1, 3, self.side, self.side), "output 0": (1, len(self.grid), 5 + NUM_CLASSES)}
+        check_shapes(path, shapes, expected)
         self.input_name = inputs[0].name
 
     def __call__(self, image_rgb: np.ndarray) -> np.ndarray:
-        """Boxes of the people in a picture.
-
-        Args:
-            image_rgb: (H, W, 3) uint8.
-
-        Returns:
-            (N, 4) x_min, y_min, x_max, y_max in pixels, the surest first; N may be 0.
-        """
+        """Boxes of the people in a picture, (H, W, 3) uint8: (N, 4) x_min, y_min, x_max, y_max, the surest first."""
         height, width = image_rgb.shape[:2]
         ratio = min(self.side / height, self.side / width)
         resized = cv2.resize(image_rgb, (max(1, int(width * ratio)), max(1, int(height * ratio))))
@@ -63,13 +54,9 @@ class PersonDetector:
 
 
 def suppress(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Non-maximum suppression: the indices of the boxes to keep, the best score first.
+    """Non-maximum suppression: the indices of the boxes (N, 4) to keep, the best score first.
 
     Pixels are counted inclusively: a box from 3 to 5 is 3 wide.
-
-    Args:
-        boxes: (N, 4) x_min, y_min, x_max, y_max in pixels.
-        scores: (N,).
     """
     order = scores.argsort()[::-1]
     areas = np.prod(boxes[:, 2:] - boxes[:, :2] + 1, axis=1)

@@ -41,8 +41,7 @@ def draw(
     """Draw people's skeletons on black.
 
     Args:
-        keypoints: (N, 134, 2) in OpenPose's order, x and y in 0..1 of the picture's width and height.
-        scores: (N, 134).
+        keypoints, scores: (N, 134, 2) and (N, 134) in OpenPose's order, in 0..1 of the picture's width and height.
         width, height: of the picture, pixels.
         confidence: body points with larger scores are drawn, and limbs between two of at least this score.
         short_side: of the canvas, pixels. Strokes are so many of its pixels wide: a smaller one draws them thicker,

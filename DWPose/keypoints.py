@@ -55,14 +55,8 @@ def to_openpose(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Insert the neck, midway between the shoulders, and put the body in OpenPose's order.
 
-    The neck's score is 1 where both shoulders are visible, else 0.
-
-    Args:
-        keypoints: (N, 133, 2).
-        scores: (N, 133).
-
-    Returns:
-        Key points (N, 134, 2) and scores (N, 134), float64.
+    Of key points (N, 133, 2) and scores (N, 133): (N, 134, 2) and (N, 134), float64. The neck's score is 1 where both
+    shoulders are visible, else 0.
     """
     neck = keypoints[:, _SHOULDERS].mean(axis=1, keepdims=True)
     neck_score = (scores[:, _SHOULDERS] > confidence).all(axis=1, keepdims=True)

@@ -10,6 +10,7 @@ from DWPose.errors import InputError
 from DWPose.keypoints import BODY, CONFIDENCE, FACE, LEFT_HAND, NECK, NOSE, RIGHT_HAND
 
 BONES = LIMBS  # from the neck outwards: each bone's first point is placed before its second
+_ENDS = np.array(BONES)  # (17, 2)
 MIRRORED = (1, 0, 4, 5, 2, 3, 9, 10, 11, 6, 7, 8, 12, 15, 16, 13, 14)  # each bone's twin on the other side
 FOLLOWERS = (  # points, the body point that they follow, and the bone whose length scales them
     (FACE, NOSE, (1, 0)),
@@ -57,7 +58,10 @@ class LimbFit:
         rebuilt = np.zeros(pixels.shape)
         held, moved = pixels.copy(), rebuilt.copy()  # for each point what hangs on it hangs on, before and after
         shown = visible[..., None]
-        held[:, NECK] = np.where(shown[:, NECK], pixels[:, NECK], self._guess_necks(pixels, visible))
+        telling = shown[:, BODY] & np.isfinite(self.necks)  # where there is none, a hidden neck stays as it stands
+        guesses = np.where(telling, pixels[:, BODY] + self.necks, 0).sum(axis=1) / np.maximum(telling.sum(axis=1), 1)
+        hidden = ~shown[:, NECK] & telling.any(axis=1)
+        held[:, NECK] = np.where(hidden, guesses, pixels[:, NECK])
         rebuilt[:, NECK] = moved[:, NECK] = held[:, NECK] * self.scale
         for (a, b), ratio in zip(BONES, self.ratios, strict=True):
             rebuilt[:, b] = moved[:, a] + (pixels[:, b] - held[:, a]) * ratio
@@ -67,12 +71,6 @@ class LimbFit:
             ratio = self.face_ratio if points is FACE else self.ratios[BONES.index(bone)]
             rebuilt[:, points] = moved[:, None, leader] + (pixels[:, points] - held[:, None, leader]) * ratio
         return rebuilt
-
-    def _guess_necks(self, pixels: np.ndarray, visible: np.ndarray) -> np.ndarray:
-        """(N, 2), from the visible body points; where nothing is visible, as it stands."""
-        telling = visible[:, BODY, None] & np.isfinite(self.necks)
-        guesses = np.where(telling, pixels[:, BODY] + self.necks, 0).sum(axis=1)
-        return np.where(telling.any(axis=1), guesses / np.maximum(telling.sum(axis=1), 1), pixels[:, NECK])
 
 
 def fit_limbs(
@@ -89,12 +87,9 @@ def fit_limbs(
     A bone that the photo does not show takes the ratio of its twin on the other side, else the median ratio.
 
     Args:
-        photo_keypoints: (134, 2) of the photo's person, in 0..1 of its width and height.
-        photo_scores: (134,).
-        photo_size: width and height of the photo, pixels.
-        keypoints: (F, 134, 2) of the driver, one person a frame, in 0..1 of its frame.
-        scores: (F, 134).
-        size: width and height of the driver's frame, pixels.
+        photo_keypoints, photo_scores: (134, 2) and (134,) of the photo's person, in 0..1 of its width and height.
+        keypoints, scores: (F, 134, 2) and (F, 134) of the driver, one person a frame, in 0..1 of its frame.
+        photo_size, size: widths and heights of photo and frame, pixels.
 
     Raises:
         InputError: fewer than two bones are visible in both the photo and the driver.
@@ -102,9 +97,8 @@ def fit_limbs(
     extent, photo_extent = np.array(size, float), np.array(photo_size, float)
     pixels, photo_pixels = keypoints * extent, photo_keypoints * photo_extent
     visible, photo_visible = scores > confidence, photo_scores > confidence
-    first, second = np.array(BONES).T
-    lengths = _largest(_lengths(pixels), visible[:, first] & visible[:, second])
-    known = photo_visible[first] & photo_visible[second] & (lengths > 0)
+    lengths = _largest(_lengths(pixels), visible[:, _ENDS[:, 0]] & visible[:, _ENDS[:, 1]])
+    known = photo_visible[_ENDS].all(axis=-1) & (lengths > 0)
     if known.sum() < LEAST_BONES:
         raise InputError(
             f"the photo and the driver have {known.sum()} visible bones in common and limb alignment needs "
@@ -135,8 +129,7 @@ def nan_median(values: np.ndarray, axis: int) -> np.ndarray:
 
 def _lengths(points: np.ndarray) -> np.ndarray:
     """Of the bones: (…, K, 2) → (…, 17)."""
-    first, second = np.array(BONES).T
-    return np.linalg.norm(points[..., second, :] - points[..., first, :], axis=-1)
+    return np.linalg.norm(points[..., _ENDS[:, 1], :] - points[..., _ENDS[:, 0], :], axis=-1)
 
 
 def _spread(points: np.ndarray) -> np.ndarray:

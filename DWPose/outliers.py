@@ -22,8 +22,7 @@ def find_outliers(keypoints: np.ndarray, scores: np.ndarray, confidence: float =
     Far is beyond three robust standard deviations of the frames around: more in fast motion than at rest.
 
     Args:
-        keypoints: (F, K, 2) of one person, K at least 18, in OpenPose's order.
-        scores: (F, K).
+        keypoints, scores: (F, K, 2) and (F, K) of one person, K at least 18, in OpenPose's order.
 
     Returns:
         (F, 18) bool, false where a joint is hidden.
@@ -56,13 +55,9 @@ def drop_outliers(
     """Fill outliers, and what hangs on them (hands, feet, the face), from the frames around; hide fingers out of reach.
 
     Args:
-        keypoints: (F, 134, 2) of one person.
-        scores: (F, 134), all 0 where the person is not seen.
+        keypoints, scores: (F, 134, 2) and (F, 134) of one person, scores all 0 where the person is not seen.
         outliers: (F, 18) bool.
         missing: see `fill_missing`.
-
-    Returns:
-        Key points and scores, as before where nothing is an outlier.
     """
     bad = np.zeros(scores.shape, bool)
     bad[:, BODY] = outliers

@@ -38,18 +38,17 @@ class PoseEstimator:
         self.batch_size = 1 if any(shape[0] == 1 for shape in shapes.values()) else LARGEST_BATCH
 
     def __call__(self, image_rgb: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Key points of the people in boxes.
-
-        Args:
-            image_rgb: (H, W, 3) uint8.
-            boxes: (N, 4) x_min, y_min, x_max, y_max in pixels.
+        """Key points of the people in boxes, (N, 4) x_min, y_min, x_max, y_max, of a picture, (H, W, 3) uint8.
 
         Returns:
             Key points (N, 133, 2), float64, pixels of the picture; scores (N, 133), float32, at times above 1.
         """
         if not len(boxes):
             return np.empty((0, NUM_WHOLEBODY, 2)), np.empty((0, NUM_WHOLEBODY), np.float32)
-        centres, extents = self._regions(np.asarray(boxes, float))
+        boxes = np.asarray(boxes, float)
+        centres, (widths, heights) = (boxes[:, :2] + boxes[:, 2:]) / 2, ((boxes[:, 2:] - boxes[:, :2]) * BOX_PADDING).T
+        aspect = self.width / self.height
+        extents = np.stack([np.maximum(widths, heights * aspect), np.maximum(heights, widths / aspect)], axis=1)
         crops = np.stack([self._crop(image_rgb, *region) for region in zip(centres, extents, strict=True)])
         decoded = []
         for start in range(0, len(crops), self.batch_size):
@@ -58,13 +57,6 @@ class PoseEstimator:
         places, scores = (np.concatenate(parts) for parts in zip(*decoded, strict=True))  # (N, 133, 2), (N, 133)
         keypoints = places / (self.width, self.height) * extents[:, None] + centres[:, None] - extents[:, None] / 2
         return keypoints, scores
-
-    def _regions(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Centres and extents (N, 2) of boxes, padded, and widened to the network's aspect ratio."""
-        widths, heights = ((boxes[:, 2:] - boxes[:, :2]) * BOX_PADDING).T
-        aspect = self.width / self.height
-        extents = np.stack([np.maximum(widths, heights * aspect), np.maximum(heights, widths / aspect)], axis=1)
-        return (boxes[:, :2] + boxes[:, 2:]) / 2, extents
 
     def _crop(self, image_rgb: np.ndarray, centre: np.ndarray, extent: np.ndarray) -> np.ndarray:
         """The region of the picture at the network's size, normalised: (3, h, w) float32."""

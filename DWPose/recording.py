@@ -105,11 +105,7 @@ class Recording:
 
 
 def load_recording(path: str | Path) -> Recording:
-    """Read what `Recording.save` wrote.
-
-    Raises:
-        InputError: the file is missing, damaged, or something else.
-    """
+    """Read what `Recording.save` wrote. Raises InputError: the file is missing, damaged, or something else."""
     path, remedy = Path(path), "give the keypoints.npz that skeleton_extraction.py wrote"
     if not path.is_file():
         raise InputError(f"{path}: no such file; {remedy}")
@@ -148,8 +144,8 @@ def _read(arrays: dict[str, np.ndarray]) -> Recording:
         scores = _shaped(arrays["drawn_scores"], (NUM_KEYPOINTS,))
         if not frames.shape == (len(scores),) == (len(keypoints),):
             raise ValueError("its drawn parts are of different lengths")
-        bounds = np.array([0, *frames, num_frames - 1 if len(frames) else num_frames])
-        if num_frames > LARGEST_COUNT or bounds.dtype.kind != "i" or (np.diff(bounds) < 0).any():
+        steps = np.diff(frames.astype(int), prepend=0, append=num_frames - 1 if len(frames) else num_frames)
+        if num_frames > LARGEST_COUNT or frames.dtype.kind not in "iu" or (steps < 0).any():
             raise ValueError(f"it draws in frames that are not in order from 0 to {num_frames}")
         drawn = Drawn(frames, keypoints, scores, _size(arrays["drawn_size"]), num_frames)
     sources, fps = json.loads(str(arrays["sources"])), float(arrays["fps"])

@@ -1,5 +1,6 @@
 """ONNX networks, opened and checked."""
 
+import itertools
 import logging
 from pathlib import Path
 
@@ -28,11 +29,7 @@ def find_model(path: str | Path) -> Path:
 
 
 def open_session(path: str | Path, device: str = "auto") -> onnxruntime.InferenceSession:
-    """Open an ONNX network and log which provider really runs it.
-
-    Args:
-        path: of the ONNX file.
-        device: `cuda`, `cpu`, or `auto`: CUDA where onnxruntime has it.
+    """Open an ONNX file on `cuda`, `cpu`, or `auto` (CUDA where onnxruntime has it), and log what really runs it.
 
     Raises:
         InputError: the file is missing or not a network, or the device unknown.
@@ -67,13 +64,11 @@ def check_shapes(path: str | Path, found: dict[str, list], expected: dict[str, t
         found: shapes by name; a size that is not an integer is free.
         expected: the same, of integers.
     """
-    known = {name: [size if isinstance(size, int) else None for size in shape] for name, shape in found.items()}
-    fits = known.keys() == expected.keys() and all(
-        len(shape) == len(known[name])
-        and all(have in (None, want) for have, want in zip(known[name], shape, strict=True))
-        for name, shape in expected.items()
-    )
-    if not fits:
+    filled = {}  # what is free as it is expected
+    for name, shape in found.items():
+        pairs = itertools.zip_longest(shape, expected.get(name, ()), fillvalue=0)
+        filled[name] = tuple(have if isinstance(have, int) else want for have, want in pairs)
+    if filled != expected:
         raise InputError(
             f"{path}: another network than DWPose's; expected {_describe(expected)}; found {_describe(found)}; "
             "check that the networks' paths are not mixed up, or download it from FrancisRing/StableAnimator again"

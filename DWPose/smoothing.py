@@ -16,8 +16,7 @@ def fill_missing(
     """Fill the frames where a person was not found.
 
     Args:
-        keypoints: (F, K, 2).
-        scores: (F, K).
+        keypoints, scores: (F, K, 2) and (F, K).
         present: (F,) bool, at least one of them true.
         missing: `interpolate` between the frames before and after, `hold` the frame before, or `blank`: score 0. At
             either end of the video the nearest frame is held, unless blank.
@@ -45,18 +44,11 @@ def last_present(present: np.ndarray) -> np.ndarray:
 
 
 def one_euro(keypoints: np.ndarray, scores: np.ndarray, fps: float, confidence: float = CONFIDENCE) -> np.ndarray:
-    """Smooth a person's key points with the One-Euro filter (Casiez, Roussel and Vogel, CHI 2012).
+    """Smooth a person's key points, (F, K, 2), with the One-Euro filter (Casiez, Roussel and Vogel, CHI 2012).
 
     It runs over the frames forwards and backwards and takes the mean, so that nothing lags behind. A point starts anew
-    wherever it becomes visible. Speeds count in body heights, so that the size of the picture does not matter.
-
-    Args:
-        keypoints: (F, K, 2), of one person.
-        scores: (F, K); a hidden point is left as it is.
-        fps: frames a second.
-
-    Returns:
-        (F, K, 2).
+    wherever it becomes visible, and is left as it is where it is hidden. Speeds count in body heights, so that the size
+    of the picture does not matter.
     """
     visible = scores > confidence
     height = body_height(keypoints, visible)
@@ -87,10 +79,6 @@ def jitter(keypoints: np.ndarray, scores: np.ndarray, confidence: float = CONFID
     """How much a person's body points tremble: the mean length of their second differences, in body heights a frame².
 
     Points that are visible in three frames running count; 0 where there are none.
-
-    Args:
-        keypoints: (F, 134, 2).
-        scores: (F, 134).
     """
     points, visible = keypoints[:, BODY], scores[:, BODY] > confidence
     lasting = visible[2:] & visible[1:-1] & visible[:-2]
@@ -101,15 +89,7 @@ def jitter(keypoints: np.ndarray, scores: np.ndarray, confidence: float = CONFID
 
 
 def body_height(keypoints: np.ndarray, visible: np.ndarray) -> float:
-    """The larger extent of a person's visible body points, the median over frames; 1 where none is visible.
-
-    Args:
-        keypoints: (F, K, 2), K at least 18.
-        visible: (F, K) bool.
-    """
-    extents = [
-        np.ptp(points[seen], axis=0).max()
-        for points, seen in zip(keypoints[:, BODY], visible[:, BODY], strict=True)
-        if seen.any()
-    ]
+    """The larger extent of a person's visible body points, the median over frames; 1 where none is visible."""
+    frames = zip(keypoints[:, BODY], visible[:, BODY], strict=True)
+    extents = [np.ptp(points[seen], axis=0).max() for points, seen in frames if seen.any()]
     return float(np.median(extents)) or 1.0 if extents else 1.0

@@ -45,10 +45,9 @@ def is_person(people: People, confidence: float = CONFIDENCE, trusting: bool = F
 
 
 def widen(boxes: np.ndarray, before: People, confidence: float = CONFIDENCE) -> np.ndarray:
-    """Widen boxes to hold the body points that the same people had a frame before, so that no limb is cut off.
+    """Widen boxes, (N, 4), to hold the body points that the same people had a frame before: no limb is cut off.
 
     Args:
-        boxes: (N, 4), pixels.
         before: the people of the frame before, with 133 key points each; who overlaps most with a box is the same.
     """
     boxes = np.array(boxes, float)
@@ -78,11 +77,7 @@ def identify(frames: Sequence[People]) -> list[np.ndarray]:
     Everybody is followed at once, so that nobody takes the number of another who is still there: first by overlap with
     where each is expected, then with where each was last seen, unless on the way to elsewhere, then, one frame later at
     most, by nearness at a like size. Who was not seen for `MEMORY` frames is forgotten. A picture in which the detector
-    found nobody says nothing of where its person is: it goes to the person who was seen last, or is the first to be
-    seen.
-
-    Args:
-        frames: the people of each frame.
+    found nobody says nothing of where its person is: it goes to the person who was seen last, or is the first one.
 
     Returns:
         For each frame (N,) int numbers, from 0 in order of appearance.
@@ -120,7 +115,6 @@ def choose(frames: Sequence[People], numbers: Sequence[np.ndarray], person: str)
     """Keep the people of each frame that are to be drawn; a frame may hold none.
 
     Args:
-        frames: the people of each frame.
         numbers: what `identify` made of them.
         person: `all`; `largest`, of each frame by itself; `track`, the one who fills most of the picture over the whole
             video; or a number from 0, counted from the left in the first frame that has so many.
@@ -133,8 +127,7 @@ def choose(frames: Sequence[People], numbers: Sequence[np.ndarray], person: str)
     if person == "largest":
         return [people[np.argsort(-_areas(people.boxes), kind="stable")[:1]] for people in frames]
     followed = _most_prominent(frames, numbers) if person == "track" else _from_the_left(frames, numbers, person)
-    pairs = zip(frames, numbers, strict=True)
-    return [people[np.flatnonzero(number == followed)[:1]] for people, number in pairs]
+    return [people[np.flatnonzero(number == followed)[:1]] for people, number in zip(frames, numbers, strict=True)]
 
 
 def _most_prominent(frames: Sequence[People], numbers: Sequence[np.ndarray]) -> int:

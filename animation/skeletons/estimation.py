@@ -13,8 +13,8 @@ from tqdm import tqdm
 from animation.errors import InputError
 from animation.files import describe_file
 from animation.media.images import counted
-from animation.media.video import FolderFrames, VideoFrames, read_ahead
-from animation.skeletons.settings import SkeletonInputs, SkeletonSettings
+from animation.media.video import read_ahead
+from animation.skeletons.settings import DriverFrames, SkeletonInputs, SkeletonSettings
 from DWPose.arrangement import photo_person
 from DWPose.recording import KEYPOINTS_FILE, Recording, load_recording
 from DWPose.wholebody import Wholebody
@@ -55,7 +55,7 @@ def record(settings: SkeletonSettings, inputs: SkeletonInputs) -> Recording:
     return recording
 
 
-def _begin(settings: SkeletonSettings, driver: VideoFrames | FolderFrames) -> tuple[bool, Recording]:
+def _begin(settings: SkeletonSettings, driver: DriverFrames) -> tuple[bool, Recording]:
     """Whether all of the driver's frames are done, and a recording to go on with."""
     sources = {
         "detector": describe_file(Path(settings.detector_path)),
@@ -74,9 +74,7 @@ def _begin(settings: SkeletonSettings, driver: VideoFrames | FolderFrames) -> tu
     return False, Recording(None, None, [], driver.size, driver.fps, sources)
 
 
-def _record_driver(
-    recording: Recording, driver: VideoFrames | FolderFrames, wholebody: Wholebody, unfinished: Path
-) -> None:
+def _record_driver(recording: Recording, driver: DriverFrames, wholebody: Wholebody, unfinished: Path) -> None:
     """Reading, detector and estimator at work at once, each in its thread, on the frames that are still to do."""
     done, widened = len(recording.video), recording.sources["widened"]
     frames = itertools.islice(read_ahead(driver), done, None)

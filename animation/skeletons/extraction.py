@@ -37,11 +37,8 @@ def extract(settings: SkeletonSettings, inputs: SkeletonInputs) -> Arrangement:
     if settings.preview is not None:
         in_place = arrange(recording, **(choices | {"alignment": "none"})).drawn
         write_preview(settings, inputs, recording, in_place, figures(arrangement))
-    width, height = drawn.size
-    logger.info(
-        f"{counted(drawn.num_frames, 'skeleton')} of {width}×{height} pixels and {KEYPOINTS_FILE} written to "
-        f"{settings.poses_folder_path}"
-    )
+    what = f"{counted(drawn.num_frames, 'skeleton')} of {drawn.size[0]}×{drawn.size[1]} pixels"
+    logger.info(f"{what} and {KEYPOINTS_FILE} written to {settings.poses_folder_path}")
     return arrangement
 
 

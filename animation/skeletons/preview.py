@@ -23,12 +23,8 @@ def write_preview(
 ) -> None:
     """Write an MP4 of three panels a frame over a caption to `settings.preview`, atomically.
 
-    Pictures that are not there leave their panels black, and the photo's out where its key points are not known either.
-
-    Args:
-        recording: with what was drawn.
-        driver_drawn: the same people where they are in the driver's frames.
-        caption: one line.
+    It shows what was drawn of the recording, and the same people where they are in the driver's frames. Pictures that
+    are not there leave their panels black, and the photo's out where its key points are not known either.
     """
     shown = settings.confidence, settings.canvas
     pictures = itertools.chain(inputs.driver or (), itertools.repeat(None))

@@ -22,13 +22,15 @@ from DWPose.tracking import CHOICES
 
 LARGEST_SIDE, LONGEST_SHAPE = 8192, 8  # pixels; times the shorter side
 
+DriverFrames = VideoFrames | FolderFrames
+
 
 @dataclass
 class SkeletonInputs:
     """What an extraction reads before any network: the photo, the driver, earlier key points; each may be None."""
 
     photo: Image.Image | None
-    driver: VideoFrames | FolderFrames | None
+    driver: DriverFrames | None
     keypoints: Recording | None
     size: tuple[int, int] | None
 
@@ -165,7 +167,7 @@ class SkeletonSettings(SkeletonChoices):
             )
         return size
 
-    def _open_driver(self) -> VideoFrames | FolderFrames | None:
+    def _open_driver(self) -> DriverFrames | None:
         part = self.start, self.end, self.stride, self.fps
         if self.target_video is None:
             folder = self.target_image_folder_path
