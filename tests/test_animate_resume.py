@@ -99,6 +99,7 @@ def test_ended_at_every_single_write_it_still_gives_the_same_frames(
     assert not Path(settings.output, STATE_FOLDER).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", range(10))
 def test_ended_at_a_random_moment_it_gives_the_same_frames(
     tmp_path, checkpoint, case, models, expected, monkeypatch, moment

@@ -73,6 +73,7 @@ def test_fetches_what_is_used_into_its_places_and_verifies(repository, tmp_path)
         assert f"ok       {part}: " in done.stdout
 
 
+@pytest.mark.slow
 def test_nothing_is_fetched_without_consent_or_in_a_dry_run(repository, tmp_path):
     log = []
     with hub.serve(NAME, repository, log) as endpoint:
@@ -120,6 +121,7 @@ def test_a_damaged_repository_is_told_by_the_verification(repository, tmp_path):
     assert "1 of 8 parts are not what they should be" in done.stderr
 
 
+@pytest.mark.slow
 def test_unreachable_and_unknown(repository, tmp_path):
     gone = run("http://127.0.0.1:9", tmp_path, "--yes")
     assert gone.returncode == 1

@@ -203,11 +203,13 @@ def test_a_model_that_ignores_a_lever_misses(name, stage, ignored):
     assert found[stage] != pytest.approx(measured(torch.float32, False, name)[stage], rel=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_a_model_of_the_wrong_number_format_misses():
     found = modelled(rehearse(settings_of()))["denoise"]
     assert found != pytest.approx(measured(torch.bfloat16, True, "base")["denoise"], rel=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_a_model_whose_attention_makes_its_matrix_misses(monkeypatch):
     monkeypatch.setattr(rehearsing, "FusedAttention", contextlib.nullcontext)
     found = modelled(rehearse(*job_of("large")))["denoise"]
@@ -224,6 +226,7 @@ def test_a_rehearsal_is_repeatable_and_leaves_nothing():
         assert rehearse(settings_of(**options)).stages(settings_of(**options)) == stages
 
 
+@pytest.mark.slow
 def test_offloading_leaves_what_is_not_at_work_out():
     rehearsal = rehearse(settings_of())
     weights = {

@@ -220,6 +220,7 @@ def test_model_offload_hooks(pipe, inputs):
         hook.remove()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_sequential_offload_hooks(pipe, inputs, components, dtype):
     """Layers whose weights are elsewhere until they run, also while the VAE is upcast to encode."""

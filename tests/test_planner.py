@@ -88,6 +88,7 @@ def test_the_order_in_which_levers_are_pulled():
     assert len(set(tried)) == len(tried)
 
 
+@pytest.mark.slow
 def test_fixed_levers_stay(bare_card):
     limit = 0.7 * make_plan(rehearsal()).bytes / GB
     free = make_plan(rehearsal(), limit)
@@ -139,6 +140,7 @@ def test_the_time_grows_with_the_work():
     assert seconds(rate=2e9) == pytest.approx(base / 2)
 
 
+@pytest.mark.slow
 def test_the_text_says_it_all(bare_card):
     limit = 0.6 * make_plan(rehearsal()).bytes / GB
     plan = make_plan(rehearsal(), limit, rate=1e11)

@@ -241,6 +241,7 @@ CONFIGS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_configs_that_make_no_sense(copy, name, monkeypatch):
     """Never a name to look up on the hub, never a library's own error."""
