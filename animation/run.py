@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from animation import runtime
 from animation.errors import RunError
-from animation.face.detection import find_face_models
+from animation.face.detection import Face, find_face_models
 from animation.face.embedding import embed_face
 from animation.face.settings import FaceInputs, FaceOptimizationSettings
 from animation.face_optimization import build_face_optimizer
@@ -66,8 +66,8 @@ def choose_channel_order(settings: Weights) -> str:
 
 def embed_photo(
     photo: Image.Image, settings: InferenceSettings, channel_order: str, device: torch.device
-) -> np.ndarray:
-    """The embedding of a photo's face, (512,) float32; zeros where there is none."""
+) -> tuple[np.ndarray, Face | None]:
+    """The embedding of a photo's face, (512,) float32, and the face; zeros and None where there is none."""
     return embed_face(photo, settings.face_models, channel_order, device.type, settings.face, settings.dwpose_models)
 
 
@@ -164,7 +164,8 @@ def animate(settings: InferenceSettings, inputs: Inputs) -> None:
         with report.stage("face_embedding"):
             channel_order = choose_channel_order(settings)
             if inputs.face_embedding is None:
-                inputs = replace(inputs, face_embedding=embed_photo(inputs.photo, settings, channel_order, device))
+                embedding, _ = embed_photo(inputs.photo, settings, channel_order, device)
+                inputs = replace(inputs, face_embedding=embedding)
         with report.stage("load"):
             pipeline = load_pipeline(settings, device, report)
         chunks = render(settings, inputs, pipeline, report)

@@ -105,7 +105,7 @@ def animate_case(pipeline: AnimationPipeline, case: Path, output: Path, variant:
             writer.write(np.stack([np.asarray(inputs.photo)] * len(inputs.poses)))
             return
         device = torch.device("cpu")
-        inputs.face_embedding = embed_photo(inputs.photo, run, choose_channel_order(run), device)
+        inputs.face_embedding, _ = embed_photo(inputs.photo, run, choose_channel_order(run), device)
         if variant == "no_poses":
             inputs.poses = [Image.new("RGB", pose.size) for pose in inputs.poses]
         with ablation(pipeline.unet, variant):

@@ -21,6 +21,7 @@ WIDTH, HEIGHT = 288, 384
 REDUCTION = 2  # the input is halved first
 SIGMA = 6.0  # bins: how wide the right answer is
 BODY_WEIGHT = 3.0  # of the 17 body points against the other 116
+BOX_ERROR = 0.15  # of the box's width and height: how far its edges are off at most
 ONNX = Path("checkpoints/tiny/DWPose/dw-ll_ucoco_384.onnx")
 
 
@@ -74,7 +75,8 @@ def make_sample(number: int) -> dict[str, np.ndarray]:
     side = int(rng.integers(96, 193))
     image, truths = make_scene(number, "pose", side, int(side * rng.uniform(0.9, 1.5)))
     image, truth = spoil(image, rng), truths[-1]  # the one in front
-    box = truth.person_box + rng.normal(0, 0.03, 4) * np.tile(truth.person_box[2:] - truth.person_box[:2], 2)
+    off = BOX_ERROR * rng.uniform() * rng.uniform(-1, 1, 4)  # a detector is mostly right
+    box = truth.person_box + off * np.tile(truth.person_box[2:] - truth.person_box[:2], 2)
     extent = np.maximum(box[2:] - box[:2], 8) * BOX_PADDING
     scale = min(WIDTH / extent[0], HEIGHT / extent[1]) * rng.uniform(0.85, 1.1)
     centre = (box[:2] + box[2:]) / 2

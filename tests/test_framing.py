@@ -163,3 +163,22 @@ def test_a_turned_photo_is_framed_upright(tmp_path):
     image.save(tmp_path / "turned.jpg", exif=exif)
     framing = frame_photo(load_photo(tmp_path / "turned.jpg").size)
     assert (framing.width, framing.height) == (576, 1024)
+
+
+def test_a_crop_moves_to_a_face_and_its_shoulders():
+    wide = frame_photo((900, 300), "512x512")
+    assert wide.source == (300, 0, 600, 300)
+    within = wide.keeping((440, 100, 480, 160))
+    assert (within.source, within.face) == (wide.source, pytest.approx((160 / 300, 130 / 300)))
+    right = wide.keeping((700, 100, 740, 160))
+    assert right.source == (480, 0, 780, 300)  # up to a face's width beside it
+    assert right.face == pytest.approx((240 / 300, 130 / 300))
+    assert wide.keeping((5, 100, 45, 160)).source == (0, 0, 300, 300)  # not beyond the photo
+    assert wide.keeping((300, 0, 700, 300)).source == (350, 0, 650, 300)  # a face too wide: its middle
+    tall = frame_photo((300, 900), "512x512").keeping((100, 20, 160, 100))
+    assert tall.source == (0, 0, 300, 300)  # with the hair
+    padded = frame_photo((900, 300), "512x512", "pad")
+    assert padded.keeping((700, 100, 740, 160)).source == padded.source
+    assert padded.keeping((700, 100, 740, 160)).face == pytest.approx(
+        (720 / 900, (170 + 130 / 300 * 170) / 512), abs=2e-3
+    )

@@ -89,17 +89,18 @@ class _Clip:
 
     def make(self) -> dict:
         """Do what is left to do; return the facts in run.json."""
-        settings, driver, framing, report = self.settings, self.inputs.driver, self.inputs.framing, self.report
-        photo_pixels = np.asarray(framing.apply(self.inputs.photo))
-        write_whole(self.photo, lambda path: write_png(path, photo_pixels))
+        settings, driver, report = self.settings, self.inputs.driver, self.report
         with explain_out_of_memory(self.run, self.device):
+            with report.stage("face_embedding"):
+                embedding, face = self._embed()
+            framing = self.inputs.framing if face is None else self.inputs.framing.keeping(face)
+            photo_pixels = np.asarray(framing.apply(self.inputs.photo))
+            write_whole(self.photo, lambda path: write_png(path, photo_pixels))
             with report.stage("skeletons"):
                 poses, seconds = make_skeletons(settings, self.photo, framing, driver)
                 sound = None
                 if driver.kind == "video" and not settings.no_audio:
                     sound = load_sound(driver.path, driver.start, seconds, settings.loop)
-            with report.stage("face_embedding"):
-                embedding = self._embed()
             self._choose_run()
             sampling, decoding, writing = self._dependencies(digest(poses), embedding)
             key = hashlib.sha256(json.dumps([sampling, decoding, writing], default=str).encode()).hexdigest()
@@ -131,11 +132,11 @@ class _Clip:
         logger.info("written to %s: %s and %s", self.output, ", ".join(facts["outputs"]), RUN_FILE)
         return read_json(self.output / RUN_FILE)
 
-    def _embed(self) -> np.ndarray:
-        """The face's embedding, given, kept or made anew."""
+    def _embed(self) -> tuple[np.ndarray, list[float] | None]:
+        """The face's embedding, given, kept or made anew; and its box in the photo, where one was found."""
         settings, path = self.settings, self.settings.intermediate / EMBEDDING_FILE
         made_file, made_of = path.with_suffix(".json"), None
-        embedding = self.inputs.face_embedding
+        embedding, box = self.inputs.face_embedding, None
         if embedding is None:
             networks = find_face_models(settings.face_models).glob("*.onnx")
             made_of = {
@@ -145,15 +146,17 @@ class _Clip:
                 "face": settings.face,
                 "dwpose": str(settings.dwpose_models),
             }
-            if read_json(made_file) == made_of and path.is_file():
+            made = read_json(made_file)
+            if made.get("of") == made_of and path.is_file():
                 logger.info("%s: the face embedding of an earlier run is taken", path)
-                return np.load(path, allow_pickle=False)
-            embedding = embed_photo(self.inputs.photo, self.run, self.channel_order, self.device)
+                return np.load(path, allow_pickle=False), made.get("box")
+            embedding, face = embed_photo(self.inputs.photo, self.run, self.channel_order, self.device)
+            box = None if face is None else face.box.tolist()
         made_file.unlink(missing_ok=True)
         write_whole(path, lambda partial: np.save(partial, embedding))
         if made_of is not None:
-            write_json(made_file, made_of)
-        return embedding
+            write_json(made_file, {"box": box, "of": made_of})
+        return embedding, box
 
     def _choose_run(self) -> None:
         """Take the run on the intermediate files, which optimises faces where that is wanted and it is known where."""

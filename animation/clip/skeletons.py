@@ -40,7 +40,7 @@ def make_skeletons(settings: ClipSettings, photo: Path, framing: Framing, driver
 
     Args:
         photo: the file of the photo on its canvas.
-        framing: how the photo lies there.
+        framing: how the photo lies there, and where the face is of the person who counts.
 
     Returns:
         The skeletons, of the canvas's size, in the order of the clip; and how many seconds the driver's part lasts
@@ -76,6 +76,7 @@ def _made_of(settings: ClipSettings, photo: Path, framing: Framing, driver: Driv
         "driver": driver.describe(),
         "photo": describe_file(photo),
         "size": [framing.width, framing.height],
+        "face": framing.face,
         "networks": [describe_file(path) for path in paths if path.is_file()],
         **settings.shared(SkeletonChoices),
         **{name: getattr(settings, name) for name in ("loop", "max_seconds", "anchor")},
@@ -93,12 +94,12 @@ def _extract(settings: ClipSettings, photo: Path, framing: Framing, driver: Driv
     if driver.recording is None:
         folder.mkdir(parents=True, exist_ok=True)
         recording.save(folder / KEYPOINTS_FILE)  # an interrupt from here on costs no network's work
-    arrangement = arrange(recording, size=size, **arrangement_choices(settings))
+    arrangement = arrange(recording, size=size, face=framing.face, **arrangement_choices(settings))
     report(arrangement, recording)
     numbers = looped(arrangement.drawn.num_frames, driver.fps, settings.loop, settings.max_seconds)
     recording.drawn = select(arrangement.drawn, numbers)
     if settings.anchor == "photo":
-        person = photo_person(recording, settings.person == "all", settings.confidence)
+        person = photo_person(recording, settings.person == "all", settings.confidence, framing.face)
         recording.drawn = prepend(person, recording.drawn)
     write_skeletons(folder, recording, settings.confidence, settings.canvas)
     return recording.drawn.num_frames, arrangement.drawn.num_frames
@@ -109,7 +110,7 @@ def _copy(settings: ClipSettings, photo: Path, framing: Framing, driver: Driver,
     source, size = driver.frames, (framing.width, framing.height)
     assert isinstance(source, FolderFrames)
     place = placing(framing, source.size)
-    people = _photo_people(settings, photo) if settings.anchor == "photo" else None
+    people = _photo_people(settings, photo, framing) if settings.anchor == "photo" else None
     kept = source.numbers
     numbers = [kept[i] for i in looped(len(kept), driver.fps, settings.loop, settings.max_seconds)]
 
@@ -186,8 +187,8 @@ def prepend(people: People, drawn: Drawn) -> Drawn:
     return Drawn(frames, keypoints, scores, drawn.size, drawn.num_frames + 1)
 
 
-def _photo_people(settings: ClipSettings, photo: Path) -> People:
-    """The photo's person, 134 key points in 0..1 of it."""
+def _photo_people(settings: ClipSettings, photo: Path, framing: Framing) -> People:
+    """The photo's person, or with `--person all` its people, 134 key points each in 0..1 of it."""
     from DWPose.wholebody import Wholebody
 
     picture = np.asarray(open_rgb(photo))
@@ -195,6 +196,6 @@ def _photo_people(settings: ClipSettings, photo: Path) -> People:
     found = Wholebody(networks.detector_path, networks.pose_path, networks.device).estimate(picture)
     recording = Recording(found, picture.shape[1::-1], [], picture.shape[1::-1], 1.0)
     try:
-        return photo_person(recording, confidence=settings.confidence)
+        return photo_person(recording, settings.person == "all", settings.confidence, framing.face)
     except InputError as error:
         raise InputError(f"--anchor photo: {str(error).partition(';')[0]}; use --anchor first") from None

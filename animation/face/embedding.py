@@ -69,8 +69,8 @@ def embed_face(
     device: str = "cpu",
     face_number: int | None = None,
     dwpose_folder: str | Path | None = None,
-) -> np.ndarray:
-    """Embed one face of a photo, an RGB image.
+) -> tuple[np.ndarray, Face | None]:
+    """Choose one face of a photo, an RGB image, and embed it.
 
     Args:
         models_folder, dwpose_folder, device: see `FaceFinder`.
@@ -79,7 +79,7 @@ def embed_face(
         face_number: which face, from the left and from 0; None: the largest.
 
     Returns:
-        (512,) float32, raw (not normalised); zeros, with a warning, where no face is found.
+        (512,) float32, raw (not normalised), and the face; zeros and None, with a warning, where no face is found.
 
     Raises:
         InputError: the models are missing or damaged, or there is no face of that number.
@@ -93,6 +93,7 @@ def embed_face(
             "no face found in the photo: it is animated without identity tokens from a face; a larger, frontal, "
             f"unobstructed face keeps its likeness{unseen}"
         )
-        return np.zeros(EMBEDDING_DIM, np.float32)
+        return np.zeros(EMBEDDING_DIM, np.float32), None
     logger.info(f"the photo's face was found by {way}")
-    return finder.embed(pixels, choose_face(faces, face_number), channel_order)
+    face = choose_face(faces, face_number)
+    return finder.embed(pixels, face, channel_order), face

@@ -7,7 +7,8 @@ with skeletons drawn at the canvas's width and height; `crop` the finished frame
 
 import logging
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 FITS = ("crop", "pad", "stretch")
 AUTO = "auto"
 BUCKETS = ((512, 512), (576, 1024), (1024, 576))  # width and height: what the released weights were trained on
+SHOULDERS = 1.0  # widths of a face: what is kept on either side of it
+HAIR = 0.5  # heights of a face: what is kept above it
 KEPT_ABOVE = 0.25  # of the height that a crop takes off, this share is taken from above, where heads are
 
 
@@ -32,6 +35,7 @@ class Framing:
         photo_size: width and height of the photo, pixels.
         source: what of the photo is seen: left, top, right and bottom in its pixels, fractions included.
         box: where that lies on the canvas: left, top, right and bottom in pixels, of even width and height.
+        face: x and y of the centre of the face of the person who counts, in 0..1 of the canvas; None: not known.
     """
 
     width: int
@@ -39,6 +43,7 @@ class Framing:
     photo_size: tuple[int, int]
     source: tuple[float, float, float, float]
     box: tuple[int, int, int, int]
+    face: tuple[float, float] | None = None
 
     @property
     def output_size(self) -> tuple[int, int]:
@@ -71,6 +76,24 @@ class Framing:
         canvas = Image.new("RGB", (self.width, self.height), colour or self._edge_colour(image))
         canvas.paste(seen, self.box[:2])
         return canvas
+
+    def keeping(self, face: Sequence[float]) -> "Framing":
+        """The same with a known face: what is seen of the photo moves as little as it takes to show it.
+
+        Args:
+            face: its left, top, right and bottom in the photo's pixels. The hair and the shoulders count with it.
+        """
+        left, top, right, bottom = face
+        beside, above = SHOULDERS * (right - left), HAIR * (bottom - top)
+        x_start, y_start, x_stop, y_stop = self.source
+        x_start, x_stop = _moved(x_start, x_stop, left - beside, right + beside, self.photo_size[0])
+        y_start, y_stop = _moved(y_start, y_stop, top - above, bottom, self.photo_size[1])
+        source = x_start, y_start, x_stop, y_stop
+        if source != self.source:
+            logger.info("the part of the photo that is seen was moved to the face")
+        x = ((left + right) / 2 - x_start) / (x_stop - x_start) * self.output_size[0] + self.box[0]
+        y = ((top + bottom) / 2 - y_start) / (y_stop - y_start) * self.output_size[1] + self.box[1]
+        return replace(self, source=source, face=(x / self.width, y / self.height))
 
     def _edge_colour(self, image: Image.Image) -> tuple[int, int, int]:
         """The median colour of the photo's two edges beside the padding, 1 % of it wide."""
@@ -130,6 +153,16 @@ def frame_photo(photo_size: tuple[int, int], size: str = AUTO, fit: str = "crop"
     elif fit == "pad" and added > ASPECT_TOLERANCE:
         logger.info(f"{what}: {100 * added:.0f} % of the picture is padding, which is cut off the result")
     return framing
+
+
+def _moved(start: float, stop: float, first: float, last: float, length: float) -> tuple[float, float]:
+    """A range, moved within 0..length to hold another, or where that is longer, to have its centre."""
+    if start <= max(first, 0) and min(last, length) <= stop:
+        return start, stop
+    extent = stop - start
+    start = (first + last - extent) / 2 if last - first > extent else min(max(start, last - extent), first)
+    start = min(max(start, 0.0), length - extent)
+    return start, start + extent
 
 
 def _centred_box(photo_size: tuple[int, int], width: int, height: int) -> tuple[int, int, int, int]:
