@@ -8,24 +8,16 @@ from pathlib import Path
 
 from animation.clip.settings import ClipInputs, ClipSettings
 from animation.files import read_json
+from animation.weights.layout import PLACES
 
 RUN_FILE = "run.json"
 LIBRARIES = ("torch", "diffusers", "transformers")
-NETWORKS = (
-    "pretrained_model_name_or_path",
-    "unet_model_name_or_path",
-    "posenet_model_name_or_path",
-    "face_encoder_model_name_or_path",
-    "face_embedding_extractor_weight_path",
-    "face_models",
-    "dwpose_models",
-    "vae",
-)
+NAMED = (*PLACES, "face_embedding_extractor_weight_path", "vae", "photo", "face_embedding")  # settings that name files
 
 
 def request_key(settings: ClipSettings, inputs: ClipInputs) -> str:
     """A hash of all that was asked for: resolved settings, and what tells files from others without reading them."""
-    named = [getattr(settings, name) for name in (*NETWORKS, "photo", "face_embedding")]
+    named = [getattr(settings, name, None) for name in NAMED]
     files = [path for root in map(Path, filter(None, named)) for path in (root, *root.parent.glob(f"{root.stem}.*"))]
     files += [path for folder in files if folder.is_dir() for path in folder.rglob("*")]
     states = {str(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in files if path.is_file()}

@@ -19,7 +19,7 @@ from animation.media.images import load_photo
 from animation.media.writing import FRAMES_FOLDER, PARTIAL_FOLDER, check_writable
 from animation.settings import InferenceSettings, Levers, Sampling
 from animation.skeletons.settings import SkeletonChoices, SkeletonSettings
-from animation.weights.layout import Checkpoints, fill_in, set_of
+from animation.weights.layout import Checkpoints, fill_in, find_file, set_of
 from DWPose.outliers import OUTLIERS
 from DWPose.wholebody import MODEL_FILES
 
@@ -41,7 +41,6 @@ PRESETS = {
     "standard": {"num_inference_steps": 25, "frames_overlap": 4, "decode_chunk_size": 4, "face_optimization": False},
     "best": {"num_inference_steps": 30, "frames_overlap": 8, "decode_chunk_size": 8, "face_optimization": True},
 }
-TWINS = (".pth", ".safetensors")  # endings that the same weights may have
 PURPOSES = {
     "draft": "a first look, in a third of standard's sampling",
     "standard": "the released defaults",
@@ -194,7 +193,7 @@ class ClipSettings(Sampling, Levers, SkeletonChoices, FaceOptimization):
         for name in ("unet", "posenet", "face_encoder"):
             flag = f"{name}_model_name_or_path"
             path = Path(getattr(self, flag))
-            if not any(twin.is_file() for twin in (path, *map(path.with_suffix, TWINS))):
+            if not find_file(path):
                 raise InputError(
                     f"{path}: no such file; download_weights.py fetches the released one, or name another with --{flag}"
                 )

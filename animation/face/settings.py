@@ -27,7 +27,7 @@ from animation.flags import NOTHING, flag
 from animation.media.images import FrameFolder, frame_number, load_photo, warn_if_stretched
 from animation.settings import InferenceSettings, Inputs, Weights
 from animation.skeletons.estimation import KEYPOINTS_FILE
-from animation.weights.layout import set_of
+from animation.weights.layout import find_file, set_of
 from DWPose.recording import Recording, load_recording
 
 logger = logging.getLogger(__name__)
@@ -106,9 +106,8 @@ class FaceOptimization(Weights):
         """
         named = self.face_embedding_extractor_weight_path
         path = Path(named or set_of(self.unet_model_name_or_path).arcface)
-        for twin in (path, path.with_suffix(".safetensors"), path.with_suffix(".pth")):
-            if twin.is_file():
-                return twin
+        if found := find_file(path):
+            return found
         if named is not None:
             raise InputError(f"{path}: no such file; give ArcFace's weights, glintr100_torch.pth or glintr100.onnx")
         try:

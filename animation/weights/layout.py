@@ -165,12 +165,17 @@ def checkpoints_in(folder: Path, face_models: Path) -> Checkpoints:
     )
 
 
+def find_file(path: Path) -> Path | None:
+    """A weights file, or the same weights under the other ending, `.pth` or `.safetensors`; None where neither is."""
+    candidates = (path, path.with_suffix(".safetensors"), path.with_suffix(".pth"))
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
 def _has_weights(found: Checkpoints) -> bool:
     """Whether anything of a set is there: a weights file of any part."""
-    parts = [found.unet, found.pose_net, found.face_encoder, found.arcface]
-    files = [found.svd / "model_index.json", *parts, *(path.with_suffix(".safetensors") for path in parts)]
+    files = [found.svd / "model_index.json", found.unet, found.pose_net, found.face_encoder, found.arcface]
     folders = [found.dwpose, found.face_models, found.face_models / "antelopev2"]
-    return any(file.is_file() for file in files) or any(any(folder.glob("*.onnx")) for folder in folders)
+    return any(map(find_file, files)) or any(any(folder.glob("*.onnx")) for folder in folders)
 
 
 def _recommended(path: Path) -> dict[str, float]:

@@ -15,6 +15,7 @@ from torch import nn
 
 from animation.cli import listed
 from animation.errors import CheckpointError
+from animation.weights.layout import find_file
 from animation.weights.onnx import read_arcface_onnx
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -36,12 +37,9 @@ DOWNLOAD_HINT = "download the released weights (FrancisRing/StableAnimator on th
 
 
 def resolve_weights_file(path: str | Path) -> Path:
-    """`path`, or its twin `.pth` or `.safetensors` where only that is there. Raises CheckpointError for neither."""
-    path = Path(path)
-    twin = path.with_suffix(".pth" if path.suffix == ".safetensors" else ".safetensors")
-    for candidate in (path, twin):
-        if candidate.is_file():
-            return candidate
+    """What `find_file` finds. Raises CheckpointError where that is nothing."""
+    if found := find_file(Path(path)):
+        return found
     raise CheckpointError(f"{path}: no such file; {DOWNLOAD_HINT} or correct the path")
 
 
