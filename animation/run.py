@@ -14,7 +14,7 @@ from tqdm import tqdm
 from animation import runtime
 from animation.errors import RunError
 from animation.face.detection import Face, find_face_models
-from animation.face.embedding import embed_face
+from animation.face.embedding import find_and_embed
 from animation.face.settings import FaceInputs, FaceOptimizationSettings
 from animation.face_optimization import build_face_optimizer
 from animation.files import locked
@@ -68,7 +68,9 @@ def embed_photo(
     photo: Image.Image, settings: InferenceSettings, channel_order: str, device: torch.device
 ) -> tuple[np.ndarray, Face | None]:
     """The embedding of a photo's face, (512,) float32, and the face; zeros and None where there is none."""
-    return embed_face(photo, settings.face_models, channel_order, device.type, settings.face, settings.dwpose_models)
+    return find_and_embed(
+        photo, settings.face_models, channel_order, device.type, settings.face, settings.dwpose_models
+    )
 
 
 def render(

@@ -25,7 +25,7 @@ def photo():
 def test_the_largest_face_is_embedded(tmp_path, photo, caplog):
     left, right = (160, 320, 60), (480, 320, 100)
     small, large, both = (
-        embed_face(photo, write_face_models(tmp_path / name, centres), "rgb")[0]
+        embed_face(photo, write_face_models(tmp_path / name, centres), "rgb")
         for name, centres in (("a", [left]), ("b", [right]), ("c", [left, right]))
     )
     assert small.shape == (512,)
@@ -39,8 +39,8 @@ def test_which_of_several_faces_can_be_set(tmp_path, photo, caplog):
     left, right = (160, 320, 60), (480, 320, 100)
     both = write_face_models(tmp_path / "both", [right, left])
     for number, centre in ((0, left), (1, right)):
-        alone = embed_face(photo, write_face_models(tmp_path / str(number), [centre]), "rgb")[0]
-        np.testing.assert_allclose(embed_face(photo, both, "rgb", face_number=number)[0], alone, rtol=1e-5)
+        alone = embed_face(photo, write_face_models(tmp_path / str(number), [centre]), "rgb")
+        np.testing.assert_allclose(embed_face(photo, both, "rgb", face_number=number), alone, rtol=1e-5)
         assert (
             f"2 faces found in the photo: number {number} from the left is taken; --face takes another" in caplog.text
         )
@@ -57,7 +57,7 @@ def test_the_same_as_insightface_itself(tmp_path, photo):
     analysis = FaceAnalysis(str(folder), allowed_modules=["detection", "recognition"])
     analysis.prepare(ctx_id=0, det_size=(640, 640))
     (face,) = analysis.get(np.asarray(photo))
-    np.testing.assert_array_equal(embed_face(photo, folder, "rgb")[0], face.embedding)
+    np.testing.assert_array_equal(embed_face(photo, folder, "rgb"), face.embedding)
 
 
 def test_five_points_of_68():
@@ -75,7 +75,7 @@ def test_a_face_that_only_dwpose_sees(tmp_path, caplog, monkeypatch, score):
     monkeypatch.setattr(pose_models, "SURE", score)
     pose_models.write_models(tmp_path / "DWPose")
     blind = write_face_models(tmp_path / "antelopev2", [])
-    embedding = embed_face(photo, blind, "rgb", dwpose_folder=tmp_path / "DWPose")[0]
+    embedding = embed_face(photo, blind, "rgb", dwpose_folder=tmp_path / "DWPose")
     assert embedding.any() == (score > 0.3)
     assert ("found by DWPose's face points" in caplog.text) == (score > 0.3)
     assert ("no face found" in caplog.text) == (score < 0.3)
@@ -96,12 +96,12 @@ def test_channel_order(tmp_path, photo):
     """Handing over RGB for a photo is handing over BGR for the photo with red and blue exchanged."""
     folder = write_face_models(tmp_path, [(160, 320, 60)])
     exchanged = Image.fromarray(np.ascontiguousarray(np.asarray(photo)[..., ::-1]))
-    np.testing.assert_array_equal(embed_face(photo, folder, "rgb")[0], embed_face(exchanged, folder, "bgr")[0])
-    assert not np.allclose(embed_face(photo, folder, "rgb")[0], embed_face(photo, folder, "bgr")[0])
+    np.testing.assert_array_equal(embed_face(photo, folder, "rgb"), embed_face(exchanged, folder, "bgr"))
+    assert not np.allclose(embed_face(photo, folder, "rgb"), embed_face(photo, folder, "bgr"))
 
 
 def test_no_face_is_a_warning_and_zeros(tmp_path, photo, caplog):
-    embedding = embed_face(photo, write_face_models(tmp_path, []), "rgb")[0]
+    embedding = embed_face(photo, write_face_models(tmp_path, []), "rgb")
     assert embedding.shape == (512,)
     assert not embedding.any()
     assert "no face found" in caplog.text

@@ -69,6 +69,18 @@ def embed_face(
     device: str = "cpu",
     face_number: int | None = None,
     dwpose_folder: str | Path | None = None,
+) -> np.ndarray:
+    """What `find_and_embed` gives, without the face: (512,) float32."""
+    return find_and_embed(image, models_folder, channel_order, device, face_number, dwpose_folder)[0]
+
+
+def find_and_embed(
+    image: Image.Image,
+    models_folder: str | Path,
+    channel_order: str,
+    device: str = "cpu",
+    face_number: int | None = None,
+    dwpose_folder: str | Path | None = None,
 ) -> tuple[np.ndarray, Face | None]:
     """Choose one face of a photo, an RGB image, and embed it.
 

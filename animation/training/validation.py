@@ -39,7 +39,7 @@ class Validation:
         self.size = min(sizes, key=lambda size: abs(np.log(size[0] / size[1] / aspect)))
         warn_if_stretched("the validation's poses", self.poses.sizes, self.size, "extract them at that aspect ratio")
         warn_if_stretched("the validation's photo", [self.photo.size], self.size, "crop it to that shape")
-        self.embedding, _ = embed_face(self.photo, settings.face_models, channel_order)
+        self.embedding = embed_face(self.photo, settings.face_models, channel_order)
         self.truth = None
         if case.truth is not None:
             frames = [frame.resize(self.size, Image.Resampling.LANCZOS) for frame in case.truth[: len(self.poses)]]
