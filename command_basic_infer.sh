@@ -9,7 +9,7 @@ cd "$(dirname "$0")"
 if [ -z "${PHOTO:-}" ] || [ -z "${DRIVER:-}" ]; then
   for weights in checkpoints/Animation/unet.pth checkpoints/Animation/unet.safetensors; do
     if [ -f "$weights" ]; then
-      echo "error: the released weights are for photos of people; give yours: PHOTO=me.jpg DRIVER=dance.mp4 bash $0" >&2
+      echo "error: the released weights are for photos of people; give yours: PHOTO=me.jpg DRIVER=dance.mp4 bash ${COMMAND:-$0}" >&2
       exit 2
     fi
   done
@@ -27,7 +27,7 @@ python skeleton_extraction.py \
   --outliers=drop \
   --preview="$OUTPUT/skeletons.mp4"
 
-python inference_basic.py \
+python "${SCRIPT:-inference_basic.py}" \
   --validation_image="$PHOTO" \
   --validation_control_folder="$OUTPUT/poses" \
   --output_dir="$OUTPUT" \

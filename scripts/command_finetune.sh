@@ -3,34 +3,6 @@
 #   DATA=animation_data bash scripts/command_finetune.sh, with any flag of train.py after it, such as --lora_rank=16.
 # VALIDATION is a folder with reference.png and poses/, of which a video is made every 500 steps.
 set -euo pipefail
-cd "$(dirname "$0")/.."
 
-DATA=${DATA:-animation_data}
-VALIDATION=${VALIDATION:-}
-OUTPUT=${OUTPUT:-output/finetune}
-
-CASE=()
-if [ -n "$VALIDATION" ]; then
-  CASE=(--validation_image="$VALIDATION/reference.png" --validation_control_folder="$VALIDATION/poses")
-fi
-
-python -m animation.training.launch train.py \
-  --finetune_mode=True \
-  --output_dir="$OUTPUT" \
-  --data_root_path="$DATA" \
-  --rec_data_path="$DATA/video_rec_path.txt" \
-  --vec_data_path="$DATA/video_vec_path.txt" \
-  --num_workers=8 \
-  --sample_n_frames=16 \
-  --learning_rate=1e-5 \
-  --per_gpu_batch_size=1 \
-  --num_train_epochs=600 \
-  --mixed_precision=fp16 \
-  --gradient_accumulation_steps=1 \
-  --checkpointing_steps=2000 \
-  --checkpoints_total_limit=5 \
-  --validation_steps=500 \
-  --gradient_checkpointing \
-  --resume_from_checkpoint=latest \
-  ${CASE[@]+"${CASE[@]}"} \
-  "$@"
+export OUTPUT=${OUTPUT:-output/finetune}
+exec bash "$(dirname "$0")/command_train.sh" --finetune_mode=True --num_train_epochs=600 "$@"

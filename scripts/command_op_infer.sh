@@ -2,39 +2,10 @@
 # The same as command_basic_infer.sh with face optimisation: each frame's face is drawn towards the photo's.
 #   PHOTO=me.jpg DRIVER=dance.mp4 bash scripts/command_op_infer.sh
 set -euo pipefail
-cd "$(dirname "$0")/.."
 
-if [ -z "${PHOTO:-}" ] || [ -z "${DRIVER:-}" ]; then
-  for weights in checkpoints/Animation/unet.pth checkpoints/Animation/unet.safetensors; do
-    if [ -f "$weights" ]; then
-      echo "error: the released weights are for photos of people; give yours: PHOTO=me.jpg DRIVER=dance.mp4 bash $0" >&2
-      exit 2
-    fi
-  done
-fi
-PHOTO=${PHOTO:-inference/case-2/reference.png}
-DRIVER=${DRIVER:-inference/driver.mp4}
-FPS=${FPS:-12}
-OUTPUT=${OUTPUT:-output/op}
-
-python skeleton_extraction.py \
-  --target_video="$DRIVER" \
-  --ref_image_path="$PHOTO" \
-  --poses_folder_path="$OUTPUT/poses" \
-  --widen_boxes \
-  --outliers=drop \
-  --preview="$OUTPUT/skeletons.mp4"
-
-python inference_op.py \
-  --validation_image="$PHOTO" \
-  --validation_control_folder="$OUTPUT/poses" \
-  --output_dir="$OUTPUT" \
-  --noise_aug_strength=0.02 \
-  --tile_size=16 \
-  --frames_overlap=4 \
-  --decode_chunk_size=4 \
+export SCRIPT=inference_op.py COMMAND=$0 OUTPUT=${OUTPUT:-output/op}
+exec bash "$(dirname "$0")/../command_basic_infer.sh" \
   --num_optimization_iter=3 \
   --start_refine_step=0 \
   --end_refine_step=20 \
-  --fps="$FPS" \
   "$@"

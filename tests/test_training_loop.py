@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shutil
 import signal
 import socket
@@ -263,13 +264,21 @@ def test_mixed_precision_with_every_lever_follows_float32(flags, case, monkeypat
     assert {tensor.dtype for tensor in state.values()} == {torch.float32}
 
 
-def test_the_commands_parse():
-    for name in ("train", "finetune", "train_single"):
-        lines = (ROOT / "scripts" / f"command_{name}.sh").read_text().replace('"', "").splitlines()
-        flags = [line.strip().removesuffix(" \\") for line in lines if line.startswith("  --")]
-        settings = parse(TrainingSettings, None, flags)
-        settings.check()
-        assert settings.finetune_mode is (name == "finetune")
+@pytest.mark.parametrize("name", ["train", "finetune", "train_single"])
+def test_the_commands_parse(name, tmp_path):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')  # tells what it is asked for
+    python.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "VALIDATION": "a case", "OUTPUT": "out"}
+    command = ["bash", f"scripts/command_{name}.sh", "--seed=3"]
+    asked = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    assert asked.startswith("-m\nanimation.training.launch\ntrain.py\n")
+    settings = parse(TrainingSettings, None, asked.splitlines()[3:])
+    settings.check()
+    assert settings.finetune_mode is (name == "finetune")
+    assert settings.num_train_epochs == (600 if name == "finetune" else 6000)
+    assert (settings.data_path is None) is (name != "train_single")
+    assert (settings.output_dir, settings.validation_image, settings.seed) == ("out", "a case/reference.png", 3)
 
 
 def launch(*parts):
