@@ -51,7 +51,6 @@ def arrange(
     outliers: str = "keep",
     size: tuple[int, int] | None = None,
     confidence: float = CONFIDENCE,
-    face: Sequence[float] | None = None,
 ) -> Arrangement:
     """Choose, smooth, fill in and align, in this order.
 
@@ -63,7 +62,6 @@ def arrange(
         smooth: whether the One-Euro filter runs.
         outliers: `keep`, or `drop` to fill body points that jump out of their motion as `missing` says.
         size: width and height of the output, pixels; None for the photo's, or the driver's own without alignment.
-        face: see `photo_person`.
 
     Raises:
         InputError: an unknown choice; nobody in the video, or, where it is aligned, in the photo.
@@ -100,7 +98,7 @@ def arrange(
     frames, keypoints, scores = _fill(chosen, absent, missing)
     keypoints, own_size, distances = keypoints / recording.video_size, recording.video_size, None
     if alignment != "none":
-        photo = photo_person(recording, everybody, confidence, face)
+        photo = photo_person(recording, everybody, confidence)
         assert recording.photo_size is not None
         own_size = recording.photo_size
         keypoints = _fit(alignment, photo, own_size, recording.video_size, alone, confidence)(keypoints, scores)
@@ -117,18 +115,12 @@ def arrange(
     )
 
 
-def photo_person(
-    recording: Recording,
-    first: bool = False,
-    confidence: float = CONFIDENCE,
-    face: Sequence[float] | None = None,
-) -> People:
-    """The photo's largest person, or the one whose face is known, with 134 key points in 0..1 of the photo.
+def photo_person(recording: Recording, first: bool = False, confidence: float = CONFIDENCE) -> People:
+    """The photo's person who counts, with 134 key points in 0..1 of the photo: the recording's face's, or the largest.
 
     Args:
         first: all of them, of whom the detector's first counts, and where it found nobody whoever the estimator sees,
             as the original.
-        face: x and y of the centre of the person's face, in 0..1 of the photo; None: the largest person.
 
     Raises:
         InputError: there is no photo, or nobody in it.
@@ -139,11 +131,14 @@ def photo_person(
     people = _people(recording.photo, confidence, first)
     if not len(people):
         raise InputError(f"no person was found in the photo, so nothing can be aligned to it; {remedy}")
-    if not first and face is None:
+    if recording.face is None and not first:
         people = choose([people], [np.arange(len(people))], "largest")[0]
-    elif face is not None and not first:
-        away = np.linalg.norm(people.keypoints[:, NOSE] / recording.photo_size - face, axis=1)
+    elif recording.face is not None and not first:
+        away = np.linalg.norm(people.keypoints[:, NOSE] / recording.photo_size - recording.face, axis=1)
         people = people[away.argsort(kind="stable")[:1]]
+        (low, high), face = people.boxes[0].reshape(2, 2), np.multiply(recording.face, recording.photo_size)
+        if (face < low).any() or (face > high).any():
+            logger.warning("nobody was found around the face that is taken of the photo; the nearest person counts")
     return People(people.boxes, people.keypoints / recording.photo_size, people.scores, people.detected)
 
 

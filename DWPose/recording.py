@@ -20,7 +20,7 @@ LARGEST_COUNT = 10**7  # frames, or people in one
 LARGEST_MEMBER = 2**30  # bytes: key points of half a million people
 _PARTS = ("boxes", "keypoints", "scores")
 _NOBODY = People(np.empty((0, 4)), np.empty((0, NUM_WHOLEBODY, 2)), np.empty((0, NUM_WHOLEBODY), np.float32))
-_MEMBERS = {"format", "sources", "fps", "video_counts", "num_frames", "drawn_frame"} | {
+_MEMBERS = {"format", "sources", "fps", "photo_face", "video_counts", "num_frames", "drawn_frame"} | {
     f"{name}_{part}" for name in ("photo", "video", "drawn") for part in (*_PARTS, "detected", "size")
 }
 
@@ -56,6 +56,7 @@ class Recording:
     Attributes:
         photo: its people, 133 key points each; None where there is no photo.
         photo_size: its width and height, pixels.
+        face: x and y of the centre of a face, in 0..1 of the photo: whose it is counts; None: the largest person.
         video: the people of each frame, 133 key points each.
         video_size: width and height of the frames, pixels.
         fps: frames a second.
@@ -70,6 +71,17 @@ class Recording:
     fps: float
     sources: dict = field(default_factory=dict)
     drawn: Drawn | None = None
+    face: tuple[float, float] | None = None
+
+    def belongs_to(self, photo: dict) -> bool:
+        """Whether it was made for a photo that `describe_file` describes so."""
+        return self.sources.get("photo") == photo
+
+    def give_to(self, photo: dict, face: tuple[float, float] | None) -> None:
+        """Make it one for a photo: what was found in another is forgotten."""
+        if not self.belongs_to(photo):
+            self.photo, self.sources["photo"] = None, photo
+        self.face = face
 
     def save(self, path: str | Path) -> None:
         """Write to a .npz file, whole or not at all; its folder is made where missing."""
@@ -86,6 +98,8 @@ class Recording:
         if self.photo is not None:
             arrays |= {"photo_size": self.photo_size, "photo_detected": self.photo.detected}
             arrays |= _stack("photo", [self.photo])
+        if self.face is not None:
+            arrays["photo_face"] = self.face
         if self.drawn is not None:
             arrays |= {
                 "drawn_frame": self.drawn.frames.astype(np.int32),
@@ -133,11 +147,14 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read(arrays: dict[str, np.ndarray]) -> Recording:
-    photo = photo_size = drawn = None
+    photo = photo_size = drawn = face = None
     if "photo_size" in arrays:
         counts, detected = np.array([len(arrays["photo_boxes"])]), np.array([arrays["photo_detected"]])
         (photo,) = _unstack("photo", arrays, counts, detected)
         photo_size = _size(arrays["photo_size"])
+    if "photo_face" in arrays:
+        x, y = _shaped(arrays["photo_face"], ()).tolist()
+        face = x, y
     if "drawn_frame" in arrays:
         frames, num_frames = arrays["drawn_frame"], int(arrays["num_frames"])
         keypoints = _shaped(arrays["drawn_keypoints"], (NUM_KEYPOINTS, 2))
@@ -154,7 +171,7 @@ def _read(arrays: dict[str, np.ndarray]) -> Recording:
     if not 0 < fps < np.inf:
         raise ValueError(f"its rate is {fps} frames a second")
     video = _unstack("video", arrays, arrays["video_counts"], arrays["video_detected"])
-    return Recording(photo, photo_size, video, _size(arrays["video_size"]), fps, sources, drawn)
+    return Recording(photo, photo_size, video, _size(arrays["video_size"]), fps, sources, drawn, face)
 
 
 def _stack(name: str, frames: Iterable[People]) -> dict[str, np.ndarray]:

@@ -81,7 +81,8 @@ class _Clip:
     def __init__(self, settings: ClipSettings, inputs: ClipInputs, models: Models):
         self.settings, self.inputs, self.models = settings, inputs, models
         self.output, self.photo = Path(settings.output), settings.intermediate / PHOTO_FILE
-        self.run = settings.inference_settings(inputs.framing, inputs.driver.fps)
+        self.framing = inputs.framing
+        self.run = settings.inference_settings(self.framing, inputs.driver.fps)
         self.device = runtime.choose_device(settings.device)
         self.weights = weights_files(self.run, self.device)  # before minutes of work
         self.channel_order = choose_channel_order(self.run)
@@ -93,11 +94,12 @@ class _Clip:
         with explain_out_of_memory(self.run, self.device):
             with report.stage("face_embedding"):
                 embedding, face = self._embed()
-            framing = self.inputs.framing if face is None else self.inputs.framing.keeping(face)
-            photo_pixels = np.asarray(framing.apply(self.inputs.photo))
+            if face is not None:
+                self.framing = self.framing.keeping(face)
+            photo_pixels = np.asarray(self.framing.apply(self.inputs.photo))
             write_whole(self.photo, lambda path: write_png(path, photo_pixels))
             with report.stage("skeletons"):
-                poses, seconds = make_skeletons(settings, self.photo, framing, driver)
+                poses, seconds = make_skeletons(settings, self.photo, self.framing, driver)
                 sound = None
                 if driver.kind == "video" and not settings.no_audio:
                     sound = load_sound(driver.path, driver.start, seconds, settings.loop)
@@ -118,7 +120,7 @@ class _Clip:
             key=key,
             request=request_key(settings, self.inputs),
             driver={"kind": driver.kind, "path": str(driver.path), "fps": driver.fps},
-            size=[framing.width, framing.height],
+            size=[self.framing.width, self.framing.height],
             face_channel_order=self.channel_order,
             face_found=bool(embedding.any()),
             resumed_from=resumed,
@@ -168,7 +170,7 @@ class _Clip:
                 KEYPOINTS_FILE,
             )
         self.run = self.settings.inference_settings(
-            self.inputs.framing, self.inputs.driver.fps, face_boxes=keypoints.is_file()
+            self.framing, self.inputs.driver.fps, face_boxes=keypoints.is_file()
         )
         self.run_inputs = self.run.read_inputs()
 

@@ -266,6 +266,7 @@ class ClipSettings(Sampling, Levers, SkeletonChoices, FaceOptimization):
             "validation_control_folder": str(self.intermediate / SKELETONS_FOLDER),
             "output_dir": self.output,
             "face_embedding": str(self.intermediate / EMBEDDING_FILE),
+            "face": None if framing.face else self.face,  # else counted on the canvas
             "width": framing.width,
             "height": framing.height,
             "fps": fps,

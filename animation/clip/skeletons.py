@@ -91,15 +91,16 @@ def _extract(settings: ClipSettings, photo: Path, framing: Framing, driver: Driv
     needs_photo = settings.alignment != "none" or settings.anchor == "photo"
     inputs = SkeletonInputs(open_rgb(photo) if needs_photo else None, driver.frames, driver.recording, size)
     recording = record(choices, inputs)
+    recording.give_to(describe_file(photo), framing.face)
     if driver.recording is None:
         folder.mkdir(parents=True, exist_ok=True)
         recording.save(folder / KEYPOINTS_FILE)  # an interrupt from here on costs no network's work
-    arrangement = arrange(recording, size=size, face=framing.face, **arrangement_choices(settings))
+    arrangement = arrange(recording, size=size, **arrangement_choices(settings))
     report(arrangement, recording)
     numbers = looped(arrangement.drawn.num_frames, driver.fps, settings.loop, settings.max_seconds)
     recording.drawn = select(arrangement.drawn, numbers)
     if settings.anchor == "photo":
-        person = photo_person(recording, settings.person == "all", settings.confidence, framing.face)
+        person = photo_person(recording, settings.person == "all", settings.confidence)
         recording.drawn = prepend(person, recording.drawn)
     write_skeletons(folder, recording, settings.confidence, settings.canvas)
     return recording.drawn.num_frames, arrangement.drawn.num_frames
@@ -131,20 +132,23 @@ def _copy(settings: ClipSettings, photo: Path, framing: Framing, driver: Driver,
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     (folder / KEYPOINTS_FILE).unlink(missing_ok=True)
-    _copy_key_points(driver.path / KEYPOINTS_FILE, source, framing, numbers, people, folder / KEYPOINTS_FILE)
+    recording = _key_points_of(driver.path / KEYPOINTS_FILE, source, framing, numbers, people)
+    if recording is not None:
+        recording.give_to(describe_file(photo), framing.face)
+        recording.save(folder / KEYPOINTS_FILE)
     return count, source.estimated_length
 
 
-def _copy_key_points(
-    beside: Path, source: FolderFrames, framing: Framing, numbers: list[int], people: People | None, target: Path
-) -> None:
+def _key_points_of(
+    beside: Path, source: FolderFrames, framing: Framing, numbers: list[int], people: People | None
+) -> Recording | None:
     """The key points beside a folder's skeletons, which these were drawn from, for the same frames, on the canvas."""
     if not beside.is_file():
-        return
+        return None
     recording = load_recording(beside)
     if recording.drawn is None or recording.drawn.num_frames <= max(source.numbers):
         logger.warning(f"{beside}: is of other skeletons than those beside it, and is passed over")
-        return
+        return None
     drawn = select(recording.drawn, numbers)
     if same_shape(source.size, framing.photo_size):
         seen = np.divide(np.reshape(framing.source, (2, 2)), framing.photo_size)
@@ -152,7 +156,7 @@ def _copy_key_points(
         drawn.keypoints = (drawn.keypoints - seen[0]) * ((box[1] - box[0]) / (seen[1] - seen[0])) + box[0]
     drawn.size = framing.width, framing.height
     recording.drawn = drawn if people is None else prepend(people, drawn)
-    recording.save(target)
+    return recording
 
 
 def placing(framing: Framing, size: tuple[int, int]) -> Callable[[Image.Image], Image.Image]:
@@ -194,8 +198,9 @@ def _photo_people(settings: ClipSettings, photo: Path, framing: Framing) -> Peop
     picture = np.asarray(open_rgb(photo))
     networks = settings.skeleton_settings(photo, (512, 512), None)
     found = Wholebody(networks.detector_path, networks.pose_path, networks.device).estimate(picture)
-    recording = Recording(found, picture.shape[1::-1], [], picture.shape[1::-1], 1.0)
+    size = picture.shape[1::-1]
+    recording = Recording(found, size, [], size, 1.0, face=framing.face)
     try:
-        return photo_person(recording, settings.person == "all", settings.confidence, framing.face)
+        return photo_person(recording, settings.person == "all", settings.confidence)
     except InputError as error:
         raise InputError(f"--anchor photo: {str(error).partition(';')[0]}; use --anchor first") from None

@@ -38,8 +38,12 @@ def load_face_embedding(path: str | Path) -> np.ndarray:
     return embedding.reshape(EMBEDDING_DIM).astype(np.float32)
 
 
-def choose_face(faces: list[Face], number: int | None = None) -> Face:
-    """The largest of at least one face, or the one of a number, counted from the left and from 0.
+def choose_face(faces: list[Face], number: int | None = None, near: np.ndarray | None = None) -> Face:
+    """The largest of at least one face.
+
+    Args:
+        number: or the one of a number, counted from the left and from 0.
+        near: or the one whose centre is nearest to a point, x and y in pixels.
 
     Raises:
         InputError: there is no face of that number.
@@ -49,6 +53,8 @@ def choose_face(faces: list[Face], number: int | None = None) -> Face:
             f"--face {number}: {counted(len(faces), 'face')} found in the photo, counted from 0 and from the left; "
             f"give at most {len(faces) - 1}, or leave it out for the largest"
         )
+    if near is not None:
+        return min(faces, key=lambda face: float(np.linalg.norm((face.box[:2] + face.box[2:]) / 2 - near)))
     face = max(faces, key=attrgetter("area")) if number is None else faces[number]
     if len(faces) > 1:
         taken = f"number {faces.index(face)} from the left is taken{', the largest' if number is None else ''}"

@@ -28,6 +28,7 @@ from animation.media.images import FrameFolder, frame_number, load_photo, warn_i
 from animation.settings import InferenceSettings, Inputs, Weights
 from animation.skeletons.estimation import KEYPOINTS_FILE
 from animation.weights.layout import find_file, set_of
+from DWPose.arrangement import photo_person
 from DWPose.recording import Recording, load_recording
 
 logger = logging.getLogger(__name__)
@@ -234,11 +235,11 @@ class FaceOptimizationSettings(InferenceSettings, FaceOptimization):
                     f"{path}: the mask shows no face: it is {NO_WHITE}; paint the face white on black, or leave it out"
                 )
             return box, [path]
-        files, described = [], None if recording is None else recording.sources.get("photo")
-        if self.face is None and described == describe_file(Path(self.validation_image)):
-            people, scale = recording.photo.openpose(), np.divide(photo.size, recording.photo_size)
-            box = largest_face(people, scale, photo.height, photo.width) if people.detected else None
-            files = [recording_path]
+        files: list[Path] = []
+        near = None
+        if self.face is None and recording and recording.belongs_to(describe_file(Path(self.validation_image))):
+            files, near = [recording_path], recording.face and np.multiply(recording.face, photo.size)
+            box = _recorded_face(recording, photo)
             if box is not None:
                 logger.info(f"the photo's face, which the frames are drawn towards, is {recording_path}'s")
                 return box, files
@@ -247,7 +248,7 @@ class FaceOptimizationSettings(InferenceSettings, FaceOptimization):
         except InputError as error:
             raise InputError(f"where the photo's face is is unknown: give --validation_image_mask ({error})") from None
         faces, way = finder(np.asarray(photo))
-        box = clip_box(choose_face(faces, self.face).box, photo.height, photo.width) if faces else None
+        box = clip_box(choose_face(faces, self.face, near).box, photo.height, photo.width) if faces else None
         if box is None:
             raise InputError(
                 f"{self.validation_image}: no face was found in it, so the frames cannot be drawn towards it; paint it "
@@ -255,3 +256,13 @@ class FaceOptimizationSettings(InferenceSettings, FaceOptimization):
             )
         logger.info(f"the photo's face, which the frames are drawn towards, was found by {way}")
         return box, files
+
+
+def _recorded_face(recording: Recording, photo: Image.Image) -> FaceBox | None:
+    """The face, by its key points, of the photo's person who counts."""
+    if recording.photo is None or recording.photo_size is None or not recording.photo.detected:
+        return None
+    people, scale = recording.photo.openpose(), np.divide(photo.size, recording.photo_size)
+    if recording.face is not None:
+        people, scale = photo_person(recording), np.array(photo.size)
+    return largest_face(people, scale, photo.height, photo.width)

@@ -44,10 +44,10 @@ def record(settings: SkeletonSettings, inputs: SkeletonInputs) -> Recording:
         done, recording = _begin(settings, inputs.driver)
     if inputs.photo is not None:
         photo = describe_file(Path(settings.ref_image_path))
-        if recording.photo is None or recording.sources.get("photo") != photo:
+        if recording.photo is None or not recording.belongs_to(photo):
+            recording.give_to(photo, None)
             recording.photo = networks().estimate(np.asarray(inputs.photo))
             recording.photo_size = inputs.photo.size
-            recording.sources["photo"] = photo
     if settings.alignment != "none":
         photo_person(recording, settings.person == "all", settings.confidence)  # before minutes of work
     if not done:
