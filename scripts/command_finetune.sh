@@ -14,7 +14,7 @@ if [ -n "$VALIDATION" ]; then
   CASE=(--validation_image="$VALIDATION/reference.png" --validation_control_folder="$VALIDATION/poses")
 fi
 
-python -m animation.training.launch train.py \
+python -m animation.launch train.py \
   --finetune_mode=True \
   --output_dir="$OUTPUT" \
   --data_root_path="$DATA" \

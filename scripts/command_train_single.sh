@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 CLIPS=${CLIPS:-animation_data/video_path.txt}
 OUTPUT=${OUTPUT:-output/train_single}
 
-python -m animation.training.launch train.py \
+python -m animation.launch train.py \
   --output_dir="$OUTPUT" \
   --data_path="$CLIPS" \
   --dataset_width=512 \
