@@ -1,7 +1,6 @@
 """One video on several processes over gloo gives the latents and frames of one, and what goes wrong is one line."""
 
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,42 +25,24 @@ from animation.pipeline import AnimationPipeline
 from animation.windows import window_indices
 from tests.clips import clip_settings, flags_of, frames_of
 from tests.conftest import relative_error
+from tests.processes import posix, together
 from tests.synthetic import tiny_arcface
 from tests.test_sampling import scheduler
 
 ROOT = Path(__file__).parents[1]
 FRAMES, TILE, OVERLAP, STEPS = 8, 4, 2, 2
-posix = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and signals")
 
 
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+def share(folder, count, make):
+    """What each of so many processes makes that share a video."""
 
+    def connected(rank):
+        processes = Processes.of_environment()
+        assert (processes.rank, processes.count) == (rank, count)
+        processes.connect(torch.device("cpu"))
+        return make(processes)
 
-def work(rank, count, folder, make):
-    """One of several processes; it keeps what it made."""
-    processes = Processes(rank, count, rank)
-    processes.connect(torch.device("cpu"))
-    torch.save(make(processes), folder / f"{count}-{rank}.pt")
-
-
-def together(count, folder, make, monkeypatch):
-    """What each of so many processes makes."""
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    monkeypatch.setenv("MASTER_PORT", str(free_port()))
-    monkeypatch.setenv("WORLD_SIZE", str(count))
-    context = torch.multiprocessing.get_context("fork")  # which needs no second import
-    running = []
-    for rank in range(count):
-        monkeypatch.setenv("RANK", str(rank))
-        running.append(context.Process(target=work, args=(rank, count, folder, make)))
-        running[-1].start()
-    for process in running:
-        process.join(120)
-        assert process.exitcode == 0
-    return [torch.load(folder / f"{count}-{rank}.pt", weights_only=False) for rank in range(count)]
+    return together(folder, count, connected)
 
 
 @pytest.fixture
@@ -121,10 +102,10 @@ def animate(components, case, monkeypatch):
 @posix
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
-def test_latents_and_frames_are_those_of_one_process(animate, tmp_path, monkeypatch, count):
+def test_latents_and_frames_are_those_of_one_process(animate, tmp_path, count):
     expected = animate(ALONE)
     assert len(window_indices(FRAMES, TILE, OVERLAP)) == 3  # four processes divide the branches too
-    found = together(count, tmp_path, animate, monkeypatch)
+    found = share(tmp_path, count, animate)
     for each in found:
         assert torch.equal(each["poses"], expected["poses"])
         assert torch.equal(each["latents"], found[0]["latents"])
@@ -141,23 +122,23 @@ def test_latents_and_frames_are_those_of_one_process(animate, tmp_path, monkeypa
 
 @posix
 @pytest.mark.slow
-def test_a_process_that_leaves_its_share_out_is_noticed(animate, tmp_path, monkeypatch):
+def test_a_process_that_leaves_its_share_out_is_noticed(animate, tmp_path):
     def lazy(processes):
         if processes.rank == 1:
             processes.own = lambda items: items[:0]
         return animate(processes)
 
-    found = together(2, tmp_path, lazy, monkeypatch)
+    found = share(tmp_path, 2, lazy)
     assert relative_error(found[0]["latents"], animate(ALONE)["latents"]) > 1e-2
 
 
 @posix
 @pytest.mark.slow
-def test_face_optimisation_and_a_single_branch(animate, tmp_path, monkeypatch):
+def test_face_optimisation_and_a_single_branch(animate, tmp_path):
     def both(processes):
         return animate(processes, guidance=1.0), animate(processes, faces=True)
 
-    expected, found = both(ALONE), together(3, tmp_path, both, monkeypatch)
+    expected, found = both(ALONE), share(tmp_path, 3, both)
     for wanted, each in zip(expected, found[0], strict=True):
         assert relative_error(each["latents"], wanted["latents"]) < 1e-5
     assert found[1][1]["similarities"] == found[0][1]["similarities"]
@@ -228,12 +209,12 @@ def test_one_goes_on_as_two(tmp_path, checkpoint, case, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(ClipState, "keep", keep_one)
         make_clip(settings, inputs, Models())
-    facts = together(2, tmp_path, lambda processes: make_clip(settings, inputs, Models(processes)), monkeypatch)
+    facts = share(tmp_path, 2, lambda processes: make_clip(settings, inputs, Models(processes)))
     assert facts[1] == {}
     assert facts[0]["resumed_from"] == {"step": 1, "frames": 0}
     assert facts[0]["processes"]["count"] == 2 and facts[0]["processes"]["bytes"] > 0
     assert np.abs(frames_of(settings.output).astype(int) - frames_of(whole.output)).max() <= 1
-    again = together(2, tmp_path, lambda processes: make_clip(settings, inputs, Models(processes)), monkeypatch)
+    again = share(tmp_path, 2, lambda processes: make_clip(settings, inputs, Models(processes)))
     assert again[0]["key"] == facts[0]["key"]  # it is there already
     assert "rounds: 1 a step (67% at work), 1 of decoding (100% at work)" in describe(settings, inputs, 3)
     assert "processes" not in describe(settings, inputs)
