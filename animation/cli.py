@@ -1,14 +1,20 @@
 """What all scripts share: a plain log, and errors in one line."""
 
 import itertools
+import json
 import logging
+import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Collection
+from pathlib import Path
 
 from animation.errors import InputError, RunError
 
 logger = logging.getLogger(__name__)
+
+INTERRUPTED = "interrupted; nothing half-written was left"
 
 
 def listed(names: Collection[object], most: int = 20) -> str:
@@ -17,11 +23,11 @@ def listed(names: Collection[object], most: int = 20) -> str:
     return ", ".join(map(str, itertools.islice(names, most))) + more
 
 
-def start_logging() -> None:
-    """Log one plain line a message to standard error."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+def start_logging(level: int = logging.INFO) -> None:
+    """Log one plain line a message, of a level and above, to standard error."""
+    logging.basicConfig(level=max(level, logging.WARNING), format="%(message)s")
     for package in ("animation", "DWPose"):
-        logging.getLogger(package).setLevel(logging.INFO)
+        logging.getLogger(package).setLevel(level)
 
 
 def quiet_libraries() -> None:
@@ -48,6 +54,16 @@ def run(main: Callable[[], None]) -> None:
     except OSError as error:
         status, message = 1, f"{error.filename or 'writing failed'}: {error.strerror or error}"
     except KeyboardInterrupt:
-        status, message = 130, "interrupted; nothing half-written was left"
-    print(f"error: {message}", file=sys.stderr)
+        status, message = 130, INTERRUPTED
+    _tell(message)
     sys.exit(status)
+
+
+def _tell(message: str) -> None:
+    """Say in one line what went wrong; one of several processes says it to their launcher, which tells the first."""
+    report = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if report is None:
+        print(f"error: {message}", file=sys.stderr)
+    else:
+        said = {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}
+        Path(report).write_text(json.dumps({"message": said}), encoding="utf-8")

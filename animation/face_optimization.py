@@ -21,6 +21,7 @@ from animation.errors import NonFiniteError
 from animation.face.boxes import FaceBox
 from animation.face.settings import FaceInputs, FaceOptimizationSettings
 from animation.modules.arcface import FACE_SIZE
+from animation.parallel import ALONE, Processes
 from animation.pipeline import AnimationPipeline
 from animation.report import RunReport
 from animation.weights.loading import load_arcface
@@ -89,6 +90,7 @@ class FaceOptimizer:
         crop_margin: decode only the latents around a chunk's faces and so many beyond, on each side: approximate, as
             the decoder's normalisation and attention see the crop alone. None: whole frames.
         checkpointing: see `decode_frames`.
+        processes: that share the chunks; their gradients are summed.
 
     Attributes:
         similarities: for each step done its number and the mean cosine similarity before and after.
@@ -108,6 +110,7 @@ class FaceOptimizer:
         crop_margin: int | None = None,
         checkpointing: bool = True,
         progress: bool = True,
+        processes: Processes = ALONE,
     ):
         self.vae, self.extractor = vae, extractor
         self.device = vae_device(vae)
@@ -115,12 +118,13 @@ class FaceOptimizer:
         self.boxes = list(boxes)
         self.num_iterations, self.start_step, self.end_step = num_iterations, start_step, end_step
         self.crop_margin = sys.maxsize if crop_margin is None else crop_margin
-        self.checkpointing, self.progress = checkpointing, progress
+        self.checkpointing, self.progress, self.processes = checkpointing, progress and processes.is_first, processes
         self.num_faces = sum(box is not None for box in self.boxes)
         if self.num_faces == 0:
             raise ValueError("no frame has a face: there is nothing to optimise")
         chunks = [slice(i, i + decode_chunk_size) for i in range(0, len(self.boxes), decode_chunk_size)]
-        self.chunks = [chunk for chunk in chunks if any(box is not None for box in self.boxes[chunk])]
+        with_faces = [chunk for chunk in chunks if any(box is not None for box in self.boxes[chunk])]
+        self.chunks = processes.own(with_faces)
         self.similarities: list[dict] = []
 
     def __call__(self, x0: Tensor, step: int, num_steps: int) -> Tensor:
@@ -173,7 +177,7 @@ class FaceOptimizer:
             total += similarities.detach().sum()
             del frames, pixels, similarities, loss, pixel_gradient, part_gradient  # before the next chunk's
             on_chunk()
-        return total / self.num_faces, gradient
+        return self.processes.sum(total) / self.num_faces, self.processes.sum(gradient)
 
     @torch.no_grad()
     def similarity(self, latents: Tensor, on_chunk: Callable[[], object] = lambda: None) -> float:
@@ -184,7 +188,7 @@ class FaceOptimizer:
             frames = decode_frames(self.vae, latents[chunk, :, rows, columns])
             total += self._similarities(frames, chunk, rows, columns).sum()
             on_chunk()
-        return (total / self.num_faces).item()
+        return (self.processes.sum(total) / self.num_faces).item()
 
     def _similarities(self, frames: Tensor, chunk: slice, rows: slice, columns: slice) -> Tensor:
         """Cosine similarities of a decoded chunk's faces to the reference: (n, 3, H, W) → (faces,)."""
@@ -228,6 +232,7 @@ def build_face_optimizer(
         end_step=settings.end_refine_step,
         decode_chunk_size=settings.decode_chunk_size,
         crop_margin=settings.hjb_crop,
+        processes=pipeline.processes,
     )
     of_all = f"{optimizer.num_faces} of {len(optimizer.boxes)}"
     logger.info(f"faces of {of_all} frames are optimised in {len(optimizer.chunks)} chunks a step")

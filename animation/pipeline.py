@@ -19,6 +19,7 @@ from animation.media.images import check_size
 from animation.modules.face_encoder import FaceEncoder
 from animation.modules.pose_net import PoseNet
 from animation.modules.unet import PoseGuidedUNet
+from animation.parallel import ALONE, Processes
 from animation.sampling import Checkpoint, Conditions, RefineX0, WindowedDenoiser, denoise
 from animation.weights.loading import load_components
 from animation.windows import window_indices
@@ -37,8 +38,12 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
         vae: encodes the photo and, unless there is a `preview_vae`, decodes the video.
         image_encoder, scheduler, feature_extractor: SVD's own.
         preview_vae: a cheaper decoder (TAESD), or None.
+
+    Attributes:
+        processes: that make each video together; this one alone, unless it is set.
     """
 
+    processes: Processes = ALONE
     model_cpu_offload_seq = "image_encoder->face_encoder->pose_net->unet->vae->preview_vae"
     _optional_components: ClassVar = ["preview_vae"]
 
@@ -150,10 +155,14 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
             torch.nn.Module.to(self.vae, dtype)
 
     def _encode_poses(self, poses: Sequence[Image.Image], height: int, width: int) -> torch.Tensor:
-        """(F, C, h, w), once a video: every window takes its frames from it."""
+        """(F, C, h, w), once a video: every window takes its frames from it.
+
+        Chunks are shared out among the processes, but the first, by which each of them knows the size.
+        """
         device, dtype = self._execution_device, self.pose_net.dtype
-        latents = torch.empty(0)
-        for start in range(0, len(poses), POSE_CHUNK):
+        latents, starts = torch.empty(0), range(0, len(poses), POSE_CHUNK)
+        others = starts[1:]
+        for start in (0, *self.processes.own(others)):
             chunk = [pose.convert("RGB") for pose in poses[start : start + POSE_CHUNK]]
             resized = [np.asarray(pose.resize((width, height), Image.Resampling.BICUBIC)) for pose in chunk]
             pixels = rearrange(torch.from_numpy(np.stack(resized)).to(device), "n h w rgb -> n rgb h w")
@@ -161,6 +170,8 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
             if start == 0:
                 latents = self._allocate_pose_latents((len(poses), *features.shape[1:]), features)
             latents[start : start + len(chunk)] = features.to(latents.device)
+        for start, rank in zip(others, self.processes.owners(len(others)), strict=True):
+            self.processes.copy(latents[start : start + POSE_CHUNK], rank)
         return latents
 
     @staticmethod
@@ -224,12 +235,14 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
             tensors = {name: {"latents": latents}[name] for name in callback_on_step_end_tensor_inputs}
             return (callback_on_step_end(self, step, timestep, tensors) or {}).get("latents", latents)
 
-        self.denoiser = WindowedDenoiser(self.unet, conditions, windows, device, cfg_batch=cfg_batch)
+        self.denoiser = WindowedDenoiser(
+            self.unet, conditions, windows, device, cfg_batch=cfg_batch, processes=self.processes
+        )
         with self.progress_bar(total=num_inference_steps * len(windows)) as progress:
             return denoise(
                 self.denoiser,
                 self.scheduler,
-                latents.to(device),
+                self.processes.copy(latents.to(device).contiguous()),
                 self._guidance_scale,
                 refine_x0=refine_x0,
                 on_step_end=call_back,
@@ -264,14 +277,15 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
             first_frame: begin with this one; a multiple of the chunk's size gives the same frames as beginning at 0.
 
         Yields:
-            (n, H, W, 3) uint8 RGB on the host.
+            (n, H, W, 3) uint8 RGB on the host; of several processes the first one has them all, and the others none.
 
         Raises:
             NonFiniteError: a frame holds NaN or infinity.
         """
         if decode_chunk_size < 1:
             raise InputError(f"decode_chunk_size {decode_chunk_size} is below 1")
-        for start in range(first_frame, latents.shape[1], decode_chunk_size):
+
+        def decoded(start: int) -> np.ndarray:
             frames = decode_frames(self.decoding_vae, latents[0, start : start + decode_chunk_size])
             if not frames.isfinite().all():
                 raise NonFiniteError(
@@ -279,7 +293,9 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
                     "bf16 or fp32, or --vae_device cpu"
                 )
             pixels = (frames / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
-            yield rearrange(pixels, "n rgb h w -> n h w rgb").cpu().numpy()
+            return rearrange(pixels, "n rgb h w -> n h w rgb").cpu().numpy()
+
+        yield from self.processes.in_order(range(first_frame, latents.shape[1], decode_chunk_size), decoded)
 
     @torch.no_grad()
     def __call__(

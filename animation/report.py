@@ -17,14 +17,18 @@ LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", 
 
 
 class RunReport:
-    """Collects the facts of a run on a device, its settings (JSON values) first, and writes them at its end."""
+    """Collects the facts of a run on a device, its settings (JSON values) first, and writes them at its end.
 
-    def __init__(self, settings: dict, device: torch.device):
-        self.device = device
+    Args:
+        hashing: whether files are described; of several processes the first one does it.
+    """
+
+    def __init__(self, settings: dict, device: torch.device, hashing: bool = True):
+        self.device, self.hashing = device, hashing
         about = {"device": device_name(device), "versions": library_versions()}
         self.facts: dict[str, Any] = {"settings": settings, **about, "seconds": {}}
         self._files: dict[str, dict] = {}
-        self._hashing: list[threading.Thread] = []
+        self._threads: list[threading.Thread] = []
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
@@ -44,12 +48,13 @@ class RunReport:
         def describe() -> None:
             self._files.update({str(path): describe_file(Path(path)) for path in paths})
 
-        self._hashing.append(threading.Thread(target=describe, daemon=True))  # a failed run does not wait for it
-        self._hashing[-1].start()
+        if self.hashing:
+            self._threads.append(threading.Thread(target=describe, daemon=True))  # a failed run does not wait for it
+            self._threads[-1].start()
 
     def write(self, path: str | Path, **facts) -> None:
         """Write everything as JSON, whole or not at all."""
-        for thread in self._hashing:
+        for thread in self._threads:
             thread.join()
         self.facts |= {"files": self._files, "peak_memory_bytes": peak_memory(self.device), **facts}
         write_json(Path(path), self.facts)

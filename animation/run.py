@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from animation.face.settings import FaceInputs, FaceOptimizationSettings
 from animation.face_optimization import build_face_optimizer
 from animation.files import locked
 from animation.media.writing import AnimationWriter
+from animation.parallel import ALONE, Processes
 from animation.pipeline import AnimationPipeline
 from animation.report import RunReport
 from animation.sampling import Checkpoint
@@ -45,7 +46,9 @@ def weights_files(settings: InferenceSettings, device: torch.device) -> list[Pat
     return component_files(**component_paths(settings, runtime.choose_dtype(settings.dtype, device)))
 
 
-def load_pipeline(settings: InferenceSettings, device: torch.device, report: RunReport) -> AnimationPipeline:
+def load_pipeline(
+    settings: InferenceSettings, device: torch.device, report: RunReport, processes: Processes = ALONE
+) -> AnimationPipeline:
     """Load the checkpoint that the settings name, on the device, with their levers pulled."""
     parts = component_paths(settings, runtime.choose_dtype(settings.dtype, device))
     report.add_files(component_files(**parts))
@@ -55,6 +58,7 @@ def load_pipeline(settings: InferenceSettings, device: torch.device, report: Run
         runtime.use_xformers(pipeline, device)
     if settings.compile:
         pipeline.unet.compile()
+    pipeline.processes = processes
     pipeline.set_progress_bar_config(desc="denoising", unit="window")
     return pipeline
 
@@ -94,10 +98,10 @@ def render(
         first_frame: decode from this one on, a multiple of `decode_chunk_size`.
 
     Yields:
-        (n, H, W, 3) uint8 RGB.
+        (n, H, W, 3) uint8 RGB; in the first of several processes alone, but all must iterate.
 
     Raises:
-        RunError: NaN appeared.
+        RunError: NaN appeared, or another process has ended.
     """
     num_frames = len(inputs.poses)
     size = f"{settings.width}×{settings.height} (width × height)"
@@ -134,6 +138,7 @@ def render(
             fresh_noise=settings.noise == "fresh",
         )
     report.facts["cfg_batch"] = pipeline.denoiser.cfg_batch
+    report.facts["processes"] = {"count": pipeline.processes.count, "bytes": pipeline.processes.traffic}
 
     def decoded() -> Iterator[np.ndarray]:
         """Decode with a progress bar."""
@@ -146,31 +151,37 @@ def render(
     return decoded()
 
 
-def animate(settings: InferenceSettings, inputs: Inputs) -> None:
+def animate(settings: InferenceSettings, inputs: Inputs, processes: Processes = ALONE) -> None:
     """Run the settings on the inputs and write the results to `settings.output_dir`.
 
     Args:
         settings: of which everything is recorded in run.json.
         inputs: what `settings.read_inputs()` returned; of the kind with faces, these are optimised.
+        processes: that share the work; the first one writes.
 
     Raises:
         InputError: a checkpoint or a device does not do.
         RunError: memory did not suffice, or NaN appeared.
     """
-    device = runtime.choose_device(settings.device)
-    report = RunReport(asdict(settings), device)
+    device = runtime.join(processes, settings.device)
+    report = RunReport(asdict(settings), device, processes.is_first)
     writer = AnimationWriter(
         settings.output_dir, len(inputs.poses), settings.fps, png=not settings.no_png, gif=not settings.no_gif
     )
-    with locked(Path(settings.output_dir)), explain_out_of_memory(settings, device):
+    folder = locked(Path(settings.output_dir)) if processes.is_first else nullcontext()
+    with folder, explain_out_of_memory(settings, device):
         with report.stage("face_embedding"):
             channel_order = choose_channel_order(settings)
             if inputs.face_embedding is None:
-                embedding, _ = embed_photo(inputs.photo, settings, channel_order, device)
-                inputs = replace(inputs, face_embedding=embedding)
+                found, _ = processes.first(lambda: embed_photo(inputs.photo, settings, channel_order, device))
+                inputs = replace(inputs, face_embedding=found)
         with report.stage("load"):
-            pipeline = load_pipeline(settings, device, report)
+            pipeline = load_pipeline(settings, device, report, processes)
         chunks = render(settings, inputs, pipeline, report)
+        if not processes.is_first:
+            for _ in chunks:  # none: its share goes to the first process
+                pass
+            return
         with report.stage("decode_and_write"), writer:
             for frames in chunks:
                 writer.write(frames)

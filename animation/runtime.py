@@ -6,6 +6,7 @@ import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
 from animation.errors import InputError
+from animation.parallel import Processes
 from animation.pipeline import AnimationPipeline
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,21 @@ def choose_device(name: str) -> torch.device:
         raise InputError(f"--device {name}: not available here; use --device cpu")
     if device.type not in ("cuda", "mps", "cpu"):
         raise InputError(f"--device {name}: not supported; use auto, cuda, cuda:N, mps or cpu")
+    return device
+
+
+def join(processes: Processes, name: str) -> torch.device:
+    """Connect the processes of a video, and choose this one's device: of several GPUs the one of its number.
+
+    Raises InputError where `--device` does not do for as many processes.
+    """
+    device = choose_device(name)
+    if processes.count > 1 and (device.type == "mps" or device.index is not None):
+        raise InputError(f"--device {name} for {processes.count} processes: give cuda, of which each takes one, or cpu")
+    if processes.count > 1 and device.type == "cuda":
+        device = choose_device(f"cuda:{processes.local_rank}")
+        torch.cuda.set_device(device)
+    processes.connect(device)
     return device
 
 

@@ -1,5 +1,6 @@
 """The denoising loop over windows of a long video, with classifier-free guidance and a hook on the predicted x₀."""
 
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from animation.errors import NonFiniteError
 from animation.modules.unet import PoseGuidedUNet
+from animation.parallel import ALONE, Processes
 from animation.windows import window_weights
 
 logger = logging.getLogger(__name__)
@@ -54,7 +56,10 @@ class Checkpoint(Protocol):
         """The step to go on with, and the latents, (1, F, 4, h, w) float32, to do it on; None to begin at the first."""
 
     def keep(self, step: int, latents: Tensor, denoiser: "WindowedDenoiser") -> None:
-        """Keep the latents with which `step` is to begin; as many steps as there are: all is done."""
+        """Keep the latents with which `step` is to begin; as many steps as there are: all is done.
+
+        Of several processes the first one does it.
+        """
 
 
 def automatic_cfg_batch(device: torch.device, window_pixels: int) -> int:
@@ -70,6 +75,7 @@ class WindowedDenoiser:
         device: where to sample.
         cfg_batch: 2 runs the guided and the unguided branch in one batch, 1 one after the other; None takes what is
             faster: 2 on an accelerator, going on with 1 where memory does not suffice, and for small windows on a CPU.
+        processes: that share the windows; each sums its own alone.
     """
 
     def __init__(
@@ -80,8 +86,9 @@ class WindowedDenoiser:
         device: torch.device,
         *,
         cfg_batch: int | None = None,
+        processes: Processes = ALONE,
     ):
-        self.unet, self.conditions, self.device = unet, conditions, device
+        self.unet, self.conditions, self.device, self.processes = unet, conditions, device, processes
         window_pixels = len(windows[0]) * conditions.image_latents[0, 0].numel()
         self.cfg_batch = cfg_batch or automatic_cfg_batch(device, window_pixels)
         self._may_fall_back = cfg_batch is None
@@ -93,10 +100,16 @@ class WindowedDenoiser:
         for index, weights in zip(self.windows, self._weights, strict=True):
             self.weight_sum.index_add_(0, index, weights)
 
+    def own(self, guided: bool) -> dict[int, list[int]]:
+        """The windows of this process by number, and the branches of each that it predicts, in `accumulate`'s order."""
+        work = [(window, branch) for window in range(len(self.windows)) for branch in range(1 + guided)]
+        by_window = itertools.groupby(self.processes.own(work), key=lambda pair: pair[0])
+        return {window: [branch for _, branch in pairs] for window, pairs in by_window}
+
     def accumulate(
         self, scaled_latents: Tensor, timestep: Tensor, guided: bool, on_window: Callable[..., object]
     ) -> Tensor:
-        """Sum the weighted predictions of all windows, and call `on_window` after each.
+        """Sum the weighted predictions of this process's windows, and call `on_window` after each.
 
         Args:
             scaled_latents: (1, F, 4, h, w) float32, divided by √(σ² + 1).
@@ -106,23 +119,28 @@ class WindowedDenoiser:
             (branches, F, 4, h, w) float32: the unconditional branch if guided, then the conditional one.
         """
         total = scaled_latents.new_zeros(1 + guided, *scaled_latents.shape[1:])
-        for index, pose_index, weights in zip(self.windows, self._pose_windows, self._weights, strict=True):
-            poses = self.conditions.pose_latents[pose_index]
+        for window, branches in self.own(guided).items():
+            index, weights = self.windows[window], self._weights[window]
+            poses = self.conditions.pose_latents[self._pose_windows[window]]
             if poses.device != self.device:
                 poses = (poses.pin_memory() if self.device.type == "cuda" else poses).to(self.device, non_blocking=True)
-            prediction = self._predict(scaled_latents[:, index], timestep, poses[None], guided)
-            total.index_add_(1, index, prediction.float() * weights)
+            prediction = self._predict(scaled_latents[:, index], timestep, poses[None], guided, branches)
+            total[branches[0] : branches[-1] + 1].index_add_(1, index, prediction.float() * weights)
             on_window()
         return total
 
-    def _predict(self, latents: Tensor, timestep: Tensor, poses: Tensor, guided: bool) -> Tensor:
+    def _predict(
+        self, latents: Tensor, timestep: Tensor, poses: Tensor, guided: bool, branches: Sequence[int]
+    ) -> Tensor:
         """One window, (1, f, 4, h, w) → (branches, f, 4, h, w)."""
         image_latents = self.conditions.image_latents[:, None].expand(-1, latents.shape[1], -1, -1, -1)
         latents = latents.to(image_latents.dtype)
         conditional = torch.cat([latents, image_latents], dim=2)  # (1, f, 8, h, w)
-        if not guided:
+        if branches == [int(guided)]:
             return self._run_unet(conditional, timestep, poses)
         unconditional = torch.cat([latents, torch.zeros_like(image_latents)], dim=2)
+        if branches == [0]:
+            return self._run_unet(unconditional, timestep, None)
         if self.cfg_batch == 2:
             try:
                 return self._run_unet(torch.cat([unconditional, conditional]), timestep, poses)
@@ -215,13 +233,16 @@ def denoise(
         if guided:
             unconditional, conditional = prediction.chunk(2)
             v = unconditional + guidance * (conditional - unconditional)
+        v = denoiser.processes.sum(v)  # all of the above is linear in the windows
+        if elsewhere := len(denoiser.windows) - len(denoiser.own(guided)):
+            on_window(elsewhere)
         if refine_x0 is not None:
             x0 = refine_x0(predicted_x0(v, latents, sigma), step, len(timesteps))
             v = v_from_x0(x0, latents, sigma)
         latents = scheduler.step(v, timestep, latents).prev_sample
         check.record(step, latents)
         latents = on_step_end(step, timestep, latents)
-        if checkpoint is not None:
+        if checkpoint is not None and denoiser.processes.is_first:
             checkpoint.keep(step + 1, latents, denoiser)
     if latents.is_cuda:
         torch.cuda.synchronize(latents.device)

@@ -22,7 +22,7 @@ if [ -n "$VALIDATION" ]; then
   CASE_FLAGS=(--validation_image="$VALIDATION/reference.png" --validation_control_folder="$VALIDATION/poses")
 fi
 
-python -m animation.training.launch train.py \
+python -m animation.launch train.py \
   --output_dir="$OUTPUT" \
   "${CLIP_FLAGS[@]}" \
   --num_workers=8 \

@@ -1,8 +1,6 @@
 """From a photo and a driver of any kind to a clip: what comes out, and what each flag does to it."""
 
 import json
-import os
-import subprocess
 import sys
 import time
 from dataclasses import fields, replace
@@ -17,7 +15,7 @@ import yaml
 from PIL import Image
 
 from animation import cli
-from animation.clip.cases import Processes, check_cases, read_cases
+from animation.clip.cases import check_cases, read_cases
 from animation.clip.colours import matcher, moving_mean, statistics
 from animation.clip.driver import are_skeletons, open_driver, pick
 from animation.clip.figures import seams, window_borders
@@ -371,15 +369,14 @@ def test_many_cases_and_one_bad(tmp_path, checkpoint, case, monkeypatch, capsys)
     assert [row["state"] for row in rows] == ["made", *["FAILED"] * (len(rows) - 2), "made"]
 
 
-def test_cases_as_yaml_are_shared_out(tmp_path, checkpoint, case):
+def test_cases_as_yaml(tmp_path, checkpoint, case):
     common = clip_settings(tmp_path, checkpoint, case)
     path = tmp_path / "cases.yaml"
     path.write_text(f"- {{name: a, seed: 1}}\n- {{name: b}}\n- {{name: c}}\n- {{photo: {case / 'reference.png'}}}\n")
-    contents = read_cases(path)
-    own = [check_cases(common, contents, Processes(rank, 2).own) for rank in range(2)]
-    assert [[case.name for case in part] for part in own] == [["a", "c"], ["b", "case-003"]]
-    assert all(case.error is None for part in own for case in part)
-    assert own[0][0].settings.seed == 1 and own[0][0].settings.output == str(tmp_path / "out" / "a")
+    cases = check_cases(common, read_cases(path))
+    assert [case.name for case in cases] == ["a", "b", "c", "case-003"]
+    assert all(case.error is None for case in cases)
+    assert cases[0].settings.seed == 1 and cases[0].settings.output == str(tmp_path / "out" / "a")
 
 
 BAD_NAMES = ["../out of it", " ", "", "summary.json", "Summary.JSON", "a\nb", "a\0b", ".", "..", ".hidden", "x" * 200]
@@ -415,35 +412,6 @@ def test_values_of_cases_are_checked_one_by_one(tmp_path, checkpoint, case):
     found = check_cases(common, [{"seed": 1}, *odd, {"seed": 2}])
     assert [case.error is None for case in found] == [True, *[False] * len(odd), True]
     assert all(len(case.error) < 200 and "\n" not in case.error for case in found[1:-1])
-
-
-@pytest.mark.slow
-def test_processes_share_the_cases(tmp_path, checkpoint, case, monkeypatch, capsys):
-    """Two processes as a launcher starts them, one of them this: the first one tells of all."""
-    common = clip_settings(tmp_path, checkpoint, case)
-    flags = flags_of(replace(common, photo=None, video=None))
-    path = tmp_path / "cases.yaml"
-    bad = {"name": "b", "photo": "nowhere.png", "video": common.video}
-    good = {"name": "a", "photo": common.photo, "video": common.video}
-    path.write_text(json.dumps([good, bad]))
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "MASTER_PORT": "1"}  # as of two machines
-    other = subprocess.Popen(
-        [sys.executable, str(ROOT / "animate.py"), *flags, f"--cases={path}"],
-        cwd=tmp_path,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, **shared, "RANK": "1"},
-    )
-    for name, value in {**shared, "RANK": "0"}.items():
-        monkeypatch.setenv(name, value)
-    status, told, _ = run(monkeypatch, capsys, *flags, f"--cases={path}")
-    assert (status, other.communicate(timeout=300)[0], other.returncode) == (1, "", 0)
-    assert "1 of 2 clips made, 1 failed" in told
-    assert len(frames_of(tmp_path / "out" / "a")) == FRAMES
-    assert not list((tmp_path / "out").glob(".rows*"))
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert Processes.of_environment().launch.endswith(str(os.getppid()))
 
 
 def test_skeletons_are_told_from_pictures(tmp_path):

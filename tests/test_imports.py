@@ -16,7 +16,7 @@ LAYERS = [
     {"puppets"},
     {"animation.errors"},
     {"animation.files", "animation.cli", "animation.windows"},
-    {"animation.flags", "animation.report"},
+    {"animation.flags", "animation.report", "animation.parallel", "animation.launch"},
     {"animation.media"},
     {"animation.weights.layout", "animation.weights.onnx", "animation.weights.download"},
     {"animation.face"},

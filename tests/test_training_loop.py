@@ -272,7 +272,7 @@ def test_the_commands_parse(name, tmp_path):
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "VALIDATION": "a case", "OUTPUT": "out"}
     command = ["bash", f"scripts/command_{name}.sh", "--seed=3"]
     asked = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
-    assert asked.startswith("-m\nanimation.training.launch\ntrain.py\n")
+    assert asked.startswith("-m\nanimation.launch\ntrain.py\n")
     settings = parse(TrainingSettings, None, asked.splitlines()[3:])
     settings.check()
     assert settings.finetune_mode is (name == "finetune")
@@ -282,8 +282,8 @@ def test_the_commands_parse(name, tmp_path):
 
 
 def launch(*parts):
-    """The status and the last line of a training that is launched as the command scripts do."""
-    command = [sys.executable, "-m", "animation.training.launch", *map(str, parts)]
+    """The status and the error lines of a training that is launched as the command scripts do."""
+    command = [sys.executable, "-m", "animation.launch", *map(str, parts)]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     return process.returncode, [line for line in process.stderr.splitlines() if line.startswith("error: ")]
 
@@ -295,7 +295,7 @@ def test_launching_ends_with_the_scripts_status(flags, processes):
     several = ["--multi_gpu", "--num_processes=2"] if processes > 1 else []
     status, errors = launch(*several, "train.py", *arguments(flags))
     assert status == 2
-    assert set(errors) == {"error: --learning_rate -1.0 is below 0; give 0 or more"}
+    assert errors == ["error: --learning_rate -1.0 is below 0; give 0 or more"]
 
 
 @pytest.mark.slow

@@ -4,27 +4,24 @@ import logging
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from animation.cli import listed
-from animation.clip.cases import Case, Processes
+from animation.clip.cases import Case
 from animation.clip.flow import Models, make_clip
 from animation.clip.plan import fit
-from animation.clip.settings import ClipSettings
 from animation.errors import InputError, RunError
-from animation.files import read_json, write_json
+from animation.files import write_json
 
 logger = logging.getLogger(__name__)
 
 SUMMARY_FILE = "summary.json"
 MADE, FAILED = "made", "FAILED"
-SECONDS_BETWEEN_LOOKS = 0.5
 
 
-def make_clips(cases: Sequence[Case], processes: Processes) -> list[dict]:
-    """Make the clips of this process, one after the other.
+def make_clips(cases: Sequence[Case]) -> list[dict]:
+    """Make the clips, one after the other.
 
     Returns:
         A row for each: `case`, `state` (`MADE` or `FAILED`), `output`, `frames`, `seconds` and `note`.
@@ -37,7 +34,7 @@ def make_clips(cases: Sequence[Case], processes: Processes) -> list[dict]:
         row: dict[str, Any] = {"case": case.name, "state": FAILED, "output": output, "frames": None, "note": case.error}
         if case.error is None:
             try:
-                settings = _placed(case, processes)
+                settings = case.settings
                 if settings.max_vram is not None:
                     settings, plan = fit(settings, case.inputs, case.asked)
                     logger.info("%s", plan.text())
@@ -59,39 +56,6 @@ def make_clips(cases: Sequence[Case], processes: Processes) -> list[dict]:
     return rows
 
 
-def _placed(case: Case, processes: Processes) -> ClipSettings:
-    """The case's settings on the GPU of this process."""
-    if processes.count == 1 or case.settings.device not in ("auto", "cuda"):
-        return case.settings
-    import torch
-
-    if not torch.cuda.is_available():
-        return case.settings
-    return replace(case.settings, device=f"cuda:{processes.local_rank % torch.cuda.device_count()}")
-
-
-def gather(rows: list[dict], output: str | Path, processes: Processes) -> list[dict] | None:
-    """The rows of all processes, by case, for the first one; None for the others.
-
-    Processes tell each other by files, so that none gives up while another is still at work for hours.
-    """
-    if processes.count == 1:
-        return rows
-    paths = [Path(output) / f".rows-{rank}.json" for rank in range(processes.count)]
-    write_json(paths[processes.rank], {"launch": processes.launch, "rows": rows})
-    if processes.rank > 0:
-        while (found := read_json(paths[processes.rank])) and found.get("launch") == processes.launch:
-            time.sleep(SECONDS_BETWEEN_LOOKS)  # a launcher ends all processes when one ends with an error
-        return None
-    parts: list[dict] = []
-    while not parts or any(part.get("launch") != processes.launch for part in parts):
-        time.sleep(SECONDS_BETWEEN_LOOKS if parts else 0)
-        parts = [read_json(path) for path in paths]
-    for path in paths:
-        path.unlink(missing_ok=True)
-    return sorted((row for part in parts for row in part["rows"]), key=lambda row: row["case"])
-
-
 def summary(rows: Sequence[dict]) -> str:
     """A table of all cases in plain text."""
     head = ("case", "state", "frames", "seconds", "note")
@@ -105,15 +69,13 @@ def summary(rows: Sequence[dict]) -> str:
     return "\n".join([*text, f"{len(rows) - failed} of {len(rows)} clips made" + (f", {failed} failed" * bool(failed))])
 
 
-def run_cases(cases: Sequence[Case], output: str | Path, processes: Processes) -> None:
+def run_cases(cases: Sequence[Case], output: str | Path) -> None:
     """Make all clips, print the table and write it to `summary.json`.
 
     Raises:
-        RunError: one or more failed; in the first process alone, where there are several.
+        RunError: one or more failed.
     """
-    rows = gather(make_clips(cases, processes), output, processes)
-    if rows is None:
-        return
+    rows = make_clips(cases)
     print(summary(rows))
     write_json(Path(output) / SUMMARY_FILE, {"cases": rows})
     failed = [row["case"] for row in rows if row["state"] == FAILED]

@@ -1,7 +1,6 @@
 """Many clips by one command: a file of cases, each with settings of its own, checked before any network is loaded."""
 
 import logging
-import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,13 +70,12 @@ def read_cases(path: str | Path) -> list:
     return cases
 
 
-def check_cases(common: ClipSettings, contents: list, taken: slice = slice(None)) -> list[Case]:
+def check_cases(common: ClipSettings, contents: list) -> list[Case]:
     """Read and check everything of every case that can be checked without torch; what is wrong stands in `error`.
 
     Args:
         common: settings that hold for all cases, unresolved; `output` is the folder of their folders.
         contents: as `read_cases` returns them.
-        taken: which of them are this process's.
     """
     cases: list[Case] = []
     outputs: dict[str, str] = {}
@@ -94,7 +92,7 @@ def check_cases(common: ClipSettings, contents: list, taken: slice = slice(None)
         except InputError as error:
             case.error = str(error)
         cases.append(case)
-    for case in (own := cases[taken]):
+    for case in cases:
         if case.error is not None:
             continue
         logger.info("%s:", case.name)
@@ -103,7 +101,7 @@ def check_cases(common: ClipSettings, contents: list, taken: slice = slice(None)
             case.inputs = case.settings.read_inputs()
         except (InputError, OSError) as error:
             case.error = str(error)
-    return own
+    return cases
 
 
 def _name(content: object, number: int) -> str:
@@ -119,36 +117,3 @@ def _settings(common: ClipSettings, content: object, name: str) -> ClipSettings:
         raise InputError(f"name {shown(given)} cannot be a folder's here; give one of letters, digits, spaces, - and _")
     values = common.checked_values({key: value for key, value in content.items() if key != NAME})
     return replace(common, **({"output": str(Path(common.output or ".") / given)} | values))
-
-
-@dataclass(frozen=True)
-class Processes:
-    """The processes that share the cases, as `accelerate launch` starts them.
-
-    Attributes:
-        rank, count: which of how many this is.
-        local_rank: which on its machine, and so which GPU.
-        launch: tells this launch from earlier ones.
-    """
-
-    rank: int = 0
-    count: int = 1
-    local_rank: int = 0
-    launch: str = ""
-
-    @classmethod
-    def of_environment(cls) -> "Processes":
-        """Read from the variables that launchers set."""
-        number = {
-            name: int(os.environ.get(name, default))
-            for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1))
-        }
-        launch = [os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")]
-        if number["LOCAL_WORLD_SIZE"] == number["WORLD_SIZE"]:
-            launch.append(str(os.getppid()))  # of one machine: the launcher
-        return cls(number["RANK"], number["WORLD_SIZE"], number["LOCAL_RANK"], "-".join(launch))
-
-    @property
-    def own(self) -> slice:
-        """Which cases of a list are this process's: every so many-th."""
-        return slice(self.rank, None, self.count)

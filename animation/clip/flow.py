@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import shutil
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,8 +21,10 @@ from animation.face.detection import find_face_models
 from animation.face.settings import FaceOptimizationSettings
 from animation.files import describe_file, locked, read_json, write_json, write_whole
 from animation.flags import FILES, FRAMES, LATENTS
+from animation.media.framing import Framing
 from animation.media.sound import load_sound
 from animation.media.writing import FRAMES_FOLDER, write_png
+from animation.parallel import ALONE, Processes
 from animation.pipeline import AnimationPipeline
 from animation.report import RunReport, device_name, library_versions
 from animation.run import choose_channel_order, embed_photo, explain_out_of_memory, load_pipeline, render, weights_files
@@ -34,9 +37,10 @@ REMOVABLE = {"animated_images.gif", FRAMES_FOLDER, CSIM_PLOT, SIDE_BY_SIDE}  # w
 
 
 class Models:
-    """The pipeline that was loaded last, for clips that want the same one again."""
+    """The pipeline that was loaded last, for clips that want the same one again; `processes` share each clip's work."""
 
-    def __init__(self) -> None:
+    def __init__(self, processes: Processes = ALONE) -> None:
+        self.processes = processes
         self._made_of: tuple | None = None
         self._pipeline: AnimationPipeline | None = None
 
@@ -47,7 +51,7 @@ class Models:
         made_of = (tuple(files), levers, str(device))
         if self._pipeline is None or self._made_of != made_of:
             self._pipeline = self._made_of = None  # before the next one is loaded
-            self._pipeline, self._made_of = load_pipeline(settings, device, report), made_of
+            self._pipeline, self._made_of = load_pipeline(settings, device, report, self.processes), made_of
         else:
             report.add_files([name for name, _, _ in files])
         return self._pipeline
@@ -62,7 +66,7 @@ def make_clip(settings: ClipSettings, inputs: ClipInputs, models: Models) -> dic
         models: what earlier clips loaded.
 
     Returns:
-        The facts in run.json.
+        The facts in run.json; of several processes the first one writes and returns them, and the others none.
 
     Raises:
         InputError: a checkpoint or a device does not do, another run is at work in the folder, or an input is damaged
@@ -71,7 +75,7 @@ def make_clip(settings: ClipSettings, inputs: ClipInputs, models: Models) -> dic
         OSError: a file cannot be written; what was kept stays, and the same command goes on from there.
     """
     clip = _Clip(settings, inputs, models)
-    with locked(clip.output):
+    with locked(clip.output) if models.processes.is_first else nullcontext():
         return clip.make()
 
 
@@ -79,45 +83,61 @@ class _Clip:
     """A clip in the making."""
 
     def __init__(self, settings: ClipSettings, inputs: ClipInputs, models: Models):
-        self.settings, self.inputs, self.models = settings, inputs, models
+        self.settings, self.inputs, self.models, self.processes = settings, inputs, models, models.processes
         self.output, self.photo = Path(settings.output), settings.intermediate / PHOTO_FILE
         self.framing = inputs.framing
         self.run = settings.inference_settings(self.framing, inputs.driver.fps)
-        self.device = runtime.choose_device(settings.device)
+        self.device = runtime.join(self.processes, settings.device)
         self.weights = weights_files(self.run, self.device)  # before minutes of work
         self.channel_order = choose_channel_order(self.run)
-        self.report = RunReport(asdict(settings), self.device)
+        self.report = RunReport(asdict(settings), self.device, self.processes.is_first)
 
     def make(self) -> dict:
         """Do what is left to do; return the facts in run.json."""
-        settings, driver, report = self.settings, self.inputs.driver, self.report
+        self.earlier = read_json(self.output / RUN_FILE)
         with explain_out_of_memory(self.run, self.device):
-            with report.stage("face_embedding"):
-                embedding, face = self._embed()
-            if face is not None:
-                self.framing = self.framing.keeping(face)
-            photo_pixels = np.asarray(self.framing.apply(self.inputs.photo))
-            write_whole(self.photo, lambda path: write_png(path, photo_pixels))
-            with report.stage("skeletons"):
-                poses, seconds = make_skeletons(settings, self.photo, self.framing, driver)
-                sound = None
-                if driver.kind == "video" and not settings.no_audio:
-                    sound = load_sound(driver.path, driver.start, seconds, settings.loop)
+            embedding, self.framing = self.processes.first(self._prepare)
             self._choose_run()
-            sampling, decoding, writing = self._dependencies(digest(poses), embedding)
-            key = hashlib.sha256(json.dumps([sampling, decoding, writing], default=str).encode()).hexdigest()
-            earlier = read_json(self.output / RUN_FILE)
-            if not settings.again and earlier.get("key") == key and is_whole(settings, earlier):
+            state = self.processes.first(lambda: self._open_state(embedding))
+            if state is None:
                 logger.info("%s: the clip is there already, made of the same; --again makes it anew", self.output)
-                return earlier
-            state = ClipState(self.output, sampling, decoding)
+                return self.earlier
             resumed = self._sample_and_decode(state)
-        results = Results(settings, self.inputs, self.run_inputs, state, sound)
+        return self._write(state, embedding, resumed) if self.processes.is_first else {}
+
+    def _prepare(self) -> tuple[np.ndarray, Framing]:
+        """Make the intermediate files and the sound; return the face's embedding, and how the photo lies."""
+        settings, driver, framing = self.settings, self.inputs.driver, self.framing
+        with self.report.stage("face_embedding"):
+            embedding, face = self._embed()
+        if face is not None:
+            framing = framing.keeping(face)
+        photo_pixels = np.asarray(framing.apply(self.inputs.photo))
+        write_whole(self.photo, lambda path: write_png(path, photo_pixels))
+        with self.report.stage("skeletons"):
+            self.poses, seconds = make_skeletons(settings, self.photo, framing, driver)
+            self.sound = None
+            if driver.kind == "video" and not settings.no_audio:
+                self.sound = load_sound(driver.path, driver.start, seconds, settings.loop)
+        return embedding, framing
+
+    def _open_state(self, embedding: np.ndarray) -> ClipState | None:
+        """What is to be filled, with what an unfinished run left; None where the clip is there already."""
+        sampling, decoding, writing = self._dependencies(digest(self.poses), embedding)
+        self.key = hashlib.sha256(json.dumps([sampling, decoding, writing], default=str).encode()).hexdigest()
+        if not self.settings.again and self.earlier.get("key") == self.key and is_whole(self.settings, self.earlier):
+            return None
+        return ClipState(self.output, sampling, decoding)
+
+    def _write(self, state: ClipState, embedding: np.ndarray, resumed: dict) -> dict:
+        """Write the results and run.json, whose facts are returned, and remove what they take the place of."""
+        settings, driver, report = self.settings, self.inputs.driver, self.report
+        results = Results(settings, self.inputs, self.run_inputs, state, self.sound)
         facts = results.write(self.channel_order, self.device, report)
-        report.add_files([settings.photo, *([driver.path] if driver.path.is_file() else []), *poses.paths])
+        report.add_files([settings.photo, *([driver.path] if driver.path.is_file() else []), *self.poses.paths])
         report.write(
             self.output / RUN_FILE,
-            key=key,
+            key=self.key,
             request=request_key(settings, self.inputs),
             driver={"kind": driver.kind, "path": str(driver.path), "fps": driver.fps},
             size=[self.framing.width, self.framing.height],
@@ -128,7 +148,7 @@ class _Clip:
         )
         state.remove()
         for path in (
-            self.output / name for name in (set(earlier.get("outputs", [])) - set(facts["outputs"])) & REMOVABLE
+            self.output / name for name in (set(self.earlier.get("outputs", [])) - set(facts["outputs"])) & REMOVABLE
         ):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         logger.info("written to %s: %s and %s", self.output, ", ".join(facts["outputs"]), RUN_FILE)
@@ -181,7 +201,7 @@ class _Clip:
         decoding = {f"--{name}": value for name, value in settings.affecting(FRAMES).items()}
         sampling |= decoding if optimises else {}  # it decodes on the way
         sampling |= {
-            "--device": device_name(self.device),
+            "--device": device_name(torch.device(self.device.type)),
             "--dtype": str(runtime.choose_dtype(settings.dtype, self.device)),
             "face optimisation": optimises,
             "the size": [self.run.width, self.run.height],
@@ -196,12 +216,13 @@ class _Clip:
     def _sample_and_decode(self, state: ClipState) -> dict:
         """Fill the state with all frames, and return what of it was there already: denoising steps and frames."""
         count = len(self.run_inputs.poses)
-        done = first = state.decoded(self.settings.decode_chunk_size)
-        if done >= count or (done and state.decoded(1) >= count):
+        done = self.processes.first(state.decoded)
+        if done >= count:
             logger.info("all %d frames of an unfinished run are there", count)
             return {"step": self.run.num_inference_steps, "frames": count}
         with self.report.stage("load"):
             pipeline = self.models(self.run, self.device, self.report)
+        done = first = done - done % self.settings.decode_chunk_size
         chunks = render(self.run, self.run_inputs, pipeline, self.report, state.denoising, first)
         with self.report.stage("decode"):
             for frames in chunks:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from animation.clip.driver import IN_WORDS
 from animation.clip.settings import ClipInputs, ClipSettings
 from animation.clip.skeletons import looped
+from animation.parallel import rounds
 from animation.windows import window_indices
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ def num_frames(settings: ClipSettings, inputs: ClipInputs) -> int:
     return count + (settings.anchor == "photo")
 
 
-def describe(settings: ClipSettings, inputs: ClipInputs) -> str:
-    """The plan of a clip of resolved settings, in lines."""
+def describe(settings: ClipSettings, inputs: ClipInputs, processes: int = 1) -> str:
+    """The plan of a clip of resolved settings, in lines, on so many processes."""
     driver, framing = inputs.driver, inputs.framing
     count, steps, overlap = num_frames(settings, inputs), settings.num_inference_steps, settings.frames_overlap
     assert steps is not None and overlap is not None  # resolved
@@ -39,6 +40,14 @@ def describe(settings: ClipSettings, inputs: ClipInputs) -> str:
         lines.append(
             f"faces     drawn towards the photo's at steps {settings.start_refine_step} to "
             f"{min(settings.end_refine_step, steps - 1)}, {settings.num_optimization_iter} times each"
+        )
+    if processes > 1:
+        branches = 1 + settings.guided
+        calls, busy = rounds(windows * branches, processes)
+        turns, busy_decoding = rounds(-(-count // settings.decode_chunk_size), processes)
+        lines.append(
+            f"sharing   {processes} processes, rounds: {calls / branches:g} a step ({busy:.0%} at work), {turns} of "
+            f"decoding ({busy_decoding:.0%} at work)"
         )
     lines.append(
         f"levers    device {settings.device}, dtype {settings.dtype}, offload {settings.offload}, cfg_batch "

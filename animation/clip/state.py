@@ -111,10 +111,9 @@ class ClipState:
         """Where a decoded frame is."""
         return self.folder / FRAMES_FOLDER / f"frame_{number}.png"
 
-    def decoded(self, chunk_size: int) -> int:
-        """How many frames from the first are decoded and whole: a multiple of the chunk's size."""
-        count = next(number for number in itertools.count() if not _is_whole(self.frame_path(number)))
-        return count - count % chunk_size
+    def decoded(self) -> int:
+        """How many frames from the first are decoded and whole."""
+        return next(number for number in itertools.count() if not _is_whole(self.frame_path(number)))
 
     def keep_frames(self, first: int, frames: np.ndarray) -> None:
         """Keep decoded frames, (n, H, W, 3) uint8, from number `first` on."""

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from animation import cli
-from animation.clip.cases import Case, Processes, check_cases, read_cases
+from animation.clip.cases import Case, check_cases, read_cases
 from animation.clip.plan import describe, fit
 from animation.clip.request import finished
 from animation.clip.settings import ClipSettings
 from animation.errors import InputError
 from animation.flags import flag, parse
 from animation.media.writing import check_writable
+from animation.parallel import Processes
 
 
 @dataclass(kw_only=True)
@@ -35,47 +36,47 @@ class AnimateSettings(ClipSettings):
 
 def main() -> None:
     """Parse, check, animate."""
-    cli.start_logging()
+    processes = Processes.of_environment()
+    cli.start_logging(processes.log_level)
     flags = parse(AnimateSettings, __doc__)
     cases_file, dry_run = flags.cases, flags.dry_run
     settings = ClipSettings(**flags.shared(ClipSettings))
-    processes = Processes.of_environment()
     if cases_file is not None:
-        animate_cases(settings, cases_file, processes, dry_run)
+        if processes.count > 1:
+            raise InputError(f"--cases for {processes.count} processes: these make one clip together; --ray makes many")
+        animate_cases(settings, cases_file, dry_run)
         return
-    if processes.count > 1:
-        raise InputError(f"{processes.count} processes for one clip; several share out the clips of --cases")
     asked, settings = settings, settings.resolve()
     inputs = settings.read_inputs()  # bad input ends here, before torch is imported
     if not dry_run and finished(settings, inputs):
-        print(f"{settings.output}: the clip is there already, made of the same; --again makes it anew")
+        processes.print(f"{settings.output}: the clip is there already, made of the same; --again makes it anew")
         return
-    print(describe(settings, inputs), flush=True)  # at once: importing torch takes seconds
+    processes.print(describe(settings, inputs, processes.count))  # at once: importing torch takes seconds
     cli.quiet_libraries()
     if dry_run or settings.max_vram is not None:
         settings, plan = fit(settings, inputs, asked)
-        print(plan.text())
+        processes.print(plan.text())
     if dry_run:
         return
     from animation.clip.flow import Models, make_clip
 
-    make_clip(settings, inputs, Models())
+    make_clip(settings, inputs, Models(processes))
 
 
-def animate_cases(settings: ClipSettings, path: str, processes: Processes, dry_run: bool = False) -> None:
-    """Make the clips of a file of cases, or this process's share of them."""
+def animate_cases(settings: ClipSettings, path: str, dry_run: bool = False) -> None:
+    """Make the clips of a file of cases."""
     if settings.output is None:
         raise InputError("--output is missing; with --cases it is the folder that holds a folder for each case")
     contents = read_cases(path)
     check_writable(Path(settings.output))
-    cases = check_cases(settings, contents, processes.own)
+    cases = check_cases(settings, contents)
     if dry_run:
         plan_cases(cases)
         return
     cli.quiet_libraries()
     from animation.clip.batch import run_cases
 
-    run_cases(cases, settings.output, processes)
+    run_cases(cases, settings.output)
 
 
 def plan_cases(cases: Sequence[Case]) -> None:

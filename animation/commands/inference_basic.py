@@ -7,16 +7,18 @@ Writes animated_images/frame_0.png …, animated_images.gif, animation.mp4 and r
 
 from animation import cli
 from animation.flags import parse
+from animation.parallel import Processes
 from animation.settings import InferenceSettings
 from animation.weights.layout import fill_in
 
 
 def main() -> None:
     """Parse, check, animate."""
-    cli.start_logging()
+    processes = Processes.of_environment()
+    cli.start_logging(processes.log_level)
     settings = fill_in(parse(InferenceSettings, __doc__))
     inputs = settings.read_inputs()  # bad input ends here, before torch is imported
     cli.quiet_libraries()
     from animation.run import animate
 
-    animate(settings, inputs)
+    animate(settings, inputs, processes)

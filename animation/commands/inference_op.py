@@ -10,15 +10,17 @@ inference_basic.py writes; run.json gets the faces' similarity before and after 
 from animation import cli
 from animation.face.settings import FaceOptimizationSettings
 from animation.flags import parse
+from animation.parallel import Processes
 from animation.weights.layout import fill_in
 
 
 def main() -> None:
     """Parse, check, animate."""
-    cli.start_logging()
+    processes = Processes.of_environment()
+    cli.start_logging(processes.log_level)
     settings = fill_in(parse(FaceOptimizationSettings, __doc__))
     inputs = settings.read_inputs()  # bad input ends here, before torch is imported
     cli.quiet_libraries()
     from animation.run import animate
 
-    animate(settings, inputs)
+    animate(settings, inputs, processes)

@@ -1,7 +1,7 @@
 """Train StableAnimator's PoseNet, FaceEncoder and UNet on folders of clips.
 
     python train.py --data_root_path data --output_dir output/train
-    python -m animation.training.launch train.py --data_root_path data --output_dir output/train
+    python -m animation.launch train.py --data_root_path data --output_dir output/train
 
 The same command works on a CPU, on many GPUs and on many machines: `accelerate config` says which. Writes
 checkpoint-N/ with pose_net.pth, face_encoder.pth and unet.pth, which inference_basic.py reads, validation/ and

@@ -1,0 +1,33 @@
+"""Several processes that work together over gloo, forked from a test, which saves them its imports."""
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and signals")
+
+
+def together(folder: Path, count: int, make) -> list:
+    """What `make(rank)` returns in each of so many processes, whose environment is as of a launcher."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def work(rank: int) -> None:
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+        os.environ.update({name: str(value) for name, value in (address | ranks).items()})
+        torch.save(make(rank), folder / f"made-by-{rank}.pt")
+
+    context = torch.multiprocessing.get_context("fork")
+    running = [context.Process(target=work, args=(rank,)) for rank in range(count)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join(200)
+    assert [process.exitcode for process in running] == [0] * count
+    return [torch.load(folder / f"made-by-{rank}.pt", weights_only=False) for rank in range(count)]
