@@ -127,7 +127,7 @@ class ClipState:
 
     def frame(self, number: int) -> np.ndarray:
         """A decoded frame, (H, W, 3) uint8."""
-        with Image.open(self.frame_path(number)) as image:
+        with Image.open(self.frame_path(number), formats=("PNG",)) as image:
             return np.asarray(image.convert("RGB"))
 
 
@@ -144,7 +144,7 @@ def differences(found: Mapping, wanted: Mapping) -> list[str]:
 
 def _is_whole(path: Path) -> bool:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("PNG",)) as image:
             image.verify()
     except UNREADABLE:
         return False
