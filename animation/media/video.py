@@ -24,6 +24,7 @@ LARGEST_FPS = 240
 LONGEST = 24 * 3600  # seconds of a driver that may be asked for
 TIME_TOLERANCE = 1e-6  # seconds
 LARGEST_FRAME = 64 << 20  # pixels of a frame: decoding one takes up to 8 bytes each, for as many frames as threads
+INDEXED = ("mov", "matroska", "avi")  # FFmpeg's formats in which a frame is found by its time; others are read through
 LONGEST_GAP = 4.5  # frames between two neighbours, before it is told
 MISSING_END = 0.2  # seconds, beside two frames, that may be missing at the end of what a file declares
 
@@ -135,7 +136,7 @@ class VideoFrames:
             origin = float((stream.start_time or 0) * stream.time_base)
             time = self.start - self._frame_seconds
             try:
-                if self.start:
+                if self.start and container.format.name.split(",")[0] in INDEXED:
                     container.seek(round((self.start + origin) / stream.time_base), stream=stream)
                 for image in container.decode(stream):
                     before, time = time, time + self._frame_seconds if image.time is None else image.time - origin
