@@ -21,7 +21,7 @@ from animation.errors import InputError, RunError
 from tests.robustness.controls import CONTROLS
 from tests.robustness.readers import READERS
 
-SECONDS, BYTES = 20, 4 << 30  # that one input may take
+SECONDS, BYTES = int(os.environ.get("FUZZING_SECONDS", 20)), 4 << 30  # that one input may take
 INTERESTING = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x7FFFFFFFFFFFFFFF]
 TOKENS = [b"-1", b"0", b"1e999", b"NaN", b"null", b"[]", b"{}", b"[[", b'""', b"9" * 40, b"\x00", b"\xff", b"\n", b"*a"]
 ALL = READERS | CONTROLS
