@@ -1,6 +1,7 @@
 """Named tensors out of files, never running what a file carries, and into a model, strictly."""
 
 import contextlib
+import errno
 import mmap
 import pickletools
 import warnings
@@ -12,7 +13,7 @@ from typing import Any, TypeVar, cast
 import torch
 from accelerate import init_empty_weights
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from animation.cli import listed
@@ -36,6 +37,21 @@ SIGNATURES = {
 REFUSALS = ("GLOBAL", "Unsupported operand 149")
 LARGEST_PICKLE = 64 << 20  # bytes: what names a file's tensors
 DOWNLOAD_HINT = "download the released weights (FrancisRing/StableAnimator on the Hugging Face hub)"
+
+
+def write_state_dict(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write named tensors to a `.safetensors` file, there with texts beside them, or else to a torch file.
+
+    Raises OSError: the disk is full, or does not take it for another reason.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            save_file(state, path, metadata)
+        else:
+            torch.save(state, path)
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error) if isinstance(error, SafetensorError) else "the disk is full, or cannot be written to"
+        raise OSError(errno.EIO, reason, str(path)) from None
 
 
 def resolve_weights_file(path: str | Path) -> Path:
