@@ -16,8 +16,8 @@ from DWPose.keypoints import NUM_KEYPOINTS, NUM_WHOLEBODY, People
 KEYPOINTS_FILE = "keypoints.npz"
 FORMAT = 1  # raised also when the same networks would be read in another way: older files are then made again
 LARGEST_SIDE, FARTHEST = 2**16, 1e7  # pixels: of a picture, and of a key point's place
-LARGEST_COUNT = 10**7  # frames, or people in one
-LARGEST_MEMBER = 2**30  # bytes: key points of half a million people
+LARGEST_COUNT = 10**6  # frames, or people in one
+LARGEST_CONTENT = 2**29  # bytes, all of it: key points of a hundred thousand people
 _PARTS = ("boxes", "keypoints", "scores")
 _NOBODY = People(np.empty((0, 4)), np.empty((0, NUM_WHOLEBODY, 2)), np.empty((0, NUM_WHOLEBODY), np.float32))
 _MEMBERS = {"format", "sources", "fps", "photo_face", "video_counts", "num_frames", "drawn_frame"} | {
@@ -110,6 +110,7 @@ class Recording:
             }
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
+        partial.unlink(missing_ok=True)  # if it were a link, the file would be written to where that points
         try:
             with partial.open("wb") as file:
                 np.savez(file, **arrays)
@@ -130,16 +131,17 @@ def load_recording(path: str | Path) -> Recording:
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The known members of the file, none of which may be larger than key points are; others are not touched."""
+    """The known members of the file, which together may not be larger than key points are; others are not touched."""
     if not zipfile.is_zipfile(path):
         raise ValueError("it is no .npz archive")
     arrays = {}
     with zipfile.ZipFile(path) as archive:
-        for name in _MEMBERS & {name.removesuffix(".npy") for name in archive.namelist()}:
-            member = archive.getinfo(f"{name}.npy")
-            if member.file_size > LARGEST_MEMBER:
-                raise ValueError(f"its {name} takes {member.file_size} bytes")
-            content = io.BytesIO(archive.read(member))
+        names = _MEMBERS & {name.removesuffix(".npy") for name in archive.namelist()}
+        size = sum(archive.getinfo(f"{name}.npy").file_size for name in names)
+        if size > LARGEST_CONTENT:
+            raise ValueError(f"its arrays take {size} bytes")
+        for name in names:
+            content = io.BytesIO(archive.read(f"{name}.npy"))
             arrays[name] = np.lib.format.read_array(content, allow_pickle=False, max_header_size=10_000)
     if arrays["format"] != FORMAT:
         raise ValueError(f"its format is {arrays['format']} and this version reads {FORMAT}")
@@ -183,7 +185,12 @@ def _stack(name: str, frames: Iterable[People]) -> dict[str, np.ndarray]:
 
 def _unstack(name: str, arrays: dict[str, np.ndarray], counts: np.ndarray, detected: np.ndarray) -> list[People]:
     boxes, keypoints, scores = (_shaped(arrays[f"{name}_{part}"], getattr(_NOBODY, part).shape[1:]) for part in _PARTS)
-    if counts.ndim != 1 or counts.dtype.kind not in "iuf" or not ((counts >= 0) & (counts <= LARGEST_COUNT)).all():
+    if (
+        counts.ndim != 1
+        or len(counts) > LARGEST_COUNT
+        or counts.dtype.kind not in "iuf"
+        or not ((counts >= 0) & (counts <= LARGEST_COUNT)).all()
+    ):
         raise ValueError(f"its {name} parts are of no possible lengths")
     counts = counts.astype(int)
     if not len(boxes) == len(keypoints) == len(scores) == sum(counts):

@@ -43,7 +43,8 @@ def open_session(path: str | Path, device: str = "auto") -> onnxruntime.Inferenc
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what fails is said below, in one line
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        retry = len(providers) > 1  # else what fails on the CPU is told, and tried there again
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=int(retry))
     except Exception as error:  # onnxruntime raises types of its own
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{path}: not a network that onnxruntime can open ({reason}); download it again") from None

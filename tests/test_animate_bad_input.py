@@ -297,7 +297,7 @@ WRITES = [
     "animation.skeletons.extraction.write_png",
     "animation.clip.flow.np.save",
     "animation.clip.state.write_json",
-    "animation.clip.state.save_file",
+    "animation.clip.state.write_state_dict",
     "animation.clip.state.write_png",
     "animation.media.writing.write_png",
     "animation.media.writing.write_mp4",

@@ -27,6 +27,8 @@ OTHERS_FLAGS = {
     "--pdb",
     "--num_processes",
     "--nproc_per_node",
+    "--multi_gpu",
+    "--machine_rank",
     "--help",
 }
 EXAMPLE = {"--no_mp4"}  # of CONTRIBUTING.md: a flag that is not there

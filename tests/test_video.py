@@ -217,7 +217,7 @@ def test_a_failing_seek_names_the_file(video, monkeypatch):
     class Unseekable:
         def __init__(self):
             self.container = open_container()
-            self.streams = self.container.streams
+            self.streams, self.format = self.container.streams, self.container.format
 
         def __enter__(self):
             return self

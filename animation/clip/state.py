@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from animation.clip.settings import STATE_FOLDER
 from animation.files import read_json, write_json, write_whole
 from animation.media.images import UNREADABLE
 from animation.media.writing import write_png
 from animation.sampling import WindowedDenoiser
+from animation.weights.state_dicts import write_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class ClipState:
         if latents.isfinite().all():
             facts = json.dumps({"step": step, "cfg_batch": denoiser.cfg_batch, "notes": self.notes})
             tensors = {"latents": latents, "random_state": self.generator.get_state()}
-            write_whole(self.latents_path, lambda path: save_file(tensors, path, {"facts": facts}))
+            write_whole(self.latents_path, lambda path: write_state_dict(path, tensors, {"facts": facts}))
 
     def frame_path(self, number: int) -> Path:
         """Where a decoded frame is."""
@@ -126,7 +126,7 @@ class ClipState:
 
     def frame(self, number: int) -> np.ndarray:
         """A decoded frame, (H, W, 3) uint8."""
-        with Image.open(self.frame_path(number)) as image:
+        with Image.open(self.frame_path(number), formats=("PNG",)) as image:
             return np.asarray(image.convert("RGB"))
 
 
@@ -143,7 +143,7 @@ def differences(found: Mapping, wanted: Mapping) -> list[str]:
 
 def _is_whole(path: Path) -> bool:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("PNG",)) as image:
             image.verify()
     except UNREADABLE:
         return False

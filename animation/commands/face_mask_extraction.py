@@ -7,6 +7,7 @@ Writes case/faces with the same names. Masks that are there already stay.
 
 from animation import cli
 from animation.face.masks import FaceMaskSettings, extract_masks
+from animation.files import locked
 from animation.flags import parse
 from animation.weights.layout import fill_in
 
@@ -15,4 +16,6 @@ def main() -> None:
     """Parse, check, extract."""
     cli.start_logging()
     settings = fill_in(parse(FaceMaskSettings, __doc__))
-    extract_masks(settings, *settings.read_inputs())
+    pictures, folder = settings.read_inputs()
+    with locked(folder):
+        extract_masks(settings, pictures, folder)

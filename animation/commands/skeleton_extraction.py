@@ -5,7 +5,10 @@
 Writes frame_0.png …, RGB as the models were trained on, and keypoints.npz to the poses folder.
 """
 
+from pathlib import Path
+
 from animation import cli
+from animation.files import locked
 from animation.flags import parse
 from animation.skeletons.settings import SkeletonSettings
 from animation.weights.layout import fill_in
@@ -18,4 +21,5 @@ def main() -> None:
     inputs = settings.read_inputs()
     from animation.skeletons.extraction import extract
 
-    extract(settings, inputs)
+    with locked(Path(settings.poses_folder_path)):
+        extract(settings, inputs)

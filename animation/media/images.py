@@ -14,6 +14,7 @@ from animation.errors import InputError
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")  # Pillow hands others to programs: EPS to gs
 ASPECT_TOLERANCE = 0.02  # of width over height: below it nobody sees a difference
 SIZE_MULTIPLE = 64  # 8 of the VAE times 8 of the UNet
 LARGEST_PHOTO = 4096  # pixels of the longer side: anti-aliasing a larger photo for CLIP takes gigabytes
@@ -59,10 +60,11 @@ def counted(number: int, what: str) -> str:
 
 
 @contextmanager
-def _readable(path: str | Path, remedy: str = "give a PNG or JPEG file") -> Iterator[None]:
-    """Turn what Pillow raises within the context into an InputError."""
+def _opened(path: str | Path, remedy: str = "give a PNG or JPEG file") -> Iterator[Image.Image]:
+    """A picture of one of `FORMATS`, open within the context, where what Pillow raises becomes an InputError."""
     try:
-        yield
+        with Image.open(path, formats=FORMATS) as image:
+            yield image
     except InputError:
         raise
     except UNREADABLE as error:
@@ -76,7 +78,7 @@ def open_rgb(path: str | Path) -> Image.Image:
     Raises:
         InputError: the file cannot be read, is no image, or its range of values is unknown.
     """
-    with _readable(path), Image.open(path) as stored:
+    with _opened(path) as stored:
         image = ImageOps.exif_transpose(stored)
         if image.mode in ("I", "F"):
             raise ValueError(f"32-bit grey values, mode {image.mode}: save it with 8 bits a channel")
@@ -93,7 +95,7 @@ def load_photo(path: str | Path) -> Image.Image:
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such photo; give the path of one image file")
-    with _readable(path), Image.open(path) as image:
+    with _opened(path) as image:
         frames = getattr(image, "n_frames", 1) if image.format in ("GIF", "PNG", "WEBP") else 1
         if frames > 1:
             raise InputError(f"{path}: an animation of {frames} frames; give one still image")
@@ -166,7 +168,7 @@ class FrameFolder(Sequence):
         self.paths = list_frames(folder)[:max_frames]
         self.frame_sizes: list[tuple[int, int]] = []  # width and height of each, upright, pixels
         for path in self.paths:
-            with _readable(path, "make it again"), Image.open(path) as image:
+            with _opened(path, "make it again") as image:
                 exif = Image.Image.getexif(image)  # PNG's own would decode the picture to look behind it
                 turned = exif.get(ExifTags.Base.Orientation) in SIDEWAYS
                 self.frame_sizes.append(image.size[::-1] if turned else image.size)

@@ -12,6 +12,7 @@ import av
 import numpy as np
 
 from animation.errors import InputError
+from animation.media.containers import open_container
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def load_sound(path: str | Path, start: float, seconds: float, repeats: int = 1)
     if not (start >= 0 and seconds > 0 and repeats >= 1):
         raise InputError(f"no such part of a sound: start {start}, seconds {seconds}, repeats {repeats}")
     try:
-        container = av.open(str(path))
+        container = open_container(path)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: its sound cannot be read ({reason}); give another driver") from None

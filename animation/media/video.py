@@ -13,6 +13,7 @@ import av
 import numpy as np
 
 from animation.errors import InputError
+from animation.media.containers import open_container
 from animation.media.images import FrameFolder, counted
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,8 @@ FOLDER_FPS = 30.0  # of a frame folder, which does not say
 LARGEST_FPS = 240
 LONGEST = 24 * 3600  # seconds of a driver that may be asked for
 TIME_TOLERANCE = 1e-6  # seconds
+LARGEST_FRAME = 64 << 20  # pixels of a frame: decoding one takes up to 8 bytes each, for as many frames as threads
+INDEXED = ("mov", "matroska", "avi")  # FFmpeg's formats in which a frame is found by its time; others are read through
 LONGEST_GAP = 4.5  # frames between two neighbours, before it is told
 MISSING_END = 0.2  # seconds, beside two frames, that may be missing at the end of what a file declares
 
@@ -133,7 +136,7 @@ class VideoFrames:
             origin = float((stream.start_time or 0) * stream.time_base)
             time = self.start - self._frame_seconds
             try:
-                if self.start:
+                if self.start and container.format.name.split(",")[0] in INDEXED:
                     container.seek(round((self.start + origin) / stream.time_base), stream=stream)
                 for image in container.decode(stream):
                     before, time = time, time + self._frame_seconds if image.time is None else image.time - origin
@@ -159,15 +162,23 @@ class VideoFrames:
                     f"there with --end {time:.2f}"
                 )
 
-    def _open(self) -> Any:  # PyAV's hints make everything optional that a video always has
+    def _open(self) -> Any:
         try:
-            container = av.open(str(self.path))
+            container = open_container(self.path)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._unreadable(error) from None
         if not container.streams.video:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
             container.close()
             raise InputError(f"{self.path}: no video stream in it, only {kinds}; give a file with pictures")
+        codec = container.streams.video[0].codec_context
+        problem = "of an unknown codec; convert it to MP4" if codec is None else ""
+        if codec is not None and codec.width * codec.height > LARGEST_FRAME:
+            problem = f"of {codec.width}×{codec.height} pixels; scale it to at most {LARGEST_FRAME >> 20} million"
+        if problem:
+            container.close()
+            raise InputError(f"{self.path}: frames {problem}")
+        codec.options = {"max_pixels": str(LARGEST_FRAME)}  # where the size changes further on
         return container
 
     def _unreadable(self, error: Exception) -> InputError:

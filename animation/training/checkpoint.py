@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
-from safetensors.torch import save_file
 
 from animation.errors import CheckpointError
 from animation.files import write_json
 from animation.training.settings import checkpoint_folders
-from animation.weights.loading import PROPERTIES_FILE, read_state_dict
+from animation.weights.loading import PROPERTIES_FILE
+from animation.weights.state_dicts import read_state_dict, write_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +68,8 @@ def _remove(folder: Path) -> None:
 def write_parts(folder: Path, parts: Mapping[str, dict[str, torch.Tensor]], properties: Mapping[str, Any]) -> None:
     """Write a state dict for each part in the released layout, and the checkpoint's properties as JSON."""
     for name, state in parts.items():
-        torch.save(state, folder / f"{name}.pth")
-        save_file(state, folder / f"{name}.safetensors")
+        for suffix in (".pth", ".safetensors"):
+            write_state_dict(folder / f"{name}{suffix}", state)
     write_json(folder / PROPERTIES_FILE, properties)
 
 
@@ -115,7 +115,7 @@ class TrainingState:
             files["ema"] = self.averages()
         for name, tensors in files.items():
             kept = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-            save_file(kept, folder / STATE_FOLDER / f"{name}.safetensors")
+            write_state_dict(folder / STATE_FOLDER / f"{name}.safetensors", kept)
         state = {
             "optimizer_numbers": numbers,
             "scaler": self.scaler.state_dict() if self.scaler is not None else None,

@@ -1,5 +1,6 @@
 """The training loop: one process on a CPU, many GPUs and many machines from the same code, by accelerate."""
 
+import contextlib
 import logging
 import math
 import shutil
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from animation import cli
 from animation.errors import InputError, NonFiniteError, RunError
+from animation.files import locked
 from animation.flags import LATENTS
 from animation.runtime import DTYPES, is_out_of_memory
 from animation.training import checkpoint as checkpoints
@@ -47,12 +49,13 @@ def train(settings: TrainingSettings, buckets: list[Bucket]) -> None:
         buckets: what `settings.read_inputs()` returned.
 
     Raises:
-        InputError: a checkpoint, a device or the data does not do.
+        InputError: a checkpoint, a device or the data does not do, or another run is at work in the folder.
         RunError: memory did not suffice, or NaN appeared.
     """
     trainer = Trainer(settings, buckets)
     try:
-        trainer.run()
+        with locked(trainer.output_dir) if trainer.is_main else contextlib.nullcontext():
+            trainer.run()
     except Exception as error:
         if not is_out_of_memory(error):
             raise

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from animation.errors import InputError
 from animation.face.detection import find_face_models
 from animation.face.masks import NO_FACE, SHAPES, FaceMaskSettings, extract_masks
-from animation.files import read_json, write_json, write_text
+from animation.files import locked, read_json, write_json, write_text
 from animation.flags import Settings, flag
 from animation.media.images import list_frames
 from animation.media.video import LARGEST_FPS, VideoFrames
@@ -159,6 +159,13 @@ class ClipJob:
         """
         if is_complete(self.folder):
             return None
+        try:
+            with locked(self.folder):
+                return self._make()
+        except InputError as error:  # another run is at work there
+            return str(error)
+
+    def _make(self) -> str | None:
         settings, images = self.settings, self.folder / "images"
         try:
             if not images.is_dir():

@@ -2,6 +2,7 @@
 
 import shutil
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -28,6 +29,7 @@ LICENCES = {
     "https://github.com/deepinsight/insightface#license",
 }
 SPARE_BYTES = 1 << 30  # that should stay free on the disk
+LARGEST_CASES = 4 << 30  # bytes that example cases may unpack to
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def _size(count: float | None) -> str:
 def unpack_cases(archive: Path, destination: Path) -> int:
     """Unpack example cases, keeping existing files; returns how many files were new.
 
-    Raises RunError: not a zip file, or one that reaches out of its folder.
+    Raises RunError: not a zip file, or one that reaches out of its folder or unpacks to more than `LARGEST_CASES`.
     """
     try:
         with zipfile.ZipFile(archive) as file:
@@ -150,8 +152,11 @@ def unpack_cases(archive: Path, destination: Path) -> int:
             for name in names:
                 if PurePosixPath(name).is_absolute() or ".." in name or "\\" in name:
                     raise RunError(f"{archive}: holds {name!r}, which reaches out of its folder; nothing was unpacked")
+            size = sum(member.file_size for member in file.infolist())
+            if size > LARGEST_CASES:
+                raise RunError(f"{archive}: unpacks to {_size(size)}; nothing was unpacked")
             new = [name for name in names if not (destination / name).exists()]
             file.extractall(destination, new)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise RunError(f"{archive}: not a whole zip file ({error}); delete it and run again") from None
     return len(new)

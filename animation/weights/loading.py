@@ -20,6 +20,7 @@ from torch import nn
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from animation.errors import CheckpointError
+from animation.flags import shown
 from animation.modules.arcface import ArcFace
 from animation.modules.face_encoder import FaceEncoder
 from animation.modules.pose_net import PoseNet
@@ -35,6 +36,8 @@ from animation.weights.state_dicts import (
 
 VAE_CLASSES = ("AutoencoderKLTemporalDecoder", "AutoencoderTiny", "AutoencoderDC")
 PROPERTIES_FILE = "checkpoint.json"  # beside the parts of a checkpoint: what its tensors do not tell
+
+LARGEST_NUMBER, MOST_LAYERS = 100_000, 100  # in a config
 
 # Each takes (path, dtype=torch.float32, device="cpu") of a file or its `.safetensors` twin, and raises CheckpointError.
 load_pose_net = partial(load_self_described, PoseNet)  # pose_net.pth
@@ -73,11 +76,23 @@ def _build(make: Callable[[dict], Any], path: Path, empty: bool = True) -> Any:
     """Build a model, where `empty` without memory for its weights, or a processor, from its config file."""
     config = read_object(path)
     try:
+        _check_numbers(config)
         with init_empty_weights() if empty else contextlib.nullcontext():
             return make(config)
     except Exception as error:  # each library has its own types for a config that makes no sense
         reason = str(error).strip().splitlines()[-1].strip() if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{path}: describes nothing that can be built ({reason}); download it again") from None
+
+
+def _check_numbers(config: dict) -> None:
+    """Raise ValueError for a number beyond any network's, which would be built without end."""
+    for name, value in config.items():
+        most = MOST_LAYERS if "layers" in name else LARGEST_NUMBER
+        if isinstance(value, dict):
+            _check_numbers(value)
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, int | float) and not abs(part) <= most:
+                raise ValueError(f"{name} is {shown(part)}")
 
 
 def weights_file(folder: str | Path, stem: str, prefer_half: bool) -> Path:
@@ -133,7 +148,12 @@ def load_image_encoder(
 ) -> CLIPVisionModelWithProjection:
     """Load SVD's `image_encoder` folder. Raises CheckpointError."""
     config_path = Path(folder) / "config.json"
-    encoder = _build(lambda config: CLIPVisionModelWithProjection(CLIPVisionConfig(**config)), config_path)
+
+    def make(config: dict) -> CLIPVisionModelWithProjection:
+        own = {name: value for name, value in config.items() if not name.endswith("attn_implementation")}
+        return CLIPVisionModelWithProjection(CLIPVisionConfig(**own))  # not with code that the config names on the hub
+
+    encoder = _build(make, config_path)
     path = weights_file(folder, "model", prefer_half=dtype == torch.float16)
     state = read_state_dict(path)
     state.pop("vision_model.embeddings.position_ids", None)  # older files hold this index, which is no weight

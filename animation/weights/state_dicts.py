@@ -1,8 +1,11 @@
 """Named tensors out of files, never running what a file carries, and into a model, strictly."""
 
 import contextlib
+import errno
+import mmap
 import pickletools
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -10,7 +13,7 @@ from typing import Any, TypeVar, cast
 import torch
 from accelerate import init_empty_weights
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from animation.cli import listed
@@ -33,7 +36,23 @@ SIGNATURES = {
 }
 # What torch says of an object, and of the frames of a newer pickle format, that tensors have no use for.
 REFUSALS = ("GLOBAL", "Unsupported operand 149")
+LARGEST_PICKLE = 64 << 20  # bytes: what names a file's tensors
 DOWNLOAD_HINT = "download the released weights (FrancisRing/StableAnimator on the Hugging Face hub)"
+
+
+def write_state_dict(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write named tensors to a `.safetensors` file, there with texts beside them, or else to a torch file.
+
+    Raises OSError: the disk is full, or does not take it for another reason.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            save_file(state, path, metadata)
+        else:
+            torch.save(state, path)
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error) if isinstance(error, SafetensorError) else "the disk is full, or cannot be written to"
+        raise OSError(errno.EIO, reason, str(path)) from None
 
 
 def resolve_weights_file(path: str | Path) -> Path:
@@ -74,6 +93,7 @@ def _read_torch_file(path: Path, zipped: bool) -> dict[str, torch.Tensor]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of TorchScript, which is refused below
+            _refuse_bombs(path, zipped)
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # a damaged file makes torch raise almost anything, an OSError without a name too
         reason = "truncated or not a torch weights file; download it again"
@@ -88,10 +108,36 @@ def _read_torch_file(path: Path, zipped: bool) -> dict[str, torch.Tensor]:
                 "their authors, or as .safetensors"
             )
         raise CheckpointError(f"{path}: {reason}") from None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(map(_is_plain, state, state.values())):
         keys = ", ".join(map(str, list(state)[:3])) if isinstance(state, dict) else type(state).__name__
         raise CheckpointError(f"{path}: not a plain state dict (it holds: {keys}); extract the tensors from it")
+    declared, size = sum(tensor.nbytes for tensor in state.values()), path.stat().st_size
+    if declared > 2 * size:  # twice, for tensors that share their numbers
+        raise CheckpointError(f"{path}: declares {declared} bytes of tensors in a file of {size}; download it again")
     return state
+
+
+def _is_plain(name: object, value: object) -> bool:
+    """Whether this is a named tensor of numbers that are there."""
+    if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+        return False
+    return value.layout == torch.strided and value.device.type == "cpu" and not (value.is_quantized or value.is_nested)
+
+
+def _refuse_bombs(path: Path, zipped: bool) -> None:
+    """Raise ValueError for what torch would fill memory with: a long list of names, or bytearray(10**12) in it."""
+    with contextlib.ExitStack() as stack:
+        if zipped:
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            members = [member for member in archive.infolist() if member.filename.endswith("data.pkl")]
+            if any(member.file_size > LARGEST_PICKLE for member in members):
+                raise ValueError("more names than any network has")
+            found = any(b"bytearray" in archive.read(member) for member in members)
+        else:
+            file = stack.enter_context(path.open("rb"))
+            found = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)).find(b"bytearray") >= 0
+        if found:
+            raise ValueError(f"{REFUSALS[0]} bytearray")
 
 
 def _names_objects(path: Path) -> bool:  # as a plain pickle, whatever its format

@@ -1,0 +1,53 @@
+"""Video and sound files, opened so that nothing in them leads to another file, a device or the web."""
+
+import io
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image, ImageSequence
+
+# FFmpeg also knows playlists (hls, concat, dash), descriptions of streams (sdp) and devices, which open what they name.
+FORMATS = (
+    "mov,matroska,gif,apng,avi,flv,asf,mpegts,mpeg,mpegvideo,m4v,h264,hevc,av1,obu,ivf,mjpeg,ogg,mxf,nut,dv,"
+    "yuv4mpegpipe,png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe,wav,w64,aiff,flac,mp3,aac,ac3"
+)
+WEBP_ANIMATION = 0x02  # among the flags of a WebP file's head
+WEBP_DURATION = 100  # milliseconds of a frame that says none
+
+
+def open_container(path: str | Path) -> Any:  # PyAV's hints make everything optional that a video always has
+    """A file of one of `FORMATS`, or an animated WebP, whatever characters its name has.
+
+    Raises PyAV's errors, OSError or ValueError where it cannot be read.
+    """
+    if _is_animated_webp(path):
+        return av.open(_webp_as_matroska(path))
+    return av.open(f"file:{path}", options={"format_whitelist": FORMATS, "protocol_whitelist": "file"})
+
+
+def _is_animated_webp(path: str | Path) -> bool:
+    with Path(path).open("rb") as file:
+        head = file.read(21)
+    return head.startswith(b"RIFF") and head[8:16] == b"WEBPVP8X" and len(head) > 20 and bool(head[20] & WEBP_ANIMATION)
+
+
+def _webp_as_matroska(path: str | Path) -> io.BytesIO:
+    """The frames of an animated WebP, which FFmpeg does not read, at their times, lossless."""
+    video, time = io.BytesIO(), 0
+    with Image.open(path, formats=("WEBP",)) as image, av.open(video, "w", "matroska") as container:
+        image.load()
+        stream = container.add_stream("ffv1", rate=Fraction(1000, image.info["duration"] or WEBP_DURATION))
+        stream.width, stream.height, stream.pix_fmt = *image.size, "bgr0"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        for picture in ImageSequence.Iterator(image):
+            frame = av.VideoFrame.from_ndarray(np.asarray(picture.convert("RGB")), format="rgb24")
+            frame.pts, frame.duration = time, picture.info["duration"] or WEBP_DURATION
+            frame.time_base = stream.time_base
+            container.mux(stream.encode(frame))
+            time += frame.duration
+        container.mux(stream.encode(None))
+    video.seek(0)
+    return video

@@ -1,0 +1,155 @@
+"""Commands that are ended at random moments, and started again: the results must be those of an uninterrupted run."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from animation import cli
+
+STALE = ("partial", ".lock", ".unfinished", ".old")  # in names of what a finished run must not leave
+FACTS = ("key", "num_frames", "outputs", "csim", "seams", "sound", "size", "driver", "face_found")  # of run.json
+LONGEST = 300  # seconds of a run
+
+
+@dataclass(frozen=True)
+class Command:
+    """What is ended and started again.
+
+    Attributes:
+        main: of a script.
+        arguments: flags, by relative paths: a run's working directory is its folder.
+        output: where its results go in that folder.
+    """
+
+    main: Callable[[], None]
+    arguments: list[str]
+    output: str = "out"
+
+
+def start(command: Command, folder: Path) -> int:
+    """Start a command in a process of its own, a copy of this one, whose imports are done; its number."""
+    process = os.fork()
+    if process:
+        return process
+    try:
+        os.chdir(folder)
+        log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        sys.argv = ["command", *command.arguments]
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        cli.run(command.main)
+        sys.stdout.flush()
+    except SystemExit as ended:
+        os._exit(int(ended.code or 0))
+    except BaseException as error:
+        os.write(2, f"Traceback: {error!r}\n".encode())
+        os._exit(99)
+    os._exit(0)
+
+
+def wait(process: int, seconds: float = LONGEST) -> int | None:
+    """The status of a process when it ends, minus a signal's number; None where it is still at work by then."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, status = os.waitpid(process, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    return None
+
+
+def end(process: int, sign: int, moment: float) -> tuple[int | None, float]:
+    """Send a signal after so many seconds; the status of the process, and the seconds that it took to end."""
+    status = wait(process, moment)
+    if status is not None:
+        return status, 0.0
+    os.kill(process, sign)
+    sent = time.monotonic()
+    return wait(process), time.monotonic() - sent
+
+
+def results(folder: Path) -> dict[str, str]:
+    """A hash of each file of a run, apart from what says when, how long and how often it was at work."""
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content: object = path.read_bytes()
+        if path.suffix == ".npz":
+            content = {name: array.tolist() for name, array in np.load(path).items() if name != "sources"}
+        elif path.suffix == ".jsonl":
+            content = [json.loads(line) | {"samples_per_second": None} for line in path.read_text().splitlines()]
+        elif path.name == "run.json":
+            content = {name: value for name, value in json.loads(path.read_text()).items() if name in FACTS}
+        found[str(path.relative_to(folder))] = hashlib.sha256(repr(content).encode()).hexdigest()
+    return found
+
+
+def stale(folder: Path) -> list[str]:
+    """What a finished run should have removed."""
+    names = (str(path.relative_to(folder)) for path in folder.rglob("*"))
+    return [name for name in names if any(part in name for part in STALE)]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of a run that was ended: `problems` in words, and the seconds that the signal took."""
+
+    problems: list[str]
+    seconds: float
+
+
+def try_to_end(
+    command: Command, folder: Path, expected: dict[str, str], length: float, sign: int, rng: random.Random
+) -> Trial:
+    """End a command once or twice at random moments, start it again, and compare with what is expected.
+
+    Args:
+        length: seconds of an uninterrupted run.
+    """
+    problems, seconds = [], 0.0
+    for _ in range(rng.choice((1, 1, 2))):
+        status, taken = end(start(command, folder), sign, rng.uniform(0, length))
+        seconds = max(seconds, taken)
+        if status not in (0, -sign, 130 if sign != signal.SIGKILL else -sign):
+            problems.append(f"ended with status {status}")
+    status = wait(start(command, folder))
+    if status != 0:
+        problems.append(f"status {status} when started again: {(folder / 'log.txt').read_text()[-500:]}")
+    found = results(folder / command.output)
+    different = [name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)]
+    problems += [f"other results: {', '.join(different[:5])}"] if different else []
+    left = stale(folder)
+    problems += [f"left behind: {', '.join(left[:5])}"] if left else []
+    return Trial(problems, seconds)
+
+
+def uninterrupted(command: Command, folder: Path) -> tuple[dict[str, str], float]:
+    """The results of a whole run, and its seconds."""
+    began = time.monotonic()
+    status = wait(start(command, folder))
+    if status != 0:
+        raise RuntimeError(f"status {status}: {(folder / 'log.txt').read_text()[-2000:]}")
+    return results(folder / command.output), time.monotonic() - began
+
+
+def second_run(command: Command, folder: Path) -> list[str]:
+    """What is wrong with how a command takes it that another one is at work in its output folder."""
+    first = start(command, folder)
+    while not list((folder / command.output).rglob(".lock.json")):
+        if wait(first, 0.005) is not None:
+            return ["the first run ended before it took hold of its folder"]
+    second = wait(start(command, folder))
+    told = "is at work there" in (folder / "log.txt").read_text()
+    problems = [] if told else ["the second run did not say who holds the folder"]
+    problems += [f"the second run ended with status {second}"] if second not in (0, 2) else []
+    status = wait(first)
+    return problems + ([f"the first run ended with status {status}"] if status != 0 else [])
