@@ -196,7 +196,7 @@ class Jobs:
             if source.is_dir():
                 shutil.copytree(source, target)
             elif source.exists():
-                shutil.copy2(source, target)
+                _take(source, target)
         return new
 
     def forget(self, job: Job) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import warnings
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -36,7 +37,9 @@ def check_picture(source: Path | io.BytesIO, limits: Limits, name: str = "the ph
     if isinstance(source, Path):
         check_bytes(source, limits)
     try:
-        with Image.open(source, formats=FORMATS) as image:
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+            image = Image.open(source, formats=FORMATS)
+        with image:
             width, height, kind = *image.size, image.format
     except UNREADABLE as error:
         if isinstance(error, Image.DecompressionBombError):

@@ -104,7 +104,7 @@ def _outcome(parts: SimpleNamespace) -> None:
     with gr.Row(elem_classes="actions"):
         small: dict[str, Any] = {"visible": False, "scale": 0, "min_width": 110, "size": "md"}
         parts.go_on = gr.Button("Go on", variant="primary", elem_id="go-on", **small)
-        parts.again = gr.Button("Again with another seed", elem_id="again", **(small | {"min_width": 200}))
+        parts.again = gr.Button("Again with another seed", elem_id="again", **(small | {"min_width": 230}))
         parts.cancel = gr.Button("Cancel", elem_id="cancel", **small)
         parts.remove = gr.Button("Remove", elem_id="remove", **small)
     parts.skeletons = gr.Video(label="Skeletons", visible=False, loop=True, autoplay=True, buttons=[], height=340)

@@ -22,7 +22,8 @@ from DWPose.recording import KEYPOINTS_FILE, load_recording
 
 logger = logging.getLogger(__name__)
 
-CLIP_FILE, FRAMES_ZIP, SKELETONS_FILE, POSTER_FILE = "animation.mp4", "frames.zip", "skeletons.mp4", "poster.jpg"
+CLIP_FILE, FRAMES_ZIP, SKELETONS_FILE = "animation.mp4", "frames.zip", "skeletons.mp4"
+POSTERS = "photo-small.jpg", "clip-small.jpg"  # before there are frames, and then: a browser keeps what it saw
 POSTER_SIDE = 360  # pixels
 _making = threading.Lock()
 
@@ -35,16 +36,20 @@ def skeletons(job: Job) -> Path | None:
         return None
     with _making:
         if not target.is_file() or target.stat().st_mtime < made.stat().st_mtime:
-            path = folder / KEYPOINTS_FILE
-            recording = load_recording(path) if path.is_file() else None
-            settings = job.settings().resolve()
-            if recording is not None and recording.drawn is not None:
-                frames = skeleton_panels(recording.drawn, settings.confidence, settings.canvas)
-            else:
-                frames = map(panel, FrameFolder(folder))
-            fps = recording.fps if recording is not None else settings.fps or FOLDER_FPS
-            write_whole(target, lambda partial: write_mp4(partial, iter(frames), fps))
+            write_whole(target, lambda partial: _write_skeletons(partial, job, folder))
     return target
+
+
+def _write_skeletons(target: Path, job: Job, folder: Path) -> None:
+    """Draw the skeletons as large as they are shown, where their key points are known."""
+    path = folder / KEYPOINTS_FILE
+    recording = load_recording(path) if path.is_file() else None
+    settings = job.settings().resolve()
+    if recording is not None and recording.drawn is not None:
+        frames = skeleton_panels(recording.drawn, settings.confidence, settings.canvas)
+    else:
+        frames = map(panel, FrameFolder(folder))
+    write_mp4(target, frames, recording.fps if recording is not None else settings.fps or FOLDER_FPS)
 
 
 def finish(job: Job) -> None:
@@ -62,10 +67,10 @@ def finish(job: Job) -> None:
 
 def poster(job: Job) -> Path:
     """A small picture of a clip: its middle frame, or its photo where there is none yet."""
-    target = job.folder / POSTER_FILE
     frames = sorted((job.result / FRAMES_FOLDER).glob("frame_*.png"), key=lambda path: int(path.stem[6:]))
     canvas = job.result / INTERMEDIATE_FOLDER / PHOTO_FILE
     source = frames[len(frames) // 2] if frames else canvas if canvas.is_file() else job.folder / job.photo
+    target = job.folder / POSTERS[bool(frames)]
     if not target.is_file() or target.stat().st_mtime < source.stat().st_mtime:
         image = load_photo(source)
         scale = POSTER_SIDE / max(image.size)

@@ -48,6 +48,7 @@ class Runner:
         self._running: dict[str, subprocess.Popen] = {}
         self._progress: dict[str, Progress] = {}
         self._changed, self._closed = threading.Condition(), False
+        self._devices = list(devices)
         self._threads = [threading.Thread(target=self._work, args=(device,), daemon=True) for device in devices]
         for thread in self._threads:
             thread.start()
@@ -80,6 +81,11 @@ class Runner:
     def progress(self, job: Job) -> Progress:
         """How far a clip's run is."""
         return self._progress.get(job.name, Progress())
+
+    @property
+    def is_short_of_cores(self) -> bool:
+        """Whether a clip is being made on the cores that everything else runs on too."""
+        return self._devices == [None] and bool(self._running)
 
     def close(self) -> None:
         """Stop all runs, which keep their state, and wait for that."""
@@ -131,9 +137,8 @@ class Runner:
         """Start a clip's run; None where that fails."""
         servers = self.servers | ({} if device is None else {"device": device})
         try:
-            command = [sys.executable, "-m", "animation.commands", "animate", *flags_of(job.settings(**servers))]
             process = subprocess.Popen(
-                command,
+                command_of(job.settings(**servers)),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -160,6 +165,11 @@ class Runner:
                 if line.startswith(ERROR):
                     error = line.removeprefix(ERROR)
         return error
+
+
+def command_of(settings: ClipSettings, *more: str) -> list[str]:
+    """The command that makes a clip."""
+    return [sys.executable, "-m", "animation.commands", "animate", *more, *flags_of(settings)]
 
 
 def flags_of(settings: ClipSettings) -> list[str]:

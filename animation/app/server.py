@@ -1,15 +1,12 @@
 """What all visitors share: clips, queue, networks for a look; uploads and choices come in, clips come out."""
 
-import random
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from typing import Any
 
 from animation.app.check import Check, Checker
 from animation.app.jobs import Job, Jobs
-from animation.app.runner import Runner, flags_of, run_environment
-from animation.app.settings import most_seed
+from animation.app.runner import Runner, command_of, run_environment
 from animation.errors import InputError
 from animation.weights.layout import Checkpoints
 
@@ -67,14 +64,20 @@ class Server:
     def plan(self, photo: str | None, driver: str | None, values: dict[str, Any]) -> str:
         """How long a clip will take and how much memory, in a line. Raises InputError.
 
-        A process of its own finds out, so that this one never holds memory of a GPU.
+        A process of its own finds out, so that this one never holds memory of a GPU; not while it would slow down a
+        clip that is being made.
         """
+        if self.runner.is_short_of_cores:
+            return "How long it will take is found out when no other clip is being made."
         job = self.jobs.make(photo, driver, values)
         try:
-            command = [sys.executable, "-m", "animation.commands", "animate", "--dry_run"]
-            command += flags_of(job.settings(**self.servers))
             done = subprocess.run(
-                command, capture_output=True, text=True, env=run_environment(), timeout=PLAN_SECONDS, check=False
+                command_of(job.settings(**self.servers), "--dry_run"),
+                capture_output=True,
+                text=True,
+                env=run_environment(),
+                timeout=PLAN_SECONDS,
+                check=False,
             )
             if done.returncode:
                 raise InputError(job.tell(done.stderr).removeprefix("error: "))
@@ -85,8 +88,3 @@ class Server:
             raise InputError("how long it will take could not be found out in time") from None
         finally:
             self.jobs.forget(job)
-
-
-def new_seed() -> int:
-    """A seed by chance."""
-    return random.SystemRandom().randrange(min(most_seed(), 2**31))

@@ -6,6 +6,7 @@ Opens at http://127.0.0.1:7860, for this machine alone unless --host says otherw
 """
 
 import importlib.util
+import logging
 import threading
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from animation.media.writing import check_writable
 def main() -> None:
     """Parse, check, serve until interrupted."""
     cli.start_logging()
+    logging.getLogger("animation").setLevel(logging.ERROR)  # what a clip's settings tell is for its own log
+    logging.getLogger("animation.app").setLevel(logging.INFO)
     settings = parse(AppSettings, __doc__)
     settings.check()
     check_writable(Path(settings.folder), "clips", "uploads")
