@@ -120,10 +120,15 @@ class Events:
 
     def tick(self, name: str | None, seen: str) -> dict:
         """How the shown clip stands; all of it anew where its state has changed."""
-        job = self.server.jobs.find(name)
-        if job is None or _signature(job) != seen:
+        job, (signature, _, preview) = self.server.jobs.find(name), seen.partition("|")
+        if job is None or _signature(job) != signature:
             return self.show(job)
-        return {self.parts.status: self._status(job)}
+        changes: dict = {self.parts.status: self._status(job)}
+        newest = self.server.previews(job) if job.state == RUNNING else None
+        if newest is not None and newest.name != preview:
+            changes[self.parts.preview] = gr.update(value=str(newest), visible=True)
+            changes[self.parts.seen] = f"{signature}|{newest.name}"
+        return changes
 
     def select(self, listed: list[str], event: gr.SelectData) -> dict:
         """Show a clip of the gallery."""
@@ -148,6 +153,7 @@ class Events:
             parts.skeletons: gr.update(
                 value=str(skeletons) if skeletons else None, visible=bool(skeletons) and not done
             ),
+            parts.preview: gr.update(value=None, visible=False),
             parts.result: gr.update(visible=done),
             parts.clip: path(results.CLIP_FILE),
             parts.side_by_side: path(SIDE_BY_SIDE),

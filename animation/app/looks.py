@@ -67,7 +67,7 @@ footer { display: none !important; }
   --bad-text: #ffb3ad; --bad-fill: #3b1716; }
 .pictures .image-container img, .pictures img { object-fit: contain; }
 .pick img { cursor: crosshair; }
-.actions:not(:has(button)) { display: none !important; }
+.actions:not(:has(.block, button)) { display: none !important; }
 .actions { gap: 10px !important; }
 #gallery, #gallery .grid-wrap { min-height: 0 !important; max-height: none !important; }
 #gallery .grid-wrap { height: auto !important; }

@@ -107,7 +107,10 @@ def _outcome(parts: SimpleNamespace) -> None:
         parts.again = gr.Button("Again with another seed", elem_id="again", **(small | {"min_width": 230}))
         parts.cancel = gr.Button("Cancel", elem_id="cancel", **small)
         parts.remove = gr.Button("Remove", elem_id="remove", **small)
-    parts.skeletons = gr.Video(label="Skeletons", visible=False, loop=True, autoplay=True, buttons=[], height=340)
+    with gr.Row(elem_classes="pictures actions"):
+        shown: dict[str, Any] = {"visible": False, "buttons": [], "height": 300, "min_width": 200}
+        parts.skeletons = gr.Video(label="Skeletons", loop=True, autoplay=True, elem_id="skeletons", **shown)
+        parts.preview = gr.Image(label="Rough preview", type="filepath", elem_id="preview", **shown)
     with gr.Column(visible=False, elem_id="result") as parts.result, gr.Tabs():
         with gr.Tab("Clip"):
             parts.clip = gr.Video(label="Clip", loop=True, buttons=["download"], height=420, elem_id="clip")
@@ -124,7 +127,7 @@ def _outcome(parts: SimpleNamespace) -> None:
         parts.findings = gr.HTML()
         parts.plan = gr.HTML()
         with gr.Row(visible=False, elem_classes="pictures") as parts.pictures:
-            shown: dict[str, Any] = {"interactive": False, "buttons": ["fullscreen"], "height": 250, "min_width": 120}
+            shown = {"interactive": False, "buttons": ["fullscreen"], "height": 250, "min_width": 120}
             parts.found_photo = gr.Image(label="Face and person", **shown)
             parts.found_driver = gr.Image(label="Driver: click on one", elem_classes="pick", elem_id="pick", **shown)
             parts.aligned = gr.Image(label="First pose on the photo", **shown)
@@ -155,7 +158,7 @@ def _connect(page: gr.Blocks, parts: SimpleNamespace, events: Events) -> None:
     looked = [parts.check, parts.findings, parts.pictures, parts.found_photo, parts.found_driver, parts.aligned]
     looked += [parts.centres, parts.plan, parts.empty]
     shown = [parts.shown, parts.seen, parts.timer, parts.status, parts.cancel, parts.go_on, parts.again, parts.remove]
-    shown += [parts.skeletons, parts.result, parts.clip, parts.side_by_side, parts.likeness, parts.files]
+    shown += [parts.skeletons, parts.preview, parts.result, parts.clip, parts.side_by_side, parts.likeness, parts.files]
     shown += [parts.gallery, parts.gallery_heading, parts.listed, parts.empty, parts.problem]
     latest: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": 1} | QUIET
     given = [part.change for part in (parts.photo, parts.video, parts.packed)]

@@ -13,8 +13,9 @@ from starlette.middleware import Middleware
 
 from animation.app import looks, results
 from animation.app.events import EXAMPLE
-from animation.app.jobs import Jobs
+from animation.app.jobs import Job, Jobs
 from animation.app.page import build
+from animation.app.preview import Previews
 from animation.app.runner import Runner
 from animation.app.server import Server
 from animation.app.settings import AppSettings
@@ -73,8 +74,15 @@ def served(settings: AppSettings, devices: list[str | None]) -> Iterator[str]:
     settings.uploads_folder.mkdir(parents=True, exist_ok=True)
     jobs = Jobs(settings.jobs_folder, settings.limits)
     servers = {} if settings.max_vram is None else {"max_vram": settings.max_vram}
-    runner = Runner(devices, settings.most_waiting, servers, results.finish)
-    page = build(Server(jobs, runner, find_checkpoints(), servers), settings.preset, settings.keep_hours)
+    previews = Previews()
+
+    def finish(job: Job) -> None:
+        previews.forget(job)
+        results.finish(job)
+
+    runner = Runner(devices, settings.most_waiting, servers, finish)
+    server = Server(jobs, runner, find_checkpoints(), servers, previews)
+    page = build(server, settings.preset, settings.keep_hours)
     gr.set_static_paths([settings.jobs_folder, *filter(Path.is_file, EXAMPLE)])
     stopped = threading.Event()
     cleaner = threading.Thread(target=_clean, args=(jobs, settings.keep_hours, stopped), daemon=True)

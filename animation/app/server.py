@@ -6,6 +6,7 @@ from typing import Any
 
 from animation.app.check import Check, Checker
 from animation.app.jobs import Job, Jobs
+from animation.app.preview import Previews
 from animation.app.runner import Runner, command_of, run_environment
 from animation.errors import InputError
 from animation.weights.layout import Checkpoints
@@ -21,12 +22,14 @@ class Server:
         jobs, runner, checker: clips on disk, their queue, and the look at inputs.
         checkpoints: the networks in use.
         servers: what the server adds to a clip's settings.
+        previews: of the clips that are being sampled.
     """
 
     jobs: Jobs
     runner: Runner
     checkpoints: Checkpoints
     servers: dict[str, Any]
+    previews: Previews
     checker: Checker = field(default_factory=Checker)
 
     def begin(self, photo: str | None, driver: str | None, values: dict[str, Any]) -> Job:
