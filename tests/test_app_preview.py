@@ -54,10 +54,11 @@ def test_a_preview_comes_after_two_steps_and_goes_with_the_clip(tmp_path):
     state, canvas = job.result / ".unfinished", job.result / "intermediate" / "photo.png"
     state.mkdir(parents=True)
     canvas.parent.mkdir()
-    Image.new("RGB", (SIZE[1] * 8, SIZE[0] * 8), "teal").save(canvas)
+    clean, *steps = around_a_step()
+    photo = Image.fromarray(colours_of(clean)[0].astype(np.uint8))
+    photo.resize((SIZE[1] * 8, SIZE[0] * 8), Image.Resampling.NEAREST).save(canvas)
     previews = Previews()
     assert previews(job) is None
-    clean, *steps = around_a_step()
     names = []
     for latents in (*steps, clean):
         save_file({"latents": torch.from_numpy(latents)[None].float()}, state / "latents.safetensors")
