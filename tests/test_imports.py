@@ -29,6 +29,7 @@ LAYERS = [
     {"animation.planning"},
     {"animation.evaluation"},
     {"animation.training", "animation.clip"},
+    {"animation.app"},
     {"animation.commands"},
     {"scripts"},
     {"recipes"},
@@ -87,7 +88,7 @@ def watch(owner, name):
 for owner, names in ((builtins, ["open"]), (os, ["mkdir", "makedirs"]), (pathlib.Path, ["mkdir", "open"])):
     for name in names:
         watch(owner, name)
-import accelerate, cv2, onnxruntime, torch, transformers
+import accelerate, cv2, gradio, onnxruntime, torch, transformers
 from diffusers import StableVideoDiffusionPipeline
 watch(onnxruntime, "InferenceSession")
 before = dict(os.environ)  # libraries set variables of their own: what counts is what we add

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("animation", "DWPose", "puppets", "checkpoints/tiny", "models/tiny")
-FILES = ("pyproject.toml", "README.md", "LICENSE", "requirements.txt", "requirements-eval.txt")
+FILES = ("pyproject.toml", "README.md", "LICENSE", "requirements.txt", "requirements-app.txt", "requirements-eval.txt")
 
 
 def test_every_package_is_listed():
@@ -25,7 +25,7 @@ def test_every_package_is_listed():
 
 
 def test_requirements_are_plain_where_the_package_reads_them():
-    for name in ("requirements.txt", "requirements-eval.txt"):
+    for name in ("requirements.txt", "requirements-app.txt", "requirements-eval.txt"):
         assert not [line for line in (ROOT / name).read_text().splitlines() if line.startswith("-")]
 
 

@@ -5,13 +5,13 @@ import itertools
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from animation.errors import InputError
-from animation.face.detection import FaceFinder
+from animation.face.detection import Face, FaceFinder
 from animation.media.images import FrameFolder, load_photo
 from animation.media.video import VideoFrames
 from animation.report import library_versions
@@ -138,17 +138,20 @@ def check_onnxruntime(wants_cuda: bool) -> Finding:
 def check_face(photo_path: str, checkpoints: Checkpoints) -> Iterator[Finding]:
     """Whether the photo's face is found, how, and whether it is large enough. Raises InputError."""
     photo = load_photo(photo_path)
-    faces, way = FaceFinder(checkpoints.face_models, checkpoints.dwpose)(np.asarray(photo))
+    yield judge_faces(photo.size, *FaceFinder(checkpoints.face_models, checkpoints.dwpose)(np.asarray(photo)))
+
+
+def judge_faces(photo_size: tuple[int, int], faces: Sequence[Face], way: str | None) -> Finding:
+    """Whether a photo of a size has a face that is large enough, from what `FaceFinder` found in it."""
     if not faces:
         remedy = "take a photo with a larger, frontal, unobstructed face"
-        yield Finding(WARNING, "photo's face", "no face found", remedy)
-        return
+        return Finding(WARNING, "photo's face", "no face found", remedy)
     left, top, right, bottom = max(faces, key=lambda face: face.area).box
-    text = f"{right - left:.0f}×{bottom - top:.0f} pixels of {photo.width}×{photo.height}, found by {way}"
+    text = f"{right - left:.0f}×{bottom - top:.0f} pixels of {photo_size[0]}×{photo_size[1]}, found by {way}"
     if len(faces) > 1:
         text += f", the largest of {len(faces)} (--face takes another)"
-    small = min(right - left, bottom - top) < SMALL_FACE * min(photo.size)
-    yield judge("photo's face", f"small: {text}" if small else text, small, "crop the photo closer")
+    small = min(right - left, bottom - top) < SMALL_FACE * min(photo_size)
+    return judge("photo's face", f"small: {text}" if small else text, small, "crop the photo closer")
 
 
 def check_poses(photo_path: str | None, driver_path: str | None, checkpoints: Checkpoints) -> Iterator[Finding]:
@@ -175,9 +178,14 @@ def check_poses(photo_path: str | None, driver_path: str | None, checkpoints: Ch
         yield check_views(recording.photo, recording.video[0])
         distances = arrange(recording).distances
         if distances is not None:
-            text = f"the driver's first pose is {distances[0]:.2f} of a body height from the photo's"
-            remedy = "start at a frame that is nearer to the photo's pose"
-            yield judge("alignment", text, distances[0] > FAR_FROM_PHOTO, remedy)
+            yield judge_distance(distances[0])
+
+
+def judge_distance(distance: float) -> Finding:
+    """Whether the driver's first pose is near the photo's, by their distance in body heights."""
+    text = f"the driver's first pose is {distance:.2f} of a body height from the photo's"
+    remedy = "start at a frame that is nearer to the photo's pose"
+    return judge("alignment", text, distance > FAR_FROM_PHOTO, remedy)
 
 
 def check_border(frames: list[np.ndarray], size: tuple[int, int]) -> Finding:
