@@ -60,7 +60,7 @@ def animate(components, case, monkeypatch):
     embedding = np.load(case / "face_embedding.npy")
     arcface = tiny_arcface()
 
-    def run(processes, guidance=2.0, faces=False, seed=0):
+    def run(processes, guidance=2.0, faces=False, seed=0, cfg_batch=1):
         pipe.processes = processes
         generator = torch.Generator().manual_seed(seed)
         conditions = pipe.encode(photo, poses, embedding, 64, 64, generator=generator)
@@ -85,6 +85,7 @@ def animate(components, case, monkeypatch):
             guidance_scale=guidance,
             tile_size=TILE,
             overlap=OVERLAP,
+            cfg_batch=cfg_batch,
             generator=generator,
             refine_x0=refine,
         )
@@ -110,6 +111,7 @@ def test_latents_and_frames_are_those_of_one_process(animate, tmp_path, count):
         assert torch.equal(each["poses"], expected["poses"])
         assert torch.equal(each["latents"], found[0]["latents"])
     assert relative_error(found[0]["latents"], expected["latents"]) < 1e-5
+    assert relative_error(found[0]["latents"], animate(ALONE, cfg_batch=2)["latents"]) < 1e-4  # other batches
     assert [len(chunk) for chunk in found[0]["frames"]] == [3, 3, 2]
     difference = np.concatenate(found[0]["frames"]).astype(int) - np.concatenate(expected["frames"])
     assert np.abs(difference).max() <= 1
