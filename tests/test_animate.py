@@ -308,7 +308,8 @@ def test_presets_set_what_no_flag_does(caplog):
 def test_flags_are_the_settings():
     parser = Parser(None)
     add_flags(parser, animate.AnimateSettings)
-    known = {action.dest for action in parser._actions} - {"help", "cases", "dry_run"}
+    own = {"help", "cases", "dry_run", "ray", "ray_workers", "max_retries"}
+    known = {action.dest for action in parser._actions} - own
     assert known == {field.name for field in fields(ClipSettings)} | set(ClipSettings.RETIRED)
     assert parse(animate.AnimateSettings, None, []).shared(ClipSettings) == vars(ClipSettings())
     assert "(default: standard)" in " ".join(parser.format_help().split())
@@ -359,13 +360,13 @@ def test_many_cases_and_one_bad(tmp_path, checkpoint, case, monkeypatch, capsys)
         "is that of good too",
         "'good' is no case",
         "name '../out of it' cannot be a folder's",
-        "name 'summary.json' cannot be a folder's",
+        "name 'cases.json' cannot be a folder's",
     ):
         assert message in told
     assert f"error: {5 + len(BAD_NAMES)} of {7 + len(BAD_NAMES)} clips failed: " in logged
     assert logged.count("denoising") >= 2
     assert len(frames_of(tmp_path / "out" / "good")) == len(frames_of(tmp_path / "out" / "later")) == FRAMES
-    rows = json.loads((tmp_path / "out" / "summary.json").read_text())["cases"]
+    rows = json.loads((tmp_path / "out" / "cases.json").read_text())["cases"]
     assert [row["state"] for row in rows] == ["made", *["FAILED"] * (len(rows) - 2), "made"]
 
 
@@ -379,7 +380,7 @@ def test_cases_as_yaml(tmp_path, checkpoint, case):
     assert cases[0].settings.seed == 1 and cases[0].settings.output == str(tmp_path / "out" / "a")
 
 
-BAD_NAMES = ["../out of it", " ", "", "summary.json", "Summary.JSON", "a\nb", "a\0b", ".", "..", ".hidden", "x" * 200]
+BAD_NAMES = ["../out of it", " ", "", "cases.json", "Cases.JSON", "a\nb", "a\0b", ".", "..", ".hidden", "x" * 200]
 BAD_FILES = {
     "another ending.txt": "- {}",
     "not closed.yaml": "a: [",

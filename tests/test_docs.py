@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
 from animation.flags import FILES, Settings, flag, parse
@@ -218,3 +219,16 @@ def test_the_readmes_python_runs_as_it_stands(project):
     namespace = {}
     exec(compile(block, "README.md", "exec"), namespace)
     assert [frame.size for frame in namespace["frames"]] == [(128, 128)] * 16
+
+
+def test_the_cluster_of_the_page_is_one_that_ray_takes():
+    schema = importlib.util.find_spec("ray")
+    if schema is None:
+        pytest.skip("Ray is not installed")
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((Path(schema.origin).parent / "autoscaler" / "ray-schema.json").read_text())
+    by_ssh, by_kubernetes = map(yaml.safe_load, blocks((ROOT / "docs" / "cluster.md").read_text(), "yaml"))
+    jsonschema.validate(by_ssh, schema)
+    with pytest.raises(jsonschema.ValidationError):  # a control
+        jsonschema.validate(by_ssh | {"max_worker": 2}, schema)
+    assert by_kubernetes["kind"] == "RayCluster"

@@ -17,6 +17,7 @@ LAYERS = [
     {"animation.errors"},
     {"animation.files", "animation.cli", "animation.windows"},
     {"animation.flags", "animation.report", "animation.parallel", "animation.launch"},
+    {"animation.cluster"},
     {"animation.media"},
     {"animation.weights.layout", "animation.weights.onnx", "animation.weights.download"},
     {"animation.face"},

@@ -1,5 +1,6 @@
 """One video on several processes over gloo gives the latents and frames of one, and what goes wrong is one line."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def animate(components, case, monkeypatch):
     embedding = np.load(case / "face_embedding.npy")
     arcface = tiny_arcface()
 
-    def run(processes, guidance=2.0, faces=False, seed=0):
+    def run(processes, guidance=2.0, faces=False, seed=0, cfg_batch=1):
         pipe.processes = processes
         generator = torch.Generator().manual_seed(seed)
         conditions = pipe.encode(photo, poses, embedding, 64, 64, generator=generator)
@@ -85,6 +86,7 @@ def animate(components, case, monkeypatch):
             guidance_scale=guidance,
             tile_size=TILE,
             overlap=OVERLAP,
+            cfg_batch=cfg_batch,
             generator=generator,
             refine_x0=refine,
         )
@@ -110,6 +112,7 @@ def test_latents_and_frames_are_those_of_one_process(animate, tmp_path, count):
         assert torch.equal(each["poses"], expected["poses"])
         assert torch.equal(each["latents"], found[0]["latents"])
     assert relative_error(found[0]["latents"], expected["latents"]) < 1e-5
+    assert relative_error(found[0]["latents"], animate(ALONE, cfg_batch=2)["latents"]) < 1e-4  # other batches
     assert [len(chunk) for chunk in found[0]["frames"]] == [3, 3, 2]
     difference = np.concatenate(found[0]["frames"]).astype(int) - np.concatenate(expected["frames"])
     assert np.abs(difference).max() <= 1
@@ -161,17 +164,45 @@ def test_shares_are_even_and_whole():
     assert rounds(38, 8) == (5, 0.95)
 
 
-def launch(processes, settings, **options):
-    command = [sys.executable, "-m", "animation.launch", "--multi_gpu", f"--num_processes={processes}"]
-    command += ["animate.py", *flags_of(settings)]
-    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+FAILS = """
+import torch
+from animation import cli
+from animation.errors import RunError
+from animation.parallel import Processes
+
+def main():
+    processes = Processes.of_environment()
+    processes.connect(torch.device("cpu"))
+    print(processes.sum(torch.ones(1)).item())
+    if processes.rank == 1:
+        raise RunError("what went wrong here")
+    processes.sum(torch.ones(1))
+
+cli.run(main)
+"""
+
+
+def launch(processes, script, *flags):
+    command = [sys.executable, "-m", "animation.launch", "--multi_gpu", f"--num_processes={processes}", script, *flags]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
+
+
+@posix
+@pytest.mark.slow
+def test_the_one_that_fails_is_told_of(tmp_path):
+    (tmp_path / "fails.py").write_text(FAILS)
+    running = launch(2, tmp_path / "fails.py")
+    told, errors = running.communicate(timeout=100)
+    assert (running.returncode, told.split(), errors) == (1, ["2.0", "2.0"], "error: what went wrong here\n")
 
 
 @posix
 @pytest.mark.slow
 def test_one_process_dies_and_another_number_of_them_goes_on(tmp_path, checkpoint, case):
     settings = clip_settings(tmp_path, checkpoint, case, num_inference_steps=20)
-    running = launch(2, settings)
+    running = launch(2, "animate.py", *flags_of(settings))
     kept = Path(settings.output, STATE_FOLDER, "latents.safetensors")
     deadline = time.monotonic() + 200
     while not kept.exists() and running.poll() is None and time.monotonic() < deadline:

@@ -5,8 +5,10 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from animation.clip.request import RUN_FILE, finished
 from animation.clip.settings import ClipInputs, ClipSettings
 from animation.errors import InputError
+from animation.files import read_json
 from animation.flags import shown
 
 logger = logging.getLogger(__name__)
@@ -16,7 +18,7 @@ SUFFIXES = (".yaml", ".yml")
 LARGEST_FILE = 4 << 20  # bytes
 DEEPEST = 20  # lists and mappings within each other
 NAME_PATTERN = re.compile(r"\w[\w .+,@=()-]{0,99}")
-TAKEN_NAMES = ("summary.json",)  # of the output folder, in small letters
+TAKEN_NAMES = ("cases.json",)  # of the output folder, in small letters
 
 
 @dataclass
@@ -27,8 +29,9 @@ class Case:
         name: as the file has it, or its place there.
         settings: resolved; None where they make no sense.
         asked: the same as the file has them, with those that hold for all.
-        inputs: what was read; None where something is wrong.
+        inputs: what was read; None where something is wrong, or it was not kept.
         error: what is wrong, in one line; None where all is well.
+        made: the facts in its run.json where the clip is there already, made of the same.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Case:
     asked: ClipSettings | None = None
     inputs: ClipInputs | None = None
     error: str | None = None
+    made: dict | None = None
 
 
 def read_cases(path: str | Path) -> list:
@@ -70,12 +74,13 @@ def read_cases(path: str | Path) -> list:
     return cases
 
 
-def check_cases(common: ClipSettings, contents: list) -> list[Case]:
+def check_cases(common: ClipSettings, contents: list, keep_inputs: bool = True) -> list[Case]:
     """Read and check everything of every case that can be checked without torch; what is wrong stands in `error`.
 
     Args:
         common: settings that hold for all cases, unresolved; `output` is the folder of their folders.
         contents: as `read_cases` returns them.
+        keep_inputs: else they are only checked, and whoever makes the clip reads them.
     """
     cases: list[Case] = []
     outputs: dict[str, str] = {}
@@ -98,7 +103,10 @@ def check_cases(common: ClipSettings, contents: list) -> list[Case]:
         logger.info("%s:", case.name)
         try:
             case.asked, case.settings = case.settings, case.settings.resolve()
-            case.inputs = case.settings.read_inputs()
+            inputs = case.settings.read_inputs()
+            case.inputs = inputs if keep_inputs else None
+            if finished(case.settings, inputs):
+                case.made = read_json(Path(case.settings.output) / RUN_FILE)
         except (InputError, OSError) as error:
             case.error = str(error)
     return cases

@@ -15,6 +15,7 @@ from animation.clip.cases import Case, check_cases, read_cases
 from animation.clip.plan import describe, fit
 from animation.clip.request import finished
 from animation.clip.settings import ClipSettings
+from animation.cluster import Cluster
 from animation.errors import InputError
 from animation.flags import flag, parse
 from animation.media.writing import check_writable
@@ -22,13 +23,13 @@ from animation.parallel import Processes
 
 
 @dataclass(kw_only=True)
-class AnimateSettings(ClipSettings):
+class AnimateSettings(ClipSettings, Cluster):
     """The flags of this script that are not a clip's."""
 
     cases: str | None = flag(
         None,
         "many clips in one load of the models: a YAML list, each case with photo, video and any other flags by name; "
-        "--output holds a folder for each. With `accelerate launch` the cases are shared out",
+        "--output holds a folder for each. With --ray they are shared out",
         metavar="FILE",
     )
     dry_run: bool = flag(False, "print what would be done, and stop")
@@ -44,8 +45,10 @@ def main() -> None:
     if cases_file is not None:
         if processes.count > 1:
             raise InputError(f"--cases for {processes.count} processes: these make one clip together; --ray makes many")
-        animate_cases(settings, cases_file, dry_run)
+        animate_cases(settings, cases_file, Cluster(**flags.shared(Cluster)), dry_run)
         return
+    if flags.ray is not None:
+        raise InputError("--ray shares out the clips of --cases; several GPUs make one clip by `accelerate launch`")
     asked, settings = settings, settings.resolve()
     inputs = settings.read_inputs()  # bad input ends here, before torch is imported
     if not dry_run and finished(settings, inputs):
@@ -63,20 +66,21 @@ def main() -> None:
     make_clip(settings, inputs, Models(processes))
 
 
-def animate_cases(settings: ClipSettings, path: str, dry_run: bool = False) -> None:
+def animate_cases(settings: ClipSettings, path: str, cluster: Cluster, dry_run: bool = False) -> None:
     """Make the clips of a file of cases."""
     if settings.output is None:
         raise InputError("--output is missing; with --cases it is the folder that holds a folder for each case")
+    cluster.check()
     contents = read_cases(path)
     check_writable(Path(settings.output))
-    cases = check_cases(settings, contents)
+    cases = check_cases(settings, contents, keep_inputs=cluster.ray is None or dry_run)
     if dry_run:
         plan_cases(cases)
         return
     cli.quiet_libraries()
     from animation.clip.batch import run_cases
 
-    run_cases(cases, settings.output)
+    run_cases(cases, settings.output, cluster)
 
 
 def plan_cases(cases: Sequence[Case]) -> None:

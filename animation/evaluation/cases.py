@@ -44,6 +44,10 @@ class VideoClip:
     def __len__(self) -> int:
         return self._length
 
+    def __getstate__(self) -> dict:
+        """Without the place where reading is, which another process does not share."""
+        return {"paths": self.paths, "sizes": self.sizes, "_video": self._video, "_length": self._length}
+
     def __getitem__(self, index: int) -> Image.Image:
         index = range(self._length)[index]
         if index < self._number:

@@ -1,12 +1,13 @@
 """One evaluation from cases to files: measure case by case → table, metrics.json, a CSV a case, contact sheet."""
 
 import csv
+import functools
 import hashlib
 import json
 import logging
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -15,11 +16,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from animation import runtime
+from animation.cluster import do_all
+from animation.errors import RunError
 from animation.evaluation.cases import Case, chunks
 from animation.evaluation.measures import Measure, make_measures
 from animation.evaluation.metrics import frechet_distance
 from animation.evaluation.settings import EvaluationSettings
 from animation.files import write_json, write_whole
+from animation.flags import LATENTS
 from animation.media.panels import SheetBlock, draw_contact_sheet, pick_moments
 from animation.report import device_name, library_versions
 
@@ -176,29 +180,42 @@ def measure_case(case: Case, measures: Sequence[Measure], progress: tqdm | None 
     return record
 
 
+def _measurer(settings: EvaluationSettings) -> Callable[[Case], Record]:
+    """What measures cases in another process, with networks of its own."""
+    measures, _ = make_measures(settings, runtime.choose_device(settings.device))
+    return lambda case: measure_case(case, measures)
+
+
+def _lost(case: Case, reason: str) -> Record:
+    raise RunError(f"{case.name}: {reason}")
+
+
 def evaluate(settings: EvaluationSettings, cases: Sequence[Case]) -> list[Record]:
     """Measure what `settings.read_cases()` returned, print the table, and write all to `settings.output_dir`.
 
     A case that an interrupted evaluation with the same settings and files had measured is not measured again.
 
     Raises:
-        InputError: a given weights file or a device does not do, or a frame cannot be read.
+        InputError: a given weights file or a device does not do, a frame cannot be read, or Ray not be reached.
+        RunError: a case ended all workers of Ray that measured it.
     """
     device = runtime.choose_device(settings.device)
     measures, not_run = make_measures(settings, device)
     output_dir = Path(settings.output_dir)
     partial = output_dir / PROGRESS_FOLDER
     partial.mkdir(parents=True, exist_ok=True)
-    records = []
-    with tqdm(total=sum(map(len, cases)), desc="measuring", unit="frame") as progress:
-        for case in cases:
-            path = partial / f"{fingerprint(settings, case, not_run)}.json"
-            if path.is_file():
-                records.append(Record(**json.loads(path.read_text(encoding="utf-8"))))
-                progress.update(len(case))
-            else:
-                records.append(measure_case(case, measures, progress))
-                write_json(path, asdict(records[-1]))
+    paths = [partial / f"{fingerprint(settings, case, not_run)}.json" for case in cases]
+    left = [(case, path) for case, path in zip(cases, paths, strict=True) if not path.is_file()]
+    with tqdm(total=sum(len(case) for case, _ in left), desc="measuring", unit="frame") as progress:
+
+        def here() -> Callable[[Case], Record]:
+            return lambda case: measure_case(case, measures, progress)
+
+        make = here if settings.ray is None else functools.partial(_measurer, settings)
+        for number, record in do_all(settings, make, [case for case, _ in left], _lost):
+            write_json(left[number][1], asdict(record))
+            progress.update(0 if settings.ray is None else record.num_frames)
+    records = [Record(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
     fvd = _video_distance(settings, records, not_run)
     print(table(records, fvd["value"] if fvd else None, not_run))
     facts = {"settings": asdict(settings), "device": device_name(device), "versions": library_versions(LIBRARIES)}
@@ -237,5 +254,5 @@ def fingerprint(settings: EvaluationSettings, case: Case, not_run: dict) -> str:
     files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for part in parts for path in part.paths]
     arrays = (case.keypoints, case.photo)
     hashes = [None if part is None else hashlib.sha256(part.tobytes()).hexdigest() for part in arrays]
-    facts = [asdict(settings), case.name, files, *hashes, not_run]
+    facts = [settings.affecting(LATENTS), case.name, files, *hashes, not_run]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from animation.cluster import Cluster
 from animation.errors import InputError
 from animation.evaluation.cases import Case, find_cases
 from animation.face.detection import find_face_models
@@ -37,7 +38,7 @@ class Networks(Settings):
 
 
 @dataclass(kw_only=True)
-class EvaluationSettings(Networks):
+class EvaluationSettings(Networks, Cluster):
     """A comparison's settings, named as the flags of `evaluate.py`, whose help explains them."""
 
     results: str = flag(

@@ -13,18 +13,19 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
+from animation.cluster import Cluster, do_all
 from animation.errors import InputError
 from animation.face.detection import find_face_models
 from animation.face.masks import NO_FACE, SHAPES, FaceMaskSettings, extract_masks
 from animation.files import locked, read_json, write_json, write_text
-from animation.flags import Settings, flag
+from animation.flags import flag
 from animation.media.images import list_frames
 from animation.media.video import LARGEST_FPS, VideoFrames
 from animation.media.writing import check_writable, write_png
@@ -39,7 +40,7 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".gif")
 
 
 @dataclass(kw_only=True)
-class PreparationSettings(Settings):
+class PreparationSettings(Cluster):
     """A preparation's settings, named as the flags of `prepare_data.py`, whose help explains them."""
 
     root_path: str = flag(help="the data set; made where missing", metavar="DIR")
@@ -231,7 +232,7 @@ def prepare(settings: PreparationSettings, jobs: list[ClipJob]) -> None:
         InputError: none of them could be prepared.
     """
     failed: dict[str, str] = {}
-    for folder, reason in tqdm(_run(jobs, settings.processes), total=len(jobs), desc="preparing", unit="clip"):
+    for folder, reason in tqdm(_run(jobs, settings), total=len(jobs), desc="preparing", unit="clip"):
         if reason is not None:
             failed[folder] = reason
             logger.warning(f"{folder}: left out: {reason}")
@@ -245,19 +246,24 @@ def prepare(settings: PreparationSettings, jobs: list[ClipJob]) -> None:
         raise InputError(f"none of {len(jobs)} clips could be prepared; the reasons stand above")
 
 
-def _run(jobs: list[ClipJob], processes: int) -> Iterator[tuple[str, str | None]]:
+def _run(jobs: list[ClipJob], settings: PreparationSettings) -> Iterator[tuple[str, str | None]]:
     """Each job's folder and result, as they end."""
-    if processes == 1:
-        yield from ((str(job.folder), job.run()) for job in jobs)
+    if settings.processes == 1 or settings.ray is not None:
+        done = do_all(settings, _runner, jobs, lambda job, reason: reason)
+        yield from ((str(jobs[number].folder), reason) for number, reason in done)
         return
     context = multiprocessing.get_context("spawn")  # onnxruntime's threads do not survive a fork
-    with ProcessPoolExecutor(min(processes, len(jobs)), context, initializer=_quiet) as pool:
+    with ProcessPoolExecutor(min(settings.processes, len(jobs)), context, initializer=_quiet) as pool:
         running = {pool.submit(job.run): str(job.folder) for job in jobs}
         try:
             yield from ((running[future], future.result()) for future in as_completed(running))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _runner() -> Callable[[ClipJob], str | None]:
+    return ClipJob.run
 
 
 def _quiet() -> None:

@@ -1,0 +1,156 @@
+"""Many jobs over Ray, on a cluster of two nodes of one core each: nothing is lost, and nothing done twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import yaml
+
+from animation.clip.batch import CASES_FILE
+from animation.clip.flow import Models, make_clip
+from animation.clip.state import STATE_FOLDER
+from animation.cluster import Cluster, do_all
+from animation.errors import InputError
+from animation.evaluation.evaluation import evaluate
+from animation.evaluation.settings import EvaluationSettings
+from animation.files import OWNER_FILE, read_json
+from animation.training.preparation import PreparationSettings, prepare
+from tests.clips import clip_settings, flags_of, frames_of
+from tests.jobs import Recorder
+from tests.test_evaluate import folders  # noqa: F401
+from tests.test_prepare_data import networks, videos  # noqa: F401
+
+cluster_utils = pytest.importorskip("ray.cluster_utils")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="signals of a POSIX system")]
+ROOT = Path(__file__).parents[1]
+STORE = 80 * 2**20  # bytes, the least that Ray takes
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """Two nodes on this machine; the second one may be removed by the last test."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    options = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": STORE}
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
+    cluster.add_node(**options)
+    yield cluster
+    cluster.shutdown()
+
+
+def do(address, path, names):
+    """Results by name, and how often each job was begun."""
+    jobs = [(str(path), name) for name in names]
+    done = do_all(Cluster(ray=address), Recorder, jobs, lambda job, reason: reason)
+    found = {names[number]: result for number, result in done}
+    return found, Counter(line.split()[0] for line in path.read_text().splitlines())
+
+
+def test_a_job_whose_worker_dies_is_given_to_another(nodes, tmp_path):
+    names = [f"slow-{i}" for i in range(4)] + ["once", "poison"] + [f"job-{i}" for i in range(20)]
+    found, begun = do(nodes.address, tmp_path / "log", names)
+    assert set(found) == set(names)
+    assert begun == {name: {"once": 2, "poison": 3}.get(name, 1) for name in names}
+    assert found.pop("poison").startswith("its worker died 3 times: ")
+    processes = {process for _, process, _ in found.values()}
+    assert 2 <= len(processes) <= 6  # two, and one for each that died
+    assert max(before for _, _, before in found.values()) >= 5  # workers stay
+    slow = {process for name, process, _ in found.values() if name.startswith("slow")}
+    assert len(slow) == 2
+
+
+def test_two_hundred_jobs_leave_the_driver_as_small_as_it_was(nodes, tmp_path):
+    log, sizes = tmp_path / "log", []
+    jobs = [(str(log), f"job-{i}") for i in range(200)]
+    for _ in do_all(Cluster(ray=nodes.address), Recorder, jobs, lambda job, reason: reason):
+        sizes.append(psutil.Process().memory_info().rss)
+    assert len(log.read_text().splitlines()) == len(sizes) == 200
+    assert max(sizes[100:]) - max(sizes[:100]) < 4 * 2**20
+
+
+def test_errors_of_jobs_and_of_the_cluster(nodes, tmp_path):
+    with pytest.raises(ValueError, match="this job raises"):
+        do(nodes.address, tmp_path / "log", ["raises"])
+    with pytest.raises(InputError, match="no Ray there"):
+        do("127.0.0.1:1", tmp_path / "log", ["job"])
+    assert list(do_all(Cluster(), Recorder, [(str(tmp_path / "alone"), "job")], None)) == [(0, ("job", os.getpid(), 0))]
+
+
+def test_clips_are_those_of_one_process(nodes, tmp_path, checkpoint, case):
+    """One worker is killed within a clip, which another one goes on with; one case is bad."""
+    common = clip_settings(tmp_path, checkpoint, case, num_inference_steps=8)
+    cases = [{"name": name, "photo": common.photo, "video": common.video, "seed": i} for i, name in enumerate("ab")]
+    cases.append({"name": "bad", "photo": "nowhere.png", "video": common.video})
+    path = tmp_path / "cases.yaml"
+    path.write_text(yaml.safe_dump(cases))
+    flags = [*flags_of(replace(common, photo=None, video=None)), f"--cases={path}"]
+    command = [sys.executable, str(ROOT / "animate.py"), *flags, f"--ray={nodes.address}"]
+    running = subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    kept = tmp_path / "out" / "b" / STATE_FOLDER / "latents.safetensors"
+    deadline = time.monotonic() + 200
+    while not kept.exists() and running.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    worker = json.loads((tmp_path / "out" / "b" / OWNER_FILE).read_text())["process"]
+    os.kill(worker, signal.SIGKILL)
+    told, errors = running.communicate(timeout=200)
+    assert running.returncode == 1, errors
+    assert "2 of 3 clips made, 1 failed" in told and "nowhere.png: no such photo" in told
+    assert "error: 1 of 3 clips failed: bad" in errors
+    assert "clips:" in errors and "2 running, 1 failed" in errors
+    rows = json.loads((tmp_path / "out" / CASES_FILE).read_text())["cases"]
+    assert [row["state"] for row in rows] == ["made", "made", "FAILED"]
+    resumed = {name: read_json(tmp_path / "out" / name / "run.json")["resumed_from"]["step"] for name in "ab"}
+    assert resumed["a"] == 0 < resumed["b"]
+    alone = replace(common, seed=1, output=str(tmp_path / "alone")).resolve()
+    make_clip(alone, alone.read_inputs(), Models())
+    assert np.array_equal(frames_of(tmp_path / "out" / "b"), frames_of(alone.output))
+    assert not np.array_equal(frames_of(tmp_path / "out" / "a"), frames_of(alone.output))  # a control
+    before = (tmp_path / "out" / "a" / "run.json").stat().st_mtime_ns
+    again = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True)
+    assert "2 of 3 clips made, 1 failed" in again.stdout
+    assert (tmp_path / "out" / "a" / "run.json").stat().st_mtime_ns == before
+
+
+def test_evaluation_and_data_sets_are_those_of_one_process(nodes, tmp_path, folders, networks, videos):  # noqa: F811
+    flags = {name.removeprefix("--"): str(value) for name, value in folders.items()}
+    measured = []
+    for output, address in (("out-1", None), ("out-2", nodes.address)):
+        settings = EvaluationSettings(**flags | {"output_dir": str(tmp_path / output)}, ray=address)
+        cases, nowhere = settings.read_cases(), str(tmp_path / "nowhere")
+        evaluate(replace(settings, face_models=nowhere, pose_models=nowhere), cases)
+        measured.append(read_json(tmp_path / output / "metrics.json"))
+    for part in ("cases", "mean"):
+        assert measured[0][part] == measured[1][part]
+    assert len(measured[0]["cases"]) == 3
+    flags = {name.removeprefix("--"): str(value) for name, value in networks.items()}
+    made = []
+    for root, address in (("data-1", None), ("data-2", nodes.address)):
+        flags |= {"videos": str(videos), "root_path": str(tmp_path / root)}
+        settings = PreparationSettings(**flags, least_frames=3, ray=address)
+        prepare(settings, settings.read_inputs())
+        pictures = sorted((tmp_path / root).rglob("*.png"))
+        made.append({str(path.relative_to(tmp_path / root)): path.read_bytes() for path in pictures})
+    assert made[0] == made[1]
+    assert len(made[0]) == 3 * (5 + 4) + 2  # two clips whole, and the frames of the short one
+
+
+def test_a_node_is_removed(nodes, tmp_path):
+    """The last test: what ran there is done by the other one."""
+    log = tmp_path / "log"
+    jobs = [(str(log), f"slow-{i}") for i in range(16)]
+    names = []
+    for _, (name, _, _) in do_all(Cluster(ray=nodes.address), Recorder, jobs, lambda job, reason: reason):
+        names.append(name)
+        if len(names) == 4:
+            nodes.remove_node(nodes.list_all_nodes()[-1])
+    assert sorted(names) == sorted(name for _, name in jobs)
+    begun = Counter(line.split()[0] for line in log.read_text().splitlines())
+    assert sum(begun.values()) in (16, 17) and len(begun) == 16
