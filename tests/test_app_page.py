@@ -90,7 +90,7 @@ def test_uploads_are_looked_at_cancelled_and_gone_on_with(visitor):
         assert part in told
     assert len(visitor.find("#check img")) == 3
     assert "24 frames at 12 a second" in visitor.wait_for("#plan", "24 frames")
-    visitor.enter("end", 0.34)
+    visitor.enter("end", 0.33)
     visitor.click("#advanced > button")
     visitor.enter("num_inference_steps", 14)
     visitor.wait_for("#plan", "4 frames")

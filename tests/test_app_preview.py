@@ -1,5 +1,7 @@
 """The rough preview: colours of clean latents, from what a run keeps while it samples."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -60,8 +62,9 @@ def test_a_preview_comes_after_two_steps_and_goes_with_the_clip(tmp_path):
     previews = Previews()
     assert previews(job) is None
     names = []
-    for latents in (*steps, clean):
+    for step, latents in enumerate((*steps, clean), 1):
         save_file({"latents": torch.from_numpy(latents)[None].float()}, state / "latents.safetensors")
+        os.utime(state / "latents.safetensors", (step, step))
         names.append(previews(job))
         assert previews(job) == names[-1]
     assert names[0] is None

@@ -67,18 +67,22 @@ footer { display: none !important; }
   --bad-text: #ffb3ad; --bad-fill: #3b1716; }
 .pictures .image-container img, .pictures img { object-fit: contain; }
 .pick img { cursor: crosshair; }
-.actions:not(:has(.block, button)) { display: none !important; }
+.actions:not(:has(button)) { display: none !important; }
+.shows:not(:has(.block)) { display: none !important; }
 .actions { gap: 10px !important; }
 #gallery, #gallery .grid-wrap { min-height: 0 !important; max-height: none !important; }
 #gallery .grid-wrap { height: auto !important; }
 #driver label[data-testid="block-label"] { background: var(--background-fill-primary) !important; }
+#advanced .form { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); align-items: start;
+  background: var(--block-background-fill); }
+#files tr > :last-child:not(:first-child) button, #files [aria-label^="Remove"] { display: none; }
 #die { align-self: center; }
 [aria-label="Trim video to selection"], [aria-label="Reset video to initial value"] { display: none !important; }
 button:focus-visible, input:focus-visible, a:focus-visible { outline: 2px solid var(--color-accent) !important;
   outline-offset: 2px; }
 @media (max-width: 760px) {
   .gradio-container > .main { padding: 0 14px !important; }
-  .settings .form { grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); }
+  #advanced .form { grid-template-columns: minmax(0, 1fr); }
   .columns { flex-direction: column !important; }
   .columns > * { width: 100% !important; min-width: 0 !important; }
   .empty { min-height: 160px; margin-top: 0; }

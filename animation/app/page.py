@@ -107,15 +107,16 @@ def _outcome(parts: SimpleNamespace) -> None:
         parts.again = gr.Button("Again with another seed", elem_id="again", **(small | {"min_width": 230}))
         parts.cancel = gr.Button("Cancel", elem_id="cancel", **small)
         parts.remove = gr.Button("Remove", elem_id="remove", **small)
-    with gr.Row(elem_classes="pictures actions"):
+    with gr.Row(elem_classes="pictures shows"):
         shown: dict[str, Any] = {"visible": False, "buttons": [], "height": 300, "min_width": 200}
         parts.skeletons = gr.Video(label="Skeletons", loop=True, autoplay=True, elem_id="skeletons", **shown)
         parts.preview = gr.Image(label="Rough preview", type="filepath", elem_id="preview", **shown)
     with gr.Column(visible=False, elem_id="result") as parts.result, gr.Tabs():
         with gr.Tab("Clip"):
-            parts.clip = gr.Video(label="Clip", loop=True, buttons=["download"], height=420, elem_id="clip")
+            playing: dict[str, Any] = {"loop": True, "buttons": ["download"], "show_label": False}
+            parts.clip = gr.Video(label="Clip", height=420, elem_id="clip", **playing)
         with gr.Tab("Side by side"):
-            parts.side_by_side = gr.Video(label="Photo, driver, skeleton and clip", loop=True, buttons=["download"])
+            parts.side_by_side = gr.Video(label="Photo, driver, skeleton and clip", **playing)
         with gr.Tab("Likeness"):
             parts.likeness = gr.Image(
                 label="Likeness of the face in each frame", type="filepath", buttons=["download", "fullscreen"]

@@ -86,7 +86,7 @@ class Server:
                 raise InputError(job.tell(done.stderr).removeprefix("error: "))
             lines = done.stdout.strip().split("\n")
             counted = next((line for line in lines if line.startswith("driver")), "").rpartition(": ")[2]
-            return f"{counted}; {lines[-1].removeprefix('in all').strip()}"
+            return f"{counted}; {lines[-1].removeprefix('in all').strip().rpartition(' at ')[0]}"
         except subprocess.TimeoutExpired:
             raise InputError("how long it will take could not be found out in time") from None
         finally:
