@@ -23,14 +23,20 @@ RUN_UP = 1.0  # seconds decoded before the part that is wanted, so that the deco
 
 @dataclass(frozen=True)
 class Sound:
-    """Sound from the clip's first picture on: (channels, N) int16 samples, `RATE` a second, one channel or two."""
+    """Sound from the clip's first picture on.
+
+    Attributes:
+        samples: (channels, N) int16, `RATE` a second, one channel or two.
+        repeats: how many times they are heard, one after the other.
+    """
 
     samples: np.ndarray
+    repeats: int = 1
 
     @property
     def seconds(self) -> float:
         """How long it is."""
-        return self.samples.shape[1] / RATE
+        return self.repeats * self.samples.shape[1] / RATE
 
     @property
     def layout(self) -> str:
@@ -39,8 +45,9 @@ class Sound:
 
     def part(self, start: int, stop: int) -> np.ndarray:
         """Samples `start` … `stop` − 1, (channels, stop − start); silence beyond the end."""
-        part = self.samples[:, start:stop]
-        return np.pad(part, ((0, 0), (0, stop - start - part.shape[1])))
+        places = np.arange(start, stop)
+        heard = places < self.repeats * self.samples.shape[1]
+        return self.samples.take(places, axis=1, mode="wrap") * heard.astype(np.int16)
 
     def frames(self, rate: Fraction) -> Iterator[av.AudioFrame]:
         """What is heard during one picture after the other, of so many a second, for FFmpeg; it never ends."""
@@ -89,7 +96,7 @@ def load_sound(path: str | Path, start: float, seconds: float, repeats: int = 1)
     for place, piece in pieces:
         room = samples[:, max(place, 0) : max(place + piece.shape[1], 0)]
         room[:] = piece[:, max(-place, 0) :][:, : room.shape[1]]
-    return Sound(np.tile(samples, repeats))
+    return Sound(samples, repeats)
 
 
 def _read(container: Any, path: str | Path, start: float, end: float) -> list[tuple[int, np.ndarray]]:

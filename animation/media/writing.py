@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import av
 import numpy as np
@@ -43,14 +43,33 @@ def gif_durations(num_frames: int, fps: float) -> list[int]:
 
 
 def write_gif(path: Path, frames_rgb: Iterator[np.ndarray], num_frames: int, fps: float) -> None:
-    """Write an endless GIF from frames of (H, W, 3) uint8 RGB, one palette a frame.
+    """Write an endless GIF from frames of (H, W, 3) uint8 RGB, one palette a frame, one frame after the other.
 
     The octree palette takes a hundredth of the default's time: writing keeps up with decoding.
     """
-    images = (Image.fromarray(frame).quantize(method=Image.Quantize.FASTOCTREE) for frame in frames_rgb)
-    first = next(images, None)
-    if first is not None:
-        first.save(path, save_all=True, append_images=images, duration=gif_durations(num_frames, fps), loop=0)
+    first = next(frames_rgb, None)
+    if first is None:
+        return
+    durations = gif_durations(num_frames, fps)
+    options = {"loop": "0", "final_delay": str(durations[-1] // 10)}
+    with av.open(str(path), "w", "gif", options=options) as container:
+        stream: Any = container.add_stream(
+            "gif", rate=100, options={"gifflags": "-transdiff"}
+        )  # no colour for "as before"
+        stream.height, stream.width = first.shape[:2]
+        stream.pix_fmt = "pal8"
+        time = 0
+        for frame, duration in zip(itertools.chain([first], frames_rgb), durations, strict=True):
+            image = Image.fromarray(frame).quantize(method=Image.Quantize.FASTOCTREE)
+            palette = np.zeros((256, 4), np.uint8)  # alpha, red, green, blue
+            colours = np.array(image.getpalette()).reshape(-1, 3)
+            palette[:, 0], palette[: len(colours), 1:] = 255, colours
+            pixels: Any = (np.asarray(image), palette)  # as PyAV has them, against its hints
+            picture = av.VideoFrame.from_ndarray(pixels, format="pal8")
+            picture.pts, picture.time_base = time, Fraction(1, 100)
+            time += duration // 10
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
 
 
 def write_mp4(path: Path, frames_rgb: Iterator[np.ndarray], fps: float, sound: Sound | None = None) -> None:

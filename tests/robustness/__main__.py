@@ -13,14 +13,13 @@ from pathlib import Path
 from tests.robustness.fuzzing import fuzz, make_input
 from tests.robustness.readers import READERS
 
-ROUND = 500  # inputs of a reader
-
 
 def main() -> int:
     """Fuzz all readers in turn; the status says whether all inputs ended well."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60, help="how long (default: 60)")
     parser.add_argument("--readers", nargs="+", choices=READERS, default=list(READERS), help="which (default: all)")
+    parser.add_argument("--round", type=int, default=500, help="inputs of a reader before the next (default: 500)")
     parser.add_argument("--first", type=int, default=0, help="number of the first input (default: 0)")
     parser.add_argument("--keep", type=Path, default=Path("output/robustness"), help="where bad inputs are kept")
     args = parser.parse_args()
@@ -30,15 +29,17 @@ def main() -> int:
         for reader in args.readers:
             if time.monotonic() >= end:
                 break
-            found = fuzz(reader, number, number + ROUND, args.keep / "log.txt")
-            read[reader], bad = read[reader] + ROUND, bad + len(found)
-            print(f"{reader}: {read[reader]} inputs to number {number + ROUND}, {len(found)} ended badly", flush=True)
+            found = fuzz(reader, number, number + args.round, args.keep / "log.txt")
+            read[reader], bad = read[reader] + args.round, bad + len(found)
+            print(
+                f"{reader}: {read[reader]} inputs to number {number + args.round}, {len(found)} ended badly", flush=True
+            )
             for place, problem in found.items():
                 print(f"{reader} {place}: {problem.strip().splitlines()[-1]}", flush=True)
                 name = f"{reader.replace(' ', '-')}-{place}"
                 (args.keep / name).write_bytes(make_input(reader, place, list(READERS[reader].seeds())))
                 (args.keep / f"{name}.txt").write_text(problem)
-        number += ROUND
+        number += args.round
     print(f"{sum(read.values())} inputs, {bad} ended badly")
     return int(bad > 0)
 
