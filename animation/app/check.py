@@ -12,6 +12,7 @@ from animation.clip.settings import ClipInputs, ClipSettings
 from animation.clip.skeletons import placing
 from animation.errors import InputError
 from animation.face.detection import Face, FaceFinder
+from animation.face.embedding import choose_face
 from animation.media.video import FolderFrames
 from animation.skeletons.extraction import arrangement_choices
 from animation.skeletons.preview import skeleton_panels
@@ -77,21 +78,26 @@ class Checker:
     def _look(self, settings: ClipSettings, inputs: ClipInputs, check: Check) -> Iterator[Finding]:
         """Findings as they are made, with pictures of them."""
         find_faces, find_people = self._networks(settings)
-        canvas = inputs.framing.apply(inputs.photo)
+        framing, (in_photo, _) = inputs.framing, find_faces(np.asarray(inputs.photo))
+        if in_photo:
+            framing = framing.keeping(choose_face(in_photo, settings.face).box)
+        canvas = framing.apply(inputs.photo)
         pixels = np.asarray(canvas)
         faces, way = find_faces(pixels)
         people = find_people.estimate(pixels)
         check.photo = _small(canvas)
         _frame_people(check.photo, canvas.size, people, None)
-        _frame_faces(check.photo, canvas.size, faces, settings.face)
+        if faces:
+            near = framing.face and np.multiply(framing.face, canvas.size)
+            _frame_faces(check.photo, canvas.size, faces, choose_face(faces, near=near))
         yield judge_faces(canvas.size, faces, way)
-        recording = Recording(people, canvas.size, [], (1, 1), inputs.driver.fps)
+        recording = Recording(people, canvas.size, [], (1, 1), inputs.driver.fps, face=framing.face)
         found = photo_person(recording, settings.person == "all", settings.confidence)
         yield Finding(OK, "photo's person", f"found, confidence {found.scores[:, :18].mean():.2f}")
         frames = inputs.driver.frames
         if inputs.driver.kind == "poses":
             assert isinstance(frames, FolderFrames)
-            placed = placing(inputs.framing, frames.size)(frames.folder[frames.numbers[0]])
+            placed = placing(framing, frames.size)(frames.folder[frames.numbers[0]])
             check.driver, check.aligned = _small(placed), _over(canvas, np.asarray(placed))
             yield Finding(OK, "driver", f"{len(frames.numbers)} skeletons, taken as they are")
             return
@@ -139,17 +145,11 @@ def _frame_people(
     return [(float(x), float(y)) for x, y in (boxes[:, :2] + boxes[:, 2:]) / 2]
 
 
-def _frame_faces(shown: Image.Image, size: tuple[int, int], faces: Sequence[Face], chosen: int | None) -> None:
+def _frame_faces(shown: Image.Image, size: tuple[int, int], faces: Sequence[Face], chosen: Face) -> None:
     """Frame a photo's faces where it is shown, the one that counts in a colour of its own."""
-    scale = shown.width / size[0]
-    largest = max(range(len(faces)), key=lambda i: faces[i].area, default=None)
-    for number, face in enumerate(faces):
-        _frame(
-            shown,
-            face.box * scale,
-            FACE_COLOUR if number == (largest if chosen is None else chosen) else OTHER_COLOUR,
-            radius=6,
-        )
+    for face in faces:
+        colour = FACE_COLOUR if face is chosen else OTHER_COLOUR
+        _frame(shown, face.box * (shown.width / size[0]), colour, radius=6)
 
 
 def _frame(shown: Image.Image, box: np.ndarray, colour: str, radius: int) -> None:
