@@ -80,7 +80,7 @@ class Checker:
         find_faces, find_people = self._networks(settings)
         framing, (in_photo, _) = inputs.framing, find_faces(np.asarray(inputs.photo))
         if in_photo:
-            framing = framing.keeping(choose_face(in_photo, settings.face).box)
+            framing = framing.keeping(choose_face(in_photo, settings.face).box.tolist())
         canvas = framing.apply(inputs.photo)
         pixels = np.asarray(canvas)
         faces, way = find_faces(pixels)
