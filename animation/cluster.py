@@ -88,6 +88,8 @@ def do_all(
         RunError: no worker starts.
         Exception: what a job raised, of its own kind.
     """
+    if not jobs:
+        return
     if cluster.ray is None:
         work = make()
         for number, job in enumerate(jobs):

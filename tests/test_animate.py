@@ -415,6 +415,19 @@ def test_values_of_cases_are_checked_one_by_one(tmp_path, checkpoint, case):
     assert all(len(case.error) < 200 and "\n" not in case.error for case in found[1:-1])
 
 
+def test_many_processes_and_many_clips_are_told_apart(tmp_path, checkpoint, case, monkeypatch, capsys):
+    one = flags_of(clip_settings(tmp_path, checkpoint, case))
+    assert "error: --ray shares out the clips of --cases" in run(monkeypatch, capsys, *one, "--ray")[2]
+    (tmp_path / "cases.yaml").write_text("- {name: a}")
+    many = [*one, f"--cases={tmp_path / 'cases.yaml'}"]
+    with monkeypatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        assert 'error: --ray: Ray is not installed; pip install ".[cluster]"' in run(patch, capsys, *many, "--ray")[2]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    status, _, told = run(monkeypatch, capsys, *many)
+    assert (status, told) == (2, "error: --cases for 2 processes: these make one clip together; --ray makes many\n")
+
+
 def test_skeletons_are_told_from_pictures(tmp_path):
     rng = np.random.default_rng(0)
     dark = [rng.integers(0, 10, (32, 32, 3)).astype(np.uint8) for _ in range(2)]

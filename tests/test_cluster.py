@@ -32,16 +32,15 @@ from tests.test_prepare_data import networks, videos  # noqa: F401
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="signals of a POSIX system")]
 ROOT = Path(__file__).parents[1]
-STORE = 80 * 2**20  # bytes, the least that Ray takes
+NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 * 2**20}  # the least that Ray takes
 
 
 @pytest.fixture(scope="module")
 def nodes():
-    """Two nodes on this machine; the second one may be removed by the last test."""
+    """Two nodes on this machine."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    options = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": STORE}
-    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
-    cluster.add_node(**options)
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    cluster.add_node(**NODE)
     yield cluster
     cluster.shutdown()
 
@@ -55,7 +54,7 @@ def do(address, path, names):
 
 
 def test_a_job_whose_worker_dies_is_given_to_another(nodes, tmp_path):
-    names = [f"slow-{i}" for i in range(4)] + ["once", "poison"] + [f"job-{i}" for i in range(20)]
+    names = ["once", "poison"] + [f"job-{i}" for i in range(20)]
     found, begun = do(nodes.address, tmp_path / "log", names)
     assert set(found) == set(names)
     assert begun == {name: {"once": 2, "poison": 3}.get(name, 1) for name in names}
@@ -63,8 +62,6 @@ def test_a_job_whose_worker_dies_is_given_to_another(nodes, tmp_path):
     processes = {process for _, process, _ in found.values()}
     assert 2 <= len(processes) <= 6  # two, and one for each that died
     assert max(before for _, _, before in found.values()) >= 5  # workers stay
-    slow = {process for name, process, _ in found.values() if name.startswith("slow")}
-    assert len(slow) == 2
 
 
 def test_two_hundred_jobs_leave_the_driver_as_small_as_it_was(nodes, tmp_path):
@@ -143,14 +140,14 @@ def test_evaluation_and_data_sets_are_those_of_one_process(nodes, tmp_path, fold
 
 
 def test_a_node_is_removed(nodes, tmp_path):
-    """The last test: what ran there is done by the other one."""
-    log = tmp_path / "log"
-    jobs = [(str(log), f"slow-{i}") for i in range(16)]
+    """A third one: what ran there is done by the others."""
+    node, log = nodes.add_node(**NODE), tmp_path / "log"
+    jobs = [(str(log), f"slow-{i}") for i in range(24)]
     names = []
     for _, (name, _, _) in do_all(Cluster(ray=nodes.address), Recorder, jobs, lambda job, reason: reason):
         names.append(name)
-        if len(names) == 4:
-            nodes.remove_node(nodes.list_all_nodes()[-1])
+        if len(names) == 8:
+            nodes.remove_node(node)
     assert sorted(names) == sorted(name for _, name in jobs)
     begun = Counter(line.split()[0] for line in log.read_text().splitlines())
-    assert sum(begun.values()) in (16, 17) and len(begun) == 16
+    assert sum(begun.values()) in (24, 25) and len(begun) == 24

@@ -50,7 +50,7 @@ class PreparationSettings(Cluster):
     end: int | None = flag(None, "number of the last clip; left out, all")
     fps: float | None = flag(None, "take frames at this rate; left out, all of them", above=0, most=LARGEST_FPS)
     least_frames: int = flag(16, "shorter clips are left out", least=1)
-    processes: int = flag(1, "clips at once; each loads the networks", least=1)
+    processes: int = flag(1, "clips at once, without --ray; each loads the networks", least=1)
     detector_path: str | None = flag(
         None, "the person detector, YOLOX; left out, the released one where it is, else the small one", metavar="FILE"
     )
