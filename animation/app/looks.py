@@ -201,7 +201,7 @@ def findings(found: Iterable[Finding]) -> str:
 
 def plan(text: str) -> str:
     """How long a clip will take, and how much memory."""
-    return f'<div class="plan" id="plan">{text}</div>'
+    return f'<div class="plan" id="plan">{escape(text)}</div>'
 
 
 def run(job: Job, progress: Progress, before: int, figures: str) -> str:
