@@ -165,6 +165,8 @@ def _connect(page: gr.Blocks, parts: SimpleNamespace, events: Events) -> None:
     looking = gr.on([*given, *(settings[name].change for name in LOOKED_AT)], events.look, inputs, looked, **latest)
     looking.then(events.plan, inputs, parts.plan, **latest)
     gr.on([settings[name].change for name in PLANNED_WITH], events.plan, inputs, parts.plan, **latest)
+    parts.video.upload(lambda: None, None, parts.packed, **QUIET)  # the driver that was given last counts
+    parts.packed.upload(lambda: None, None, parts.video, **QUIET)
     parts.found_driver.select(events.pick_person, parts.centres, settings["person"], **QUIET)
     parts.die.click(drawn_seed, None, settings["seed"], **QUIET)
     begun = parts.go.click(events.start, inputs, shown, **QUIET)
