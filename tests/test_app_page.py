@@ -140,14 +140,14 @@ def wrong_files(folder):
     write_zip(folder / "out.zip", [("../frame_0.png", png())])
     yield "photo", folder / "words.png", "the photo is not a picture that can be read; give a PNG or JPEG file"
     yield "photo", folder / "large.png", "the photo has 10000×10000 pixels; give one of at most 40 megapixels"
-    yield "photo", PHOTO, ""
     yield "driver", folder / "sound.mp4", "there are no pictures in the file, only sound; give a video"
+    yield "driver", VIDEO, "the photo has 10000×10000 pixels"
+    yield "photo", PHOTO, ""
     yield "zip", folder / "bomb.zip", "the zip unpacks to more than 16 MB; give fewer pictures"
     yield "zip", folder / "out.zip", "the zip holds a name that leads out of it; pack the pictures again"
 
 
 def test_wrong_files_get_one_line(visitor, tmp_path):
-    visitor.upload("driver", VIDEO)
     for field, path, told in wrong_files(tmp_path):
         if field == "zip":
             visitor.click("button[role=tab]:nth-of-type(2)")
@@ -156,7 +156,7 @@ def test_wrong_files_get_one_line(visitor, tmp_path):
         assert "Traceback" not in visitor.driver.page_source
         assert str(tmp_path) not in shown
     visitor.click("#go")
-    assert visitor.wait_for("#problem .error").startswith("the zip holds a name")
+    visitor.wait_for("#problem .error", "the zip holds a name")
     visitor.shoot("error")
 
 

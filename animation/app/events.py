@@ -37,9 +37,10 @@ class Events:
     def look(self, photo: str | None, video: str | None, packed: str | None, *shown: Any) -> dict:
         """What is found in the inputs, as soon as they are there."""
         driver = video or packed
-        if photo is None or driver is None:
-            return self._looked("", Check())
         try:
+            if photo is None or driver is None:
+                self.server.jobs.check(photo, driver)
+                return self._looked("", Check())
             check = self.server.look(photo, driver, chosen(shown))
         except InputError as error:
             return self._looked(looks.error(str(error)), Check())
