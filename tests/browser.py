@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -138,6 +139,22 @@ class Visitor:
         """Click on something, wherever it is on the page."""
         self.wait_for(selector)
         self.driver.execute_script("arguments[0].click()", self.find(selector)[0])
+
+    def click_at(self, selector: str, across: float) -> None:
+        """Click on a picture at a share of its width, at half its height."""
+        from selenium.webdriver import ActionChains
+
+        picture = self.find(selector)[0]
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", picture)
+        place = round((across - 0.5) * picture.size["width"])
+        ActionChains(self.driver).move_to_element_with_offset(picture, place, 0).click().perform()
+
+    def wait_until(self, told: Callable[[], bool], seconds: float = 20) -> None:
+        """Wait until something is so."""
+        end = time.monotonic() + seconds
+        while not told():
+            assert time.monotonic() < end
+            time.sleep(0.1)
 
     def enter(self, setting: str, value: object) -> None:
         """Write into a setting's field."""

@@ -156,6 +156,7 @@ def test_a_clip_is_made_and_written_down(jobs, uploads, runner):
     runner.add(job)
     wait_for(lambda: job.state == DONE)
     assert runner.finished == [job]
+    runner.close()
     found = Jobs(jobs.folder, LIMITS).find(job.name)
     assert found == job
     assert found.values == {"seed": 4}

@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from animation.app.settings import AppSettings
+from animation.media.video import VideoFrames
+from animation.media.writing import write_mp4
 from tests.browser import ROOT, Page, visiting
 from tests.test_app_limits import png, png_header, write_zip
 
@@ -76,7 +78,7 @@ def test_the_example_takes_one_click(page, visitor):
     duration, plays = visitor.video("#clip video")
     assert plays
     assert duration == pytest.approx(SECONDS, abs=0.1)
-    visitor.wait_for("#findings", seconds=30)
+    visitor.wait_for("#findings", "✓", seconds=30)
     visitor.shoot("done")
     names = {path.name for path in page.folder.glob("clips/*/*")}
     assert {"photo.png", "driver.mp4", "skeletons.mp4", "frames.zip", "result", "job.json", "log.txt"} <= names
@@ -85,7 +87,7 @@ def test_the_example_takes_one_click(page, visitor):
 def test_uploads_are_looked_at_cancelled_and_gone_on_with(visitor):
     visitor.upload("photo", PHOTO)
     visitor.upload("driver", VIDEO)
-    told = visitor.wait_for("#findings")
+    told = visitor.wait_for("#findings", "✓")
     for part in ("Photo's face: 30×28 pixels", "Driver's person: 1 found", "0.02 of a body height"):
         assert part in told
     assert len(visitor.find("#check img")) == 3
@@ -108,6 +110,22 @@ def test_uploads_are_looked_at_cancelled_and_gone_on_with(visitor):
     assert duration == pytest.approx(4 / 12, abs=0.05)
 
 
+def test_a_click_chooses_the_person(visitor, tmp_path):
+    """Of a driver with two people, who move alike."""
+    video = VideoFrames(VIDEO)
+    frames = (np.concatenate([frame, frame], axis=1) for frame in video)
+    write_mp4(tmp_path / "two.mp4", frames, video.fps)
+    visitor.upload("photo", PHOTO)
+    visitor.upload("driver", tmp_path / "two.mp4")
+    assert "Driver's person: 2 found" in visitor.wait_for("#findings", "✓")
+    visitor.wait_for("#pick img")
+    field = visitor.find("#setting-person textarea, #setting-person input")[0]
+    for side, number in ((0.75, "1"), (0.25, "0")):
+        visitor.click_at("#pick img", side)
+        visitor.wait_until(lambda number=number: field.get_attribute("value") == number)
+    visitor.shoot("two-people")
+
+
 def wrong_files(folder):
     """A field, a file for it, and what the page says."""
     (folder / "words.png").write_text("just words")
@@ -122,25 +140,23 @@ def wrong_files(folder):
     write_zip(folder / "out.zip", [("../frame_0.png", png())])
     yield "photo", folder / "words.png", "the photo is not a picture that can be read; give a PNG or JPEG file"
     yield "photo", folder / "large.png", "the photo has 10000×10000 pixels; give one of at most 40 megapixels"
-    yield "photo", PHOTO, ""
     yield "driver", folder / "sound.mp4", "there are no pictures in the file, only sound; give a video"
+    yield "driver", VIDEO, "the photo has 10000×10000 pixels"
+    yield "photo", PHOTO, ""
     yield "zip", folder / "bomb.zip", "the zip unpacks to more than 16 MB; give fewer pictures"
     yield "zip", folder / "out.zip", "the zip holds a name that leads out of it; pack the pictures again"
 
 
 def test_wrong_files_get_one_line(visitor, tmp_path):
-    visitor.upload("driver", VIDEO)
     for field, path, told in wrong_files(tmp_path):
         if field == "zip":
-            for button in visitor.find("#driver button[aria-label='Clear']"):
-                button.click()
             visitor.click("button[role=tab]:nth-of-type(2)")
         visitor.upload(field, path)
-        shown = visitor.wait_for("#check .error", told) if told else visitor.wait_for("#findings")
+        shown = visitor.wait_for("#check .error", told) if told else visitor.wait_for("#findings", "✓")
         assert "Traceback" not in visitor.driver.page_source
         assert str(tmp_path) not in shown
     visitor.click("#go")
-    assert visitor.wait_for("#problem .error").startswith("the zip holds a name")
+    visitor.wait_for("#problem .error", "the zip holds a name")
     visitor.shoot("error")
 
 
@@ -149,7 +165,7 @@ def test_two_visitors_wait_for_each_other(page, visitor):
         for someone in (visitor, other):
             someone.upload("photo", PHOTO)
             someone.upload("driver", VIDEO)
-            someone.wait_for("#findings")
+            someone.wait_for("#findings", "✓")
             someone.click("#advanced > button")
             someone.enter("num_inference_steps", 200)
         visitor.click("#go")
@@ -170,7 +186,7 @@ def test_the_page_fits_its_window(page, width, dark):
         assert visitor.overflow() == 0
         visitor.upload("photo", PHOTO)
         visitor.upload("driver", VIDEO)
-        visitor.wait_for("#findings")
+        visitor.wait_for("#findings", "✓")
         assert visitor.overflow() == 0
         visitor.shoot(f"window-{width}{'-dark' * dark}")
 

@@ -37,9 +37,10 @@ class Events:
     def look(self, photo: str | None, video: str | None, packed: str | None, *shown: Any) -> dict:
         """What is found in the inputs, as soon as they are there."""
         driver = video or packed
-        if photo is None or driver is None:
-            return self._looked("", Check())
         try:
+            if photo is None or driver is None:
+                self.server.jobs.check(photo, driver)
+                return self._looked("", Check())
             check = self.server.look(photo, driver, chosen(shown))
         except InputError as error:
             return self._looked(looks.error(str(error)), Check())
@@ -99,7 +100,8 @@ class Events:
         if job is None:
             return {}
         self.server.runner.cancel(job)
-        return self.show(job)
+        stopping = {self.parts.cancel: gr.update(value="Stopping …", interactive=False, visible=True)}
+        return self.show(job) | (stopping if job.state == RUNNING else {})
 
     def remove(self, name: str | None) -> dict:
         """Remove the shown clip."""
@@ -146,7 +148,7 @@ class Events:
             parts.seen: "" if job is None else _signature(job),
             parts.timer: gr.Timer(active=work),
             parts.status: gr.update(value="" if job is None else self._status(job), visible=job is not None),
-            parts.cancel: gr.update(visible=work),
+            parts.cancel: gr.update(value="Cancel", interactive=True, visible=work),
             parts.go_on: gr.update(visible=state in (STOPPED, FAILED)),
             parts.again: gr.update(visible=done),
             parts.remove: gr.update(visible=job is not None and not work),

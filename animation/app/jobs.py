@@ -128,6 +128,12 @@ class Jobs:
         """The clips that began last, the last one first."""
         return sorted(self._known.values(), key=lambda job: job.created, reverse=True)[:most]
 
+    def check(self, photo: str | Path | None, driver: str | Path | None, end: float | None = None) -> str:
+        """Check uploads, as far as they are there, and return the photo's ending. Raises InputError."""
+        if driver is not None and not zipfile.is_zipfile(driver):
+            check_video(Path(driver), self.limits, end)
+        return "" if photo is None else check_picture(Path(photo), self.limits)
+
     def make(self, photo: str | Path | None, driver: str | Path | None, values: dict[str, Any]) -> Job:
         """Check uploads and choices, and take them into a new folder.
 
@@ -143,10 +149,7 @@ class Jobs:
             raise InputError(f"there is no {'photo' if photo is None else 'driver'} yet; give one")
         photo, driver = Path(photo), Path(driver)
         chosen = chosen_settings(values)
-        suffix = check_picture(photo, self.limits)
-        zipped = zipfile.is_zipfile(driver)
-        if not zipped:
-            check_video(driver, self.limits, chosen.end)
+        suffix, zipped = self.check(photo, driver, chosen.end), zipfile.is_zipfile(driver)
         folder = self.folder / secrets.token_hex(12)
         folder.mkdir(mode=0o700)
         try:

@@ -64,7 +64,8 @@ footer { display: none !important; }
 .stages .now::before { content: "◐ "; color: var(--color-accent); }
 .gradio-container { --good: #2b8a3e; --warn: #b35c00; --bad: #c92a2a; --bad-text: #9c1c1c; --bad-fill: #fdeceb; }
 .dark .gradio-container, .gradio-container.dark { --good: #2f9e44; --warn: #d9730d; --bad: #e03131;
-  --bad-text: #ffb3ad; --bad-fill: #3b1716; }
+  --bad-text: #ffb3ad; --bad-fill: #3b1716; --color-accent: #3bc9db; }
+.dark .gradio-container button[aria-selected="true"] { color: #3bc9db; }
 .pictures .image-container img, .pictures img { object-fit: contain; }
 .pick img { cursor: crosshair; }
 .actions:not(:has(button)) { display: none !important; }
@@ -201,7 +202,7 @@ def findings(found: Iterable[Finding]) -> str:
 
 def plan(text: str) -> str:
     """How long a clip will take, and how much memory."""
-    return f'<div class="plan" id="plan">{text}</div>'
+    return f'<div class="plan" id="plan">{escape(text)}</div>'
 
 
 def run(job: Job, progress: Progress, before: int, figures: str) -> str:

@@ -29,7 +29,7 @@ def build(server: Server, preset: str, keep_hours: float) -> gr.Blocks:
         gr.HTML(looks.head(server.checkpoints.tiny))
         with gr.Row(elem_classes="columns", equal_height=False):
             with gr.Column(scale=1, min_width=320, elem_classes="panel"):
-                _inputs(parts, preset)
+                _inputs(parts, preset, server.checkpoints.tiny and all(path.is_file() for path in EXAMPLE))
             with gr.Column(scale=1, min_width=320, elem_classes="panel", elem_id="outcome"):
                 _outcome(parts)
         _gallery(parts)
@@ -41,8 +41,8 @@ def build(server: Server, preset: str, keep_hours: float) -> gr.Blocks:
     return page
 
 
-def _inputs(parts: SimpleNamespace, preset: str) -> None:
-    """Photo, driver and settings."""
+def _inputs(parts: SimpleNamespace, preset: str, example: bool) -> None:
+    """Photo, driver and settings; the drawn example where the networks know it."""
 
     def setting(name: str, **changes: Any) -> None:
         parts.settings[name] = component(name, **changes)
@@ -73,8 +73,7 @@ def _inputs(parts: SimpleNamespace, preset: str) -> None:
     parts.problem = gr.HTML(visible=False, elem_id="problem")
     with gr.Row():
         parts.go = gr.Button("Animate", variant="primary", elem_id="go", scale=3, min_width=120)
-        there = all(path.is_file() for path in EXAMPLE)
-        parts.example = gr.Button("Animate the example", elem_id="example", scale=2, visible=there, min_width=200)
+        parts.example = gr.Button("Animate the example", elem_id="example", scale=2, visible=example, min_width=200)
     narrow = {"min_width": 150}
     gr.HTML(looks.heading("Settings"))
     with gr.Row(elem_classes="settings"):
@@ -166,6 +165,8 @@ def _connect(page: gr.Blocks, parts: SimpleNamespace, events: Events) -> None:
     looking = gr.on([*given, *(settings[name].change for name in LOOKED_AT)], events.look, inputs, looked, **latest)
     looking.then(events.plan, inputs, parts.plan, **latest)
     gr.on([settings[name].change for name in PLANNED_WITH], events.plan, inputs, parts.plan, **latest)
+    parts.video.upload(lambda: None, None, parts.packed, **QUIET)  # the driver that was given last counts
+    parts.packed.upload(lambda: None, None, parts.video, **QUIET)
     parts.found_driver.select(events.pick_person, parts.centres, settings["person"], **QUIET)
     parts.die.click(drawn_seed, None, settings["seed"], **QUIET)
     begun = parts.go.click(events.start, inputs, shown, **QUIET)

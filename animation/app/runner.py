@@ -122,7 +122,7 @@ class Runner:
             except Exception as failure:  # the next clip may do all the same
                 logger.exception("%s", job.folder)
                 process.kill()
-                status, error = process.wait(), f"{type(failure).__name__}: {failure}"
+                status, error = 1, f"{type(failure).__name__}: {failure}"
             with self._changed:
                 del self._running[job.name]
                 self._progress.pop(job.name, None)
@@ -131,7 +131,8 @@ class Runner:
                 elif status in STOPPED_BY_US:
                     job.set(STOPPED)
                 else:
-                    job.set(FAILED, job.tell(error or f"the run ended with status {status}"))
+                    killed = f"the run ended with status {status}, for want of memory perhaps; it can go on"
+                    job.set(FAILED, job.tell(error or killed))
 
     def _start(self, job: Job, device: str | None) -> subprocess.Popen | None:
         """Start a clip's run; None where that fails."""

@@ -1,10 +1,11 @@
 """The page served: checked flags to a server that answers until it is told to stop."""
 
+import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class Guard:
         await self.app(scope, receive, send_with_headers)
 
 
-@contextmanager
+@contextlib.contextmanager
 def served(settings: AppSettings, devices: list[str | None]) -> Iterator[str]:
     """Serve the page within the context; yields its address.
 
@@ -85,8 +86,7 @@ def served(settings: AppSettings, devices: list[str | None]) -> Iterator[str]:
     page = build(server, settings.preset, settings.keep_hours)
     gr.set_static_paths([settings.jobs_folder, *filter(Path.is_file, EXAMPLE)])
     stopped = threading.Event()
-    cleaner = threading.Thread(target=_clean, args=(jobs, settings.keep_hours, stopped), daemon=True)
-    cleaner.start()
+    threading.Thread(target=_clean, args=(jobs, settings, stopped), daemon=True).start()
     try:
         address = _launch(page, settings)
         yield address
@@ -127,11 +127,21 @@ def _launch(page: gr.Blocks, settings: AppSettings) -> str:
     return address
 
 
-def _clean(jobs: Jobs, hours: float, stopped: threading.Event) -> None:
+def _clean(jobs: Jobs, settings: AppSettings, stopped: threading.Event) -> None:
     """Remove what is old, now and then."""
     while True:
-        removed = jobs.forget_old(hours)
+        removed = jobs.forget_old(settings.keep_hours)
         if removed:
-            logger.info("%d clips of more than %g hours ago are removed", removed, hours)
+            logger.info("%d clips of more than %g hours ago are removed", removed, settings.keep_hours)
+        remove_old(settings.uploads_folder, settings.keep_hours)
         if stopped.wait(SECONDS_BETWEEN_CLEANINGS):
             return
+
+
+def remove_old(folder: Path, hours: float) -> None:
+    """Remove the files in a folder that are older than so many hours, and the folders that are empty then."""
+    before = time.time() - 3600 * hours
+    for path in sorted(folder.rglob("*"), reverse=True):
+        with contextlib.suppress(OSError):  # not empty, or gone already
+            if path.lstat().st_mtime < before:
+                path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()

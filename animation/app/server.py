@@ -60,7 +60,10 @@ class Server:
         job = self.jobs.make(photo, driver, values)
         try:
             settings, inputs = self.jobs.read(job, **self.servers)
-            return self.checker(settings, inputs)
+            check = self.checker(settings, inputs)
+            for finding in check.findings:
+                finding.text = job.tell(finding.text)
+            return check
         finally:
             self.jobs.forget(job)
 

@@ -1,5 +1,6 @@
-"""The server's memory, clip after clip."""
+"""The server over a long time: old uploads go, and memory is flat, clip after clip."""
 
+import os
 import sys
 import time
 
@@ -25,6 +26,21 @@ for name in ("animation.mp4", "side_by_side.mp4"):
     shutil.copy(video, output / name)
 (output / "run.json").write_text(json.dumps({"num_frames": 3, "outputs": ["animation.mp4"]}))
 """
+
+
+def test_old_uploads_are_removed(tmp_path):
+    from animation.app.serve import remove_old
+
+    (tmp_path / "outside").touch()
+    for name in ("old/photo.png", "new/photo.png"):
+        (tmp_path / "uploads" / name).parent.mkdir(parents=True)
+        (tmp_path / "uploads" / name).touch()
+    (tmp_path / "uploads" / "old" / "link").symlink_to(tmp_path / "outside")
+    for path in (tmp_path / "uploads" / "old" / "photo.png", tmp_path / "outside"):
+        os.utime(path, (1, 1))
+    remove_old(tmp_path / "uploads", 1)
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*"))
+    assert left == ["outside", "uploads", "uploads/new", "uploads/new/photo.png", "uploads/old", "uploads/old/link"]
 
 
 @pytest.mark.slow
