@@ -131,7 +131,7 @@ def test_flags_that_are_named_exist(page, flags):
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     spans = [span for span in re.findall(r"`([^`\n]+)`", text) if "pip " not in span]
     named = {name for span in spans for name in re.findall(r"(?<![\w-])--[a-z][\w-]*", span)}
-    modules = [*ROOT.glob("recipes/*.py"), *ROOT.glob("benchmarks/*.py")]
+    modules = [*ROOT.glob("recipes/*.py"), *ROOT.glob("benchmarks/*.py"), *ROOT.glob("tests/robustness/*.py")]
     own = {name for path in modules for name in re.findall(r'"(--[\w-]+)"', path.read_text(encoding="utf-8"))}
     known = own.union(OTHERS_FLAGS, EXAMPLE, refused_flags(), *flags.values())
     assert named - known == set()

@@ -22,7 +22,6 @@ from safetensors import SafetensorError, safe_open
 
 from animation.clip.settings import STATE_FOLDER
 from animation.files import read_json, write_json, write_whole
-from animation.media.images import UNREADABLE
 from animation.media.writing import write_png
 from animation.sampling import WindowedDenoiser
 from animation.weights.state_dicts import write_state_dict
@@ -145,6 +144,6 @@ def _is_whole(path: Path) -> bool:
     try:
         with Image.open(path, formats=("PNG",)) as image:
             image.verify()
-    except UNREADABLE:
+    except Exception:  # Pillow raises a dozen types for what is damaged
         return False
     return True

@@ -21,7 +21,7 @@ WEBP_DURATION = 100  # milliseconds of a frame that says none
 def open_container(path: str | Path) -> Any:  # PyAV's hints make everything optional that a video always has
     """A file of one of `FORMATS`, or an animated WebP, whatever characters its name has.
 
-    Raises PyAV's errors, OSError or ValueError where it cannot be read.
+    Raises whatever PyAV and Pillow raise where it cannot be read.
     """
     if _is_animated_webp(path):
         return av.open(_webp_as_matroska(path))

@@ -19,7 +19,6 @@ ASPECT_TOLERANCE = 0.02  # of width over height: below it nobody sees a differen
 SIZE_MULTIPLE = 64  # 8 of the VAE times 8 of the UNet
 LARGEST_PHOTO = 4096  # pixels of the longer side: anti-aliasing a larger photo for CLIP takes gigabytes
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises
 
 
 def same_shape(first: tuple[int, int], second: tuple[int, int]) -> bool:
@@ -67,7 +66,7 @@ def _opened(path: str | Path, remedy: str = "give a PNG or JPEG file") -> Iterat
             yield image
     except InputError:
         raise
-    except UNREADABLE as error:
+    except Exception as error:  # of a damaged file: Pillow's own, and from struct, zlib and its readers' lists
         reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
         raise InputError(f"{path}: not a readable image ({reason}); {remedy}") from None
 

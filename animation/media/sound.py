@@ -81,7 +81,7 @@ def load_sound(path: str | Path, start: float, seconds: float, repeats: int = 1)
         raise InputError(f"no such part of a sound: start {start}, seconds {seconds}, repeats {repeats}")
     try:
         container = open_container(path)
-    except (av.error.FFmpegError, OSError, ValueError) as error:
+    except Exception as error:  # PyAV's, and Pillow's of an animated WebP
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: its sound cannot be read ({reason}); give another driver") from None
     with container:

@@ -165,7 +165,7 @@ class VideoFrames:
     def _open(self) -> Any:
         try:
             container = open_container(self.path)
-        except (av.error.FFmpegError, OSError, ValueError) as error:
+        except Exception as error:  # PyAV's, and Pillow's of an animated WebP
             raise self._unreadable(error) from None
         if not container.streams.video:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"

@@ -51,8 +51,8 @@ def write_state_dict(path: Path, state: dict[str, torch.Tensor], metadata: dict[
         else:
             torch.save(state, path)
     except (SafetensorError, RuntimeError) as error:
-        reason = str(error) if isinstance(error, SafetensorError) else "the disk is full, or cannot be written to"
-        raise OSError(errno.EIO, reason, str(path)) from None
+        reason = str(error).rpartition(": ")[2] if isinstance(error, SafetensorError) else "the disk may be full"
+        raise OSError(errno.EIO, f"cannot be written; {reason}", str(path)) from None
 
 
 def resolve_weights_file(path: str | Path) -> Path:

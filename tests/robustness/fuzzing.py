@@ -67,7 +67,8 @@ def make_input(reader: str, number: int, seeds: Sequence[bytes]) -> bytes:
 def problem(reader: str, path: Path) -> str | None:
     """What is wrong with how a reader takes a file; None where it reads it, or says in one line why not."""
     before = sorted(path.parent.iterdir())
-    signal.alarm(SECONDS)  # ends the process, whatever library it is in
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)  # of the processor; it ends the process, whatever library it is in
+    signal.alarm(5 * SECONDS)  # where it waits, or other work takes the processor
     try:
         ALL[reader].read(path)
     except (InputError, RunError) as error:
@@ -76,6 +77,7 @@ def problem(reader: str, path: Path) -> str | None:
     except BaseException:
         return traceback.format_exc()
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
     left = set(path.parent.iterdir()) - set(before)
     return f"left behind: {sorted(file.name for file in left)}" if left else None

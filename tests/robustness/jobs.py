@@ -2,16 +2,19 @@
 
     python -m tests.robustness.jobs TRIALS [COMMAND]
 
-ends each so many times by SIGKILL, half as often by SIGTERM and by Ctrl-C, starts each twice at once, and prints what
-went wrong.
+ends each so many times by SIGKILL, half as often by SIGTERM and by Ctrl-C, starts each twice at once and on a full
+disk, and prints what went wrong.
 """
 
+import contextlib
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -23,7 +26,7 @@ from animation.media.writing import write_mp4
 from tests import pose_models, synthetic
 from tests.clips import clip_settings, flags_of, write_keypoints
 from tests.face_models import write_face_models
-from tests.robustness.kills import Command, second_run, start, try_to_end, uninterrupted, wait
+from tests.robustness.kills import Command, log_of, on_small_disk, second_run, start, try_to_end, uninterrupted, wait
 from tests.test_animate import write_dance
 from tests.test_prepare_data import somebody
 
@@ -142,20 +145,44 @@ def end_all(named: dict[str, Command], root: Path, trials: int, seed: int = 0) -
     return problems
 
 
+@contextlib.contextmanager
+def small_disk(place: Path) -> Iterator[Callable[[int], None] | None]:
+    """A disk of 16 kB at a folder, and what makes it larger; None where none can be made."""
+
+    def mount(options: str) -> bool:
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+        with contextlib.suppress(OSError):
+            return subprocess.run(command, capture_output=True, check=False).returncode == 0
+        return False
+
+    if not mount("size=16k"):
+        yield None
+        return
+    try:
+        yield lambda size: None if mount(f"remount,size={size}") else sys.exit("the disk cannot be made larger")
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
 def main() -> int:
     """End all commands, or one."""
     torch.set_num_threads(1)  # threads do not survive the copying of a process
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         inputs = fresh(root / "inputs")
-        if wait(start(Command(lambda: write_inputs(inputs), []), root)) != 0:
-            raise RuntimeError((root / "log.txt").read_text())
+        if wait(start(Command(lambda: write_inputs(inputs), []), inputs)) != 0:
+            raise RuntimeError(log_of(inputs).read_text())
         named = {
             name: command for name, command in commands(inputs).items() if name in sys.argv[2:] or not sys.argv[2:]
         }
         problems = end_all(named, root, int(sys.argv[1]))
         for name, command in named.items():
             problems += [f"{name}, twice at once: {problem}" for problem in second_run(command, fresh(root / "run"))]
+            expected, _ = uninterrupted(command, fresh(root / "run"))
+            with small_disk(fresh(root / "run")) as grow:
+                if grow is not None:
+                    found = on_small_disk(command, root / "run", expected, grow)
+                    problems += [f"{name}: {problem}" for problem in found]
     print("\n".join(problems) or "all went on to the same results")
     return int(bool(problems))
 

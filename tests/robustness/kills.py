@@ -35,6 +35,11 @@ class Command:
     output: str = "out"
 
 
+def log_of(folder: Path) -> Path:
+    """What the runs of a folder say, beside it."""
+    return folder.with_name(f"{folder.name}.log").absolute()
+
+
 def start(command: Command, folder: Path) -> int:
     """Start a command in a process of its own, a copy of this one, whose imports are done; its number."""
     process = os.fork()
@@ -42,7 +47,7 @@ def start(command: Command, folder: Path) -> int:
         return process
     try:
         os.chdir(folder)
-        log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        log = os.open(log_of(folder), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
         sys.argv = ["command", *command.arguments]
@@ -123,7 +128,7 @@ def try_to_end(
             problems.append(f"ended with status {status}")
     status = wait(start(command, folder))
     if status != 0:
-        problems.append(f"status {status} when started again: {(folder / 'log.txt').read_text()[-500:]}")
+        problems.append(f"status {status} when started again: {log_of(folder).read_text()[-500:]}")
     found = results(folder / command.output)
     different = [name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)]
     problems += [f"other results: {', '.join(different[:5])}"] if different else []
@@ -137,7 +142,7 @@ def uninterrupted(command: Command, folder: Path) -> tuple[dict[str, str], float
     began = time.monotonic()
     status = wait(start(command, folder))
     if status != 0:
-        raise RuntimeError(f"status {status}: {(folder / 'log.txt').read_text()[-2000:]}")
+        raise RuntimeError(f"status {status}: {log_of(folder).read_text()[-2000:]}")
     return results(folder / command.output), time.monotonic() - began
 
 
@@ -148,8 +153,34 @@ def second_run(command: Command, folder: Path) -> list[str]:
         if wait(first, 0.005) is not None:
             return ["the first run ended before it took hold of its folder"]
     second = wait(start(command, folder))
-    told = "is at work there" in (folder / "log.txt").read_text()
+    told = "is at work there" in log_of(folder).read_text()
     problems = [] if told else ["the second run did not say who holds the folder"]
     problems += [f"the second run ended with status {second}"] if second not in (0, 2) else []
     status = wait(first)
     return problems + ([f"the first run ended with status {status}"] if status != 0 else [])
+
+
+def on_small_disk(command: Command, disk: Path, expected: dict[str, str], grow: Callable[[int], None]) -> list[str]:
+    """What is wrong with how a command takes a full disk, again and again, and with what it ends with.
+
+    Args:
+        disk: where it runs.
+        grow: makes that disk so many bytes large, with what is on it.
+    """
+    problems, size = [], 1 << 14
+    log_of(disk).unlink(missing_ok=True)
+    while (status := wait(start(command, disk))) != 0:
+        told = log_of(disk).read_text(errors="replace")
+        log_of(disk).unlink()
+        lines = [line for line in told.splitlines() if line.startswith("error: ")]
+        if status not in (1, 2) or "Traceback" in told or len(lines) != 1:
+            problems.append(f"on a disk of {size} bytes status {status}: {told[-1500:]}")
+        size *= 2
+        if size > 1 << 28:
+            return [*problems, "it does not end on a large disk either"]
+        grow(size)
+    found = results(disk / command.output)
+    different = [name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)]
+    problems += [f"other results after a full disk: {', '.join(different[:5])}"] if different else []
+    left = stale(disk)
+    return problems + ([f"left behind after a full disk: {', '.join(left[:5])}"] if left else [])
