@@ -19,6 +19,8 @@ CONDITIONED_FPS = 7  # what the model was trained to be told, whatever the writt
 LARGEST_FPS = 240
 LARGEST_SEED = 2**63 - 1
 NOISES = ("repeat", "fresh")
+SCHEDULES = ("karras", "ays")
+WINDOWS = ("overlapping", "shifted")
 CHANNEL_ORDERS = ("rgb", "bgr")
 
 
@@ -92,6 +94,16 @@ class Sampling(Settings):
     frames_overlap: int = flag(4, "frames that neighbouring windows share", least=0)
     noise_aug_strength: float = flag(0.02, "noise added to the photo", least=0)
     motion_bucket_id: float = flag(127.0, "amount of motion that the model is told")
+    schedule: str = flag("karras", "noise levels: SVD's own, or Align Your Steps' for few steps", choices=SCHEDULES)
+    guidance_interval: list[float] | None = flag(
+        None,
+        "lowest and highest noise level with guidance, such as 0.5 20; half the work outside; left out, all",
+        metavar="SIGMA",
+    )
+    windows: str = flag(
+        "overlapping", "as --frames_overlap says, or without overlap and shifted from step to step", choices=WINDOWS
+    )
+    cache: int = flag(1, "run the UNet's deep layers at every Nth step only; 1: at each", least=1)
     noise: str = flag("repeat", "initial noise: one window's, repeated, or fresh for each", choices=NOISES)
     seed: int = flag(SEED, "the same seed gives the same frames", least=0, most=LARGEST_SEED)
     face: int | None = flag(
@@ -116,6 +128,11 @@ class Sampling(Settings):
             raise InputError(
                 f"--frames_overlap {self.frames_overlap} is not below --tile_size {self.tile_size}; give at most "
                 f"{self.tile_size - 1}"
+            )
+        interval = self.guidance_interval
+        if interval is not None and (len(interval) != 2 or not interval[0] < interval[1]):
+            raise InputError(
+                f"--guidance_interval {' '.join(map(str, interval))}: give two noise levels, the lower one first"
             )
 
 
