@@ -21,8 +21,9 @@ from animation.modules.pose_net import PoseNet
 from animation.modules.unet import PoseGuidedUNet
 from animation.parallel import ALONE, Processes
 from animation.sampling import Checkpoint, Conditions, RefineX0, WindowedDenoiser, denoise
+from animation.schedules import EVERYWHERE, set_timesteps
 from animation.weights.loading import load_components
-from animation.windows import window_indices
+from animation.windows import windows_of_steps
 
 POSE_CHUNK = 16  # skeleton images that go through PoseNet at a time
 DEVICE_SHARE_FOR_POSES = 0.1  # of the free device memory: above it pose latents wait on the CPU
@@ -200,6 +201,10 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         checkpoint: Checkpoint | None = None,
         fresh_noise: bool = False,
+        schedule: str = "karras",
+        guidance_interval: Sequence[float] = EVERYWHERE,
+        windows: str = "overlapping",
+        cache: int = 1,
     ) -> torch.Tensor:
         """Sample the latents of the whole video, (1, F, 4, h, w) float32 on the execution device.
 
@@ -213,6 +218,10 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
             latents: (1, F, 4, h, w) initial latents instead, already times the scheduler's initial sigma.
             callback_on_step_end: as in diffusers: `callback(pipe, step, timestep, {"latents": …})`; a `latents` in
                 the dict that it returns replaces them.
+            schedule: `karras`, the scheduler's own noise levels, or `ays`: see `ays_sigmas`.
+            guidance_interval: the lowest and the highest noise level with guidance; one branch runs outside.
+            windows: `overlapping`, or `shifted`: with no overlap and other borders at each step.
+            cache: run the UNet's deep layers at every so many steps; 1: at each.
 
         Raises:
             InputError: an argument is out of range.
@@ -221,8 +230,8 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
         if num_inference_steps < 1:
             raise InputError(f"num_inference_steps {num_inference_steps} is below 1")
         num_frames, device = conditions.num_frames, self._execution_device
-        windows = window_indices(num_frames, tile_size, overlap)
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        first_windows, *later = windows_of_steps(windows, num_frames, tile_size, overlap, num_inference_steps)
+        set_timesteps(self.scheduler, num_inference_steps, schedule, device)
         if latents is None:
             latents = self._initial_latents(conditions, tile_size, generator, fresh_noise)
         first = guidance_scale if min_guidance_scale is None else min_guidance_scale
@@ -236,9 +245,16 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
             return (callback_on_step_end(self, step, timestep, tensors) or {}).get("latents", latents)
 
         self.denoiser = WindowedDenoiser(
-            self.unet, conditions, windows, device, cfg_batch=cfg_batch, processes=self.processes
+            self.unet,
+            conditions,
+            first_windows,
+            device,
+            cfg_batch=cfg_batch,
+            later=later if windows == "shifted" else (),
+            cache=cache,
+            processes=self.processes,
         )
-        with self.progress_bar(total=num_inference_steps * len(windows)) as progress:
+        with self.progress_bar(total=self.denoiser.num_windows(num_inference_steps)) as progress:
             return denoise(
                 self.denoiser,
                 self.scheduler,
@@ -248,6 +264,7 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
                 on_step_end=call_back,
                 on_window=progress.update,
                 checkpoint=checkpoint,
+                guidance_interval=guidance_interval,
             )
 
     def _initial_latents(

@@ -23,6 +23,7 @@ from animation.parallel import ALONE, Processes
 from animation.pipeline import AnimationPipeline
 from animation.report import RunReport
 from animation.sampling import Checkpoint
+from animation.schedules import EVERYWHERE
 from animation.settings import CONDITIONED_FPS, InferenceSettings, Inputs, Weights
 from animation.weights.loading import component_files, read_face_channel_order, resolve_svd_folder
 
@@ -50,6 +51,8 @@ def load_pipeline(
     settings: InferenceSettings, device: torch.device, report: RunReport, processes: Processes = ALONE
 ) -> AnimationPipeline:
     """Load the checkpoint that the settings name, on the device, with their levers pulled."""
+    if device.type == "cpu":
+        runtime.keep_freed_memory()
     parts = component_paths(settings, runtime.choose_dtype(settings.dtype, device))
     report.add_files(component_files(**parts))
     pipeline = AnimationPipeline.from_checkpoints(**parts)
@@ -136,6 +139,10 @@ def render(
             refine_x0=refine_x0,
             checkpoint=checkpoint and checkpoint(generator, getattr(refine_x0, "similarities", None)),
             fresh_noise=settings.noise == "fresh",
+            schedule=settings.schedule,
+            guidance_interval=settings.guidance_interval or EVERYWHERE,
+            windows=settings.windows,
+            cache=settings.cache,
         )
     report.facts["cfg_batch"] = pipeline.denoiser.cfg_batch
     report.facts["processes"] = {"count": pipeline.processes.count, "bytes": pipeline.processes.traffic}

@@ -11,8 +11,10 @@ from diffusers import EulerDiscreteScheduler
 from torch import Tensor
 
 from animation.errors import NonFiniteError
+from animation.modules.deep_cache import DeepFeatures, keep_deep, recall_deep
 from animation.modules.unet import PoseGuidedUNet
 from animation.parallel import ALONE, Processes
+from animation.schedules import EVERYWHERE, guided_steps, whole_steps
 from animation.windows import window_weights
 
 logger = logging.getLogger(__name__)
@@ -67,12 +69,27 @@ def automatic_cfg_batch(device: torch.device, window_pixels: int) -> int:
     return 2 if device.type != "cpu" or window_pixels <= CPU_BATCH_PIXELS else 1
 
 
+class WindowLayout:
+    """The windows of a step on the device, their weights, and the weights' sum in each frame, (F, 1, 1, 1)."""
+
+    def __init__(self, windows: Sequence[Sequence[int]], conditions: Conditions, device: torch.device):
+        self.windows = [torch.tensor(window, device=device) for window in windows]
+        self.pose_windows = [index.to(conditions.pose_latents.device) for index in self.windows]
+        weights_of = (torch.tensor(window_weights(len(window)), device=device) for window in windows)
+        self.weights = [weights[:, None, None, None] for weights in weights_of]
+        self.weight_sum = torch.zeros(conditions.num_frames, 1, 1, 1, device=device)
+        for index, weights in zip(self.windows, self.weights, strict=True):
+            self.weight_sum.index_add_(0, index, weights)
+
+
 class WindowedDenoiser:
     """Predicts v for a video of any length, window by window: a weighted sum over windows, to divide by `weight_sum`.
 
     Args:
         windows: frame numbers of each window, as `window_indices` gives them.
         device: where to sample.
+        later: windows of the steps after the first, where they differ, as `windows_of_steps` gives them.
+        cache: run the UNet's deep layers at every so many steps; see `deep_cache`.
         cfg_batch: 2 runs the guided and the unguided branch in one batch, 1 one after the other; None takes what is
             faster: 2 on an accelerator, going on with 1 where memory does not suffice, and for small windows on a CPU.
         processes: that share the windows; each sums its own alone.
@@ -86,23 +103,38 @@ class WindowedDenoiser:
         device: torch.device,
         *,
         cfg_batch: int | None = None,
+        later: Sequence[Sequence[Sequence[int]]] = (),
+        cache: int = 1,
         processes: Processes = ALONE,
     ):
-        self.unet, self.conditions, self.device, self.processes = unet, conditions, device, processes
+        if cache > 1 and processes.count > 1:
+            raise ValueError("deep features are kept by one process alone")
+        self.unet, self.conditions, self.device, self.cache = unet, conditions, device, cache
+        self.processes = processes
         window_pixels = len(windows[0]) * conditions.image_latents[0, 0].numel()
         self.cfg_batch = cfg_batch or automatic_cfg_batch(device, window_pixels)
         self._may_fall_back = cfg_batch is None
-        self.windows = [torch.tensor(window, device=device) for window in windows]
-        self._pose_windows = [index.to(conditions.pose_latents.device) for index in self.windows]
-        weights_of = (torch.tensor(window_weights(len(window)), device=device) for window in windows)
-        self._weights = [weights[:, None, None, None] for weights in weights_of]
-        self.weight_sum = torch.zeros(conditions.num_frames, 1, 1, 1, device=device)
-        for index, weights in zip(self.windows, self._weights, strict=True):
-            self.weight_sum.index_add_(0, index, weights)
+        self._deep = DeepFeatures()
+        self._layouts = [WindowLayout(step, conditions, device) for step in (windows, *later)]
+        self.begin_step(0)
+
+    def begin_step(self, step: int, whole: bool = True) -> None:
+        """Take the windows of a step; where it is not `whole`, deep features of the step before serve again."""
+        self._layout, self._whole = self._layouts[step % len(self._layouts)], whole
+
+    @property
+    def weight_sum(self) -> Tensor:
+        """(F, 1, 1, 1), the weights of this step's windows in each frame."""
+        return self._layout.weight_sum
+
+    def num_windows(self, num_steps: int, first: int = 0) -> int:
+        """Of so many steps from one on."""
+        steps = range(first, first + num_steps)
+        return sum(len(self._layouts[step % len(self._layouts)].windows) for step in steps)
 
     def own(self, guided: bool) -> dict[int, list[int]]:
         """The windows of this process by number, and the branches of each that it predicts, in `accumulate`'s order."""
-        work = [(window, branch) for window in range(len(self.windows)) for branch in range(1 + guided)]
+        work = [(window, branch) for window in range(len(self._layout.windows)) for branch in range(1 + guided)]
         by_window = itertools.groupby(self.processes.own(work), key=lambda pair: pair[0])
         return {window: [branch for _, branch in pairs] for window, pairs in by_window}
 
@@ -119,43 +151,59 @@ class WindowedDenoiser:
             (branches, F, 4, h, w) float32: the unconditional branch if guided, then the conditional one.
         """
         total = scaled_latents.new_zeros(1 + guided, *scaled_latents.shape[1:])
+        layout = self._layout
         for window, branches in self.own(guided).items():
-            index, weights = self.windows[window], self._weights[window]
-            poses = self.conditions.pose_latents[self._pose_windows[window]]
+            index, weights = layout.windows[window], layout.weights[window]
+            poses = self.conditions.pose_latents[layout.pose_windows[window]]
             if poses.device != self.device:
                 poses = (poses.pin_memory() if self.device.type == "cuda" else poses).to(self.device, non_blocking=True)
-            prediction = self._predict(scaled_latents[:, index], timestep, poses[None], guided, branches)
+            prediction = self._predict(scaled_latents[:, index], timestep, poses[None], guided, branches, index)
             total[branches[0] : branches[-1] + 1].index_add_(1, index, prediction.float() * weights)
             on_window()
         return total
 
     def _predict(
-        self, latents: Tensor, timestep: Tensor, poses: Tensor, guided: bool, branches: Sequence[int]
+        self, latents: Tensor, timestep: Tensor, poses: Tensor, guided: bool, branches: Sequence[int], index: Tensor
     ) -> Tensor:
         """One window, (1, f, 4, h, w) → (branches, f, 4, h, w)."""
         image_latents = self.conditions.image_latents[:, None].expand(-1, latents.shape[1], -1, -1, -1)
         latents = latents.to(image_latents.dtype)
         conditional = torch.cat([latents, image_latents], dim=2)  # (1, f, 8, h, w)
         if branches == [int(guided)]:
-            return self._run_unet(conditional, timestep, poses)
+            return self._run_unet(conditional, timestep, poses, index)
         unconditional = torch.cat([latents, torch.zeros_like(image_latents)], dim=2)
         if branches == [0]:
-            return self._run_unet(unconditional, timestep, None)
+            return self._run_unet(unconditional, timestep, None, index)
         if self.cfg_batch == 2:
             try:
-                return self._run_unet(torch.cat([unconditional, conditional]), timestep, poses)
+                return self._run_unet(torch.cat([unconditional, conditional]), timestep, poses, index)
             except torch.OutOfMemoryError:
                 if not self._may_fall_back:
                     raise
             self.cfg_batch = 1
             torch.cuda.empty_cache()
             logger.info("both guidance branches in one batch do not fit the memory: going on with one after the other")
-        return torch.cat([self._run_unet(unconditional, timestep, None), self._run_unet(conditional, timestep, poses)])
+        alone = (unconditional, None), (conditional, poses)
+        return torch.cat([self._run_unet(sample, timestep, poses, index) for sample, poses in alone])
 
-    def _run_unet(self, sample: Tensor, timestep: Tensor, poses: Tensor | None) -> Tensor:
+    def _run_unet(self, sample: Tensor, timestep: Tensor, poses: Tensor | None, index: Tensor) -> Tensor:
+        """One call for the frames of `index`: of both branches, or of one, the unconditional where `poses` is None."""
         tokens = self.conditions.tokens if poses is not None else self.conditions.tokens[:0]
         time_ids = self.conditions.added_time_ids.expand(len(sample), -1)
-        return self.unet(sample, timestep, tokens, time_ids, pose_latents=poses, return_dict=False)[0]
+
+        def call() -> Tensor:
+            return self.unet(sample, timestep, tokens, time_ids, pose_latents=poses, return_dict=False)[0]
+
+        branches = slice(0, 1) if poses is None else slice(2 - len(sample), 2)
+        if self.cache == 1:
+            return call()
+        if not self._whole:
+            with recall_deep(self.unet, self._deep.recall(branches, index)):
+                return call()
+        with keep_deep(self.unet) as kept:
+            prediction = call()
+        self._deep.keep(branches, index, self.conditions.num_frames, kept[0])
+        return prediction
 
 
 class _FiniteCheck:
@@ -200,6 +248,7 @@ def denoise(
     on_step_end: Callable[[int, Tensor, Tensor], Tensor] = lambda step, timestep, latents: latents,
     on_window: Callable[..., object] = lambda count=1: None,
     checkpoint: Checkpoint | None = None,
+    guidance_interval: Sequence[float] = EVERYWHERE,
 ) -> Tensor:
     """Denoise a whole video, all its windows at each step, to clean latents, (1, F, 4, h, w) float32.
 
@@ -208,6 +257,7 @@ def denoise(
         latents: (1, F, 4, h, w), noise times the scheduler's initial sigma.
         guidance_scale: (F,), a scale for each frame; where none is above 1 only the conditional branch runs.
         refine_x0, checkpoint: see there.
+        guidance_interval: the lowest and the highest noise level with guidance.
         on_step_end: called with the step, its timestep and the latents; returns the latents to go on with.
         on_window: called after each window; with the number of windows that an earlier run has done.
 
@@ -215,7 +265,9 @@ def denoise(
         NonFiniteError: the latents hold NaN or infinity; it names the step.
     """
     latents = latents.float()
-    guided = bool((guidance_scale > 1).any())
+    anywhere = bool((guidance_scale > 1).any())
+    guided = [anywhere and within for within in guided_steps(scheduler.sigmas[:-1].tolist(), guidance_interval)]
+    whole = whole_steps(guided, denoiser.cache)
     guidance = guidance_scale.to(latents.device, latents.dtype)[None, :, None, None, None]
     timesteps = scheduler.timesteps
     first = 0
@@ -223,18 +275,19 @@ def denoise(
         first, latents = kept[0], kept[1].to(latents)
     scheduler.set_begin_index(first)  # otherwise the first step asks the device where it is
     if first:
-        on_window(first * len(denoiser.windows))
+        on_window(denoiser.num_windows(first))
     check = _FiniteCheck(len(timesteps), latents.device)
     for step, timestep in enumerate(timesteps[first:], first):
         sigma = float(scheduler.sigmas[step])  # kept on the host by the scheduler
         scaled_latents = scheduler.scale_model_input(latents, timestep)
-        prediction = denoiser.accumulate(scaled_latents, timestep, guided, on_window) / denoiser.weight_sum
+        denoiser.begin_step(step, whole[step])
+        prediction = denoiser.accumulate(scaled_latents, timestep, guided[step], on_window) / denoiser.weight_sum
         v = prediction[-1:]
-        if guided:
+        if guided[step]:
             unconditional, conditional = prediction.chunk(2)
             v = unconditional + guidance * (conditional - unconditional)
         v = denoiser.processes.sum(v)  # all of the above is linear in the windows
-        if elsewhere := len(denoiser.windows) - len(denoiser.own(guided)):
+        if elsewhere := denoiser.num_windows(1, step) - len(denoiser.own(guided[step])):
             on_window(elsewhere)
         if refine_x0 is not None:
             x0 = refine_x0(predicted_x0(v, latents, sigma), step, len(timesteps))
@@ -242,7 +295,8 @@ def denoise(
         latents = scheduler.step(v, timestep, latents).prev_sample
         check.record(step, latents)
         latents = on_step_end(step, timestep, latents)
-        if checkpoint is not None and denoiser.processes.is_first:
+        if checkpoint is not None and denoiser.processes.is_first and (step + 1 == len(timesteps) or whole[step + 1]):
+            # Nothing is kept of deep layers.
             checkpoint.keep(step + 1, latents, denoiser)
     if latents.is_cuda:
         torch.cuda.synchronize(latents.device)

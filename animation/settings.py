@@ -13,12 +13,15 @@ from animation.face.embedding import load_face_embedding
 from animation.flags import FILES, FRAMES, NOTHING, Settings, flag
 from animation.media.images import FrameFolder, check_size, load_photo, warn_if_stretched
 from animation.media.writing import FRAMES_FOLDER, PARTIAL_FOLDER, check_writable
+from animation.parallel import Processes
 
 SEED = 23123134
 CONDITIONED_FPS = 7  # what the model was trained to be told, whatever the written video's rate
 LARGEST_FPS = 240
 LARGEST_SEED = 2**63 - 1
 NOISES = ("repeat", "fresh")
+SCHEDULES = ("karras", "ays")
+WINDOWS = ("overlapping", "shifted")
 CHANNEL_ORDERS = ("rgb", "bgr")
 
 
@@ -92,6 +95,16 @@ class Sampling(Settings):
     frames_overlap: int = flag(4, "frames that neighbouring windows share", least=0)
     noise_aug_strength: float = flag(0.02, "noise added to the photo", least=0)
     motion_bucket_id: float = flag(127.0, "amount of motion that the model is told")
+    schedule: str = flag("karras", "noise levels: SVD's own, or Align Your Steps' for few steps", choices=SCHEDULES)
+    guidance_interval: list[float] | None = flag(
+        None,
+        "lowest and highest noise level with guidance, such as 0.5 20; half the work outside; left out, all",
+        metavar="SIGMA",
+    )
+    windows: str = flag(
+        "overlapping", "as --frames_overlap says, or without overlap and shifted from step to step", choices=WINDOWS
+    )
+    cache: int = flag(1, "run the UNet's deep layers at every Nth step only; 1: at each", least=1)
     noise: str = flag("repeat", "initial noise: one window's, repeated, or fresh for each", choices=NOISES)
     seed: int = flag(SEED, "the same seed gives the same frames", least=0, most=LARGEST_SEED)
     face: int | None = flag(
@@ -117,6 +130,13 @@ class Sampling(Settings):
                 f"--frames_overlap {self.frames_overlap} is not below --tile_size {self.tile_size}; give at most "
                 f"{self.tile_size - 1}"
             )
+        interval = self.guidance_interval
+        if interval is not None and (len(interval) != 2 or not interval[0] < interval[1]):
+            raise InputError(
+                f"--guidance_interval {' '.join(map(str, interval))}: give two noise levels, the lower one first"
+            )
+        if self.cache > 1 and (count := Processes.of_environment().count) > 1:
+            raise InputError(f"--cache {self.cache}: not with {count} processes for one clip; leave it out")
 
 
 @dataclass(kw_only=True)

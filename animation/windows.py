@@ -2,6 +2,8 @@
 
 from animation.errors import InputError
 
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+
 
 def window_indices(num_frames: int, tile_size: int, overlap: int) -> list[list[int]]:
     """The frames that each window holds, ascending.
@@ -30,6 +32,32 @@ def window_indices(num_frames: int, tile_size: int, overlap: int) -> list[list[i
     if windows[-1][-1] < num_frames - 1:
         windows.append([0, *range(num_frames - tile_size + 1, num_frames)])
     return windows
+
+
+def shifted_windows(num_frames: int, tile_size: int, step: int) -> list[list[int]]:
+    """The windows of a step, next to each other with no overlap, where each step has its borders elsewhere.
+
+    Every window starts with frame 0. The borders of step 0 are those of an overlap of 1; those of step s lie the
+    fractional part of s times the golden ratio further, a share of a window, so that they spread evenly over few steps.
+    The first and the last window are whole, and share frames with their neighbours.
+
+    Args:
+        num_frames, tile_size: see `window_indices`.
+        step: of the sampler, from 0.
+    """
+    if num_frames <= tile_size:
+        return window_indices(num_frames, tile_size, 0)
+    own = tile_size - 1  # frames of a window, without frame 0
+    offset = int(step * GOLDEN_RATIO % 1 * own)
+    starts = {min(max(start, 1), num_frames - own) for start in range(1 + offset - own, num_frames, own)}
+    return [[0, *range(start, start + own)] for start in sorted(starts)]
+
+
+def windows_of_steps(kind: str, num_frames: int, tile_size: int, overlap: int, num_steps: int) -> list[list[list[int]]]:
+    """The windows of each step, `overlapping` or `shifted`: see `window_indices` and `shifted_windows`."""
+    if kind == "shifted":
+        return [shifted_windows(num_frames, tile_size, step) for step in range(num_steps)]
+    return [window_indices(num_frames, tile_size, overlap)] * num_steps
 
 
 def window_weights(size: int) -> list[float]:

@@ -1,9 +1,11 @@
-"""Time of a guided step, naive beside ours, in turn in one process.
+"""Time of a guided step: ours beside a naive one, plain or with torch's fused attention, in turn.
 
     python -m benchmarks.denoise                                    # small widths on the CPU
+    python -m benchmarks.denoise --config released --frames 4 --steps "fused fp32" "ours fp32" "ours bf16"
     python -m benchmarks.denoise --config released --device cuda --dtypes fp16 bf16 --frames 16 --height 512 --width 512
 
-Weights are random. A ratio is that of a repetition's two times, given as median (smallest to largest).
+Weights are random. Each side and number format has a process and memory of its own, in which nothing else runs at the
+same time. A ratio is that of a repetition's two times, given as median (smallest to largest).
 """
 
 import argparse
@@ -11,25 +13,31 @@ import itertools
 import statistics
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from animation.modules.pose_net import PoseNet
 from animation.modules.unet import PoseGuidedUNet
-from animation.runtime import DTYPES
+from animation.runtime import DTYPES, keep_freed_memory
 from animation.sampling import Conditions, WindowedDenoiser
 from benchmarks.naive import naive_unet, predict_video
-from benchmarks.timing import seconds_in_turn, spread
+from benchmarks.timing import in_a_process, seconds_in_turn, spread
 
 CONFIGS = {
     "small": {"block_out_channels": (128, 256, 512, 512), "num_attention_heads": (2, 4, 8, 8)},
     "released": {"block_out_channels": (320, 640, 1280, 1280), "num_attention_heads": (5, 10, 20, 20)},
 }
-GOAL_SIZE = ("small", 8, 256, 256)  # config, frames, height and width that the goals are for
-GOALS = {("naive fp32", "ours fp32"): 1.15, ("naive fp32", "ours bf16"): 1.75, ("naive bf16", "ours bf16"): 2.5}
+GOALS = {
+    ("small", "fused fp32", "ours fp32"): 1.25,
+    ("released", "fused fp32", "ours fp32"): 1.25,
+    ("released", "fused fp32", "ours bf16"): 3.3,
+    ("small", "fused fp32", "ours fp32, compiled"): 1.4,
+    ("released", "fused fp32", "ours fp32, compiled"): 1.4,
+}
 
 
-def build_steps(args: argparse.Namespace, name: str) -> dict[str, Callable[[], torch.Tensor]]:
-    """One guided step of one window in a number format, naive and ours, on the same weights and inputs.
+def build_steps(args: argparse.Namespace, name: str, ours: bool) -> dict[str, Callable[[], torch.Tensor]]:
+    """One guided step of one window in a number format, ours or naive ones, on the same weights and inputs.
 
     Each returns the unconditional and the conditional prediction, (2, F, 4, h, w).
     """
@@ -41,7 +49,7 @@ def build_steps(args: argparse.Namespace, name: str) -> dict[str, Callable[[], t
         pose_net = PoseNet(out_channels=unet.config.block_out_channels[0])
         torch.nn.init.normal_(pose_net.final_proj.weight, std=0.1)
     unet, pose_net = (torch.nn.Module.to(model, dtype).eval().requires_grad_(False) for model in (unet, pose_net))
-    naive, generator = naive_unet(unet), torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(1)
 
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator).to(device, dtype)
@@ -54,46 +62,63 @@ def build_steps(args: argparse.Namespace, name: str) -> dict[str, Callable[[], t
     conditions = Conditions(tokens, image_latents, pose_net(poses), time_ids)
     windows = [list(range(args.frames))]
 
-    def run_naive() -> torch.Tensor:
+    def run_naive(unet: PoseGuidedUNet) -> torch.Tensor:
         inputs = latents, image_latents, timestep, tokens, time_ids, poses
-        return torch.stack(predict_video(naive, pose_net, *inputs, windows))
+        return torch.stack(predict_video(unet, pose_net, *inputs, windows))
 
     def run_ours(cfg_batch: int) -> torch.Tensor:
         denoiser = WindowedDenoiser(unet, conditions, windows, device, cfg_batch=cfg_batch)
         return denoiser.accumulate(latents.float(), timestep, True, lambda: None) / denoiser.weight_sum
 
+    if not ours:
+        naive, fused = naive_unet(unet), naive_unet(unet, fused=True)
+        return {f"naive {name}": lambda: run_naive(naive), f"fused {name}": lambda: run_naive(fused)}
+    if device.type == "cpu":
+        keep_freed_memory()
     return {
-        f"naive {name}": run_naive,
         f"ours {name}": lambda: run_ours(1),
         f"ours {name}, both branches in one batch": lambda: run_ours(2),
     }
 
 
-@torch.inference_mode()
-def main() -> None:
-    """Measure and print tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """The flags that say what a step is."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", choices=CONFIGS, default="small")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["fp32", "bf16"])
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--height", type=int, default=256, help="pixels")
     parser.add_argument("--width", type=int, default=256, help="pixels")
+    return parser
+
+
+def main() -> None:
+    """Measure and print tables."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--steps", nargs="+", metavar="STEP", help="such as 'fused fp32'; left out, all of --dtypes")
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    steps = {name: step for dtype in args.dtypes for name, step in build_steps(args, dtype).items()}
-    size = args.config, args.frames, args.height, args.width
-    print(f"config, frames, height, width: {size}; {args.device}, {torch.get_num_threads()} threads")
+    steps: dict[str, Callable[[], np.ndarray]] = {}
+    for dtype, ours in itertools.product(args.dtypes, (False, True)):
+        side = [name for name in args.steps or [] if dtype in name and name.startswith("ours") is ours]
+        if side or not args.steps:
+            found = in_a_process(build_steps, args, dtype, ours)
+            steps |= {name: found[name] for name in side or found}
+    print(
+        f"{args.config} widths, {args.frames} frames of {args.width}×{args.height}; {args.device}, "
+        f"{torch.get_num_threads()} threads"
+    )
     seconds = seconds_in_turn(steps, args.repeats)
-    expected = next(iter(steps.values()))().float()
+    expected = next(iter(steps.values()))()
     print(f"\n{'one step':44s} {'seconds':>8s} {'relative distance from the first':>33s}")
     for name, step in steps.items():
-        error = ((step().float() - expected).norm() / expected.norm()).item()
+        error = np.linalg.norm(step() - expected) / np.linalg.norm(expected)
         print(f"{name:44s} {statistics.median(seconds[name]):8.3g} {error:33.1e}")
     print(f"\n{'ratio':56s} {'times as fast':24s} goal")
     for slow, fast in itertools.product(steps, steps):
-        if slow.startswith("naive") and fast.startswith("ours"):
-            goal = GOALS.get((slow, fast), "") if size == GOAL_SIZE else ""
+        if not slow.startswith("ours") and fast.startswith("ours"):
+            goal = GOALS.get((args.config, slow, fast), "")
             print(f"{f'{slow} / {fast}':56s} {spread(seconds[slow], seconds[fast]):24s} {goal}")
 
 

@@ -68,7 +68,7 @@ def test_every_limit_is_kept_and_less_memory_never_costs_less(bare_card):
             limit = (plan.bytes - 1) / GB
     assert costs == sorted(costs)
     assert costs[0] == (False, 0, 0, 0, 0)
-    assert costs[-1][1] > 0  # smaller windows come last
+    assert any(costs[-1][1:3])  # smaller windows and chunks come last
     assert len(set(costs)) == len(costs) > 4
     assert plan.bytes / GB == pytest.approx(float(re.search(r"least is ([\d.]+) GB", str(refusal.value))[1]), abs=0.01)
 

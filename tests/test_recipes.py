@@ -9,7 +9,7 @@ from torch import nn
 from animation.modules.attention_processor import IDAdapterAttnProcessor
 from animation.modules.unet import PoseGuidedUNet
 from DWPose.detector import PersonDetector
-from recipes import detectors, loop, pose_estimator, recogniser
+from recipes import detectors, fast_modes, loop, pose_estimator, recogniser
 from recipes.animation import UNET
 from recipes.figures import ablation
 
@@ -122,6 +122,35 @@ def test_pose_samples_and_outputs():
     assert (columns.shape, rows.shape) == ((1, 133, 576), (1, 133, 768))
     torch.testing.assert_close(columns.amax(-1), rows.amax(-1))
     assert columns.max() <= 1
+
+
+def test_the_arithmetic_of_fast_modes(monkeypatch):
+    monkeypatch.setattr(fast_modes, "unet_tflop", lambda whole: 20.0 if whole else 8.0)
+    assert fast_modes.arithmetic({}) == (38 * 25 * 2, 38 * 25 * 2 * 20)
+    assert fast_modes.arithmetic({"num_inference_steps": 10, "schedule": "ays"}) == (760, 760 * 20)
+    assert fast_modes.arithmetic({"cache": 2}) == (1900, 38 * 2 * (13 * 20 + 12 * 8))
+    sigmas = [700, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034]
+    calls = sum(38 * (1 + (0.5 <= sigma <= 50)) for sigma in sigmas)
+    ays = {"num_inference_steps": 10, "schedule": "ays"}
+    assert fast_modes.arithmetic(ays | fast_modes.INTERVAL)[0] == calls
+    standard, fast = (fast_modes.arithmetic(fast_modes.MODES[name])[1] for name in ("standard", "fast"))
+    assert fast < standard / 3.5
+
+
+@pytest.mark.slow
+def test_the_released_unet_with_cached_deep_layers_does_under_half_of_the_work():
+    whole, cached = fast_modes.unet_tflop(True), fast_modes.unet_tflop(False)
+    assert 18 < whole < 21  # 16 frames of 512×512
+    assert 0.3 < cached / whole < 0.5
+
+
+def test_the_front_holds_what_nothing_is_better_and_cheaper_than(tmp_path):
+    def point(tflop, quality):
+        return {"tflop": tflop, "psnr": quality, "csim_photo": quality / 100}
+
+    figures = {"standard": point(9, 24), "fast": point(2, 23), "cheap": point(1, 20), "poor": point(3, 22)}
+    assert fast_modes.draw(figures, tmp_path / "plot.png") == ["cheap", "fast", "standard"]
+    assert (tmp_path / "plot.png").stat().st_size > 5000
 
 
 def test_recogniser_sample():

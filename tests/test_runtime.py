@@ -1,5 +1,9 @@
 """Devices, number formats and memory levers."""
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
@@ -148,3 +152,25 @@ def test_offloading_gives_the_same_frames(pipe, case, offload):
     expected = run(pipe)
     runtime.place(pipe.to("cpu"), CUDA, offload)
     assert np.abs(run(pipe) - expected).max() < 2 / 255
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="for glibc's allocator")
+@pytest.mark.parametrize("keep", [True, False])
+def test_kept_memory_is_not_mapped_again(keep):
+    """Pages that the kernel must clear while the same large tensor is made again and again."""
+    code = f"""
+import resource, torch
+from animation.runtime import keep_freed_memory
+if {keep}:
+    keep_freed_memory()
+for _ in range(10):  # until the freed pieces have grown together
+    torch.ones(2**24)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    torch.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    pages = 10 * 2**26 // 4096
+    assert faults < pages / 100 if keep else faults > pages / 2, faults

@@ -65,13 +65,14 @@ def clip(output, video, **changes):
     make_clip(settings, settings.read_inputs(), Models())
 
 
+FEW_STEPS = {"num_inference_steps": 10, "frames_overlap": 2, "decode_chunk_size": 2}
 RUNS = {
     "case-1": lambda output: basic(1, output),
     "case-2": lambda output: basic(2, output),
     "case-3": lambda output: basic(3, output),
     "case-1 with face optimisation": optimised,
-    "a clip of skeletons": lambda output: clip(output, ROOT / "inference" / "case-1" / "poses", preset="draft"),
-    "a clip of a video": lambda output: clip(output, ROOT / "inference" / "driver.mp4", preset="draft"),
+    "a clip of skeletons": lambda output: clip(output, ROOT / "inference" / "case-1" / "poses", **FEW_STEPS),
+    "a clip of a video": lambda output: clip(output, ROOT / "inference" / "driver.mp4", **FEW_STEPS),
 }
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from animation.app.settings import Limits
 from animation.errors import InputError
-from animation.media.images import IMAGE_SUFFIXES, UNREADABLE, frame_number
+from animation.media.images import IMAGE_SUFFIXES, frame_number
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # of pictures: no format that names other files
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,ogg,gif"  # likewise: no playlist, which would open what it names
@@ -41,7 +41,7 @@ def check_picture(source: Path | io.BytesIO, limits: Limits, name: str = "the ph
             image = Image.open(source, formats=FORMATS)
         with image:
             width, height, kind = *image.size, image.format
-    except UNREADABLE as error:
+    except Exception as error:  # of a damaged file Pillow raises almost anything
         if isinstance(error, Image.DecompressionBombError):
             raise InputError(f"{name} has too many pixels; give one of at most {_megapixels(limits)}") from None
         raise InputError(f"{name} is not a picture that can be read; give a PNG or JPEG file") from None

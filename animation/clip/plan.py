@@ -7,7 +7,7 @@ from animation.clip.driver import IN_WORDS
 from animation.clip.settings import ClipInputs, ClipSettings
 from animation.clip.skeletons import looped
 from animation.parallel import rounds
-from animation.windows import window_indices
+from animation.windows import windows_of_steps
 
 if TYPE_CHECKING:
     from animation.planning.planner import Plan
@@ -24,7 +24,8 @@ def describe(settings: ClipSettings, inputs: ClipInputs, processes: int = 1) -> 
     driver, framing = inputs.driver, inputs.framing
     count, steps, overlap = num_frames(settings, inputs), settings.num_inference_steps, settings.frames_overlap
     assert steps is not None and overlap is not None  # resolved
-    windows = len(window_indices(count, settings.tile_size, overlap))
+    of_steps = windows_of_steps(settings.windows, count, settings.tile_size, overlap, steps)
+    windows, in_all = len(of_steps[0]), sum(map(len, of_steps))
     size = f"{framing.width}×{framing.height}"
     if framing.output_size != (framing.width, framing.height):
         size += f", cut to {framing.output_size[0]}×{framing.output_size[1]}"
@@ -33,7 +34,8 @@ def describe(settings: ClipSettings, inputs: ClipInputs, processes: int = 1) -> 
         f"driver    {driver.path}, {IN_WORDS[driver.kind]}: {count} frames at {driver.fps:.4g} a second, "
         f"{count / driver.fps:.2f} s",
         f"sampling  {steps} steps of {windows} windows of {min(settings.tile_size, count)} frames that share "
-        f"{overlap}: {steps * windows * (1 + settings.guided)} calls of the UNet",
+        f"{overlap}: {'at most ' if settings.guidance_interval else ''}{in_all * (1 + settings.guided)} calls of "
+        "the UNet",
         f"decoding  {settings.decode_chunk_size} frames together",
     ]
     if settings.face_optimization:

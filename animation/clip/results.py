@@ -24,7 +24,7 @@ from animation.media.writing import AnimationWriter
 from animation.report import RunReport
 from animation.settings import Inputs
 from animation.skeletons.preview import skeleton_panels
-from animation.windows import window_indices
+from animation.windows import windows_of_steps
 from DWPose.recording import KEYPOINTS_FILE, load_recording
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,9 @@ class Results:
                     csim.append(likeness(frame))
         with report.stage("show"):
             shown = self._show(csim)
-        windows = window_indices(self.first + self.count, settings.tile_size, settings.frames_overlap)
+        count, steps = self.first + self.count, settings.num_inference_steps
+        overlap = settings.frames_overlap
+        *_, windows = windows_of_steps(settings.windows, count, settings.tile_size, overlap, steps)
         facts = {
             "num_frames": self.count,
             "sound": self.sound and round(self.sound.seconds, 3),

@@ -67,13 +67,14 @@ class ImageTokenAttnProcessor:
     def __call__(
         self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: None = None
     ) -> Tensor:
-        """Attend to the image token, the first of (B·h·w, T, D), which are equal over the h·w rows of a sample.
+        """Attend to the image token, the first of (B·r, T, D), which are equal over the r rows of a sample.
 
-        Returns (B·h·w, 1, C), or (1, 1, C) for one sample: it is the same for all frames and broadcasts over them.
+        Returns (B·h·w, 1, C) for hidden states of (B·h·w, F, C), or (1, 1, C) for one sample: it is the same for all
+        frames and broadcasts over them.
         """
-        rows = self.layout.rows_per_sample(hidden_states.shape[0])
-        token = encoder_hidden_states[::rows, 0]  # (B, D)
+        token = encoder_hidden_states[:: self.layout.rows_per_sample(len(encoder_hidden_states)), 0]  # (B, D)
         output = attn.to_out[0](attn.to_v(token))[:, None]
+        rows = len(hidden_states) // len(token)
         return output if len(token) == 1 else repeat(output, "b 1 c -> (b rows) 1 c", rows=rows)
 
 
@@ -164,7 +165,7 @@ def folded_attention(
     key = id_key.unflatten(-1, (heads, -1)) * attn.scale  # (N, n, heads, d)
     query_weight = attn.to_q.weight.unflatten(0, (heads, -1))
     query_fold = torch.einsum("bnhd,hdc->bhnc", key, query_weight).flatten(1, 2)  # (N, heads·n, C)
-    logits = hidden_states.reshape(samples, frames * pixels, -1) @ query_fold.mT
+    logits = products(hidden_states.reshape(samples, frames * pixels, -1), query_fold.mT)
     probs = logits.unflatten(-1, (heads, n)).softmax(-1).flatten(-2)  # (N, F·S, heads·n)
 
     # A head's probabilities sum to 1: subtracting one number from all values shifts y, dividing all by another scales
@@ -176,7 +177,7 @@ def folded_attention(
     value = (value / unit).to(dtype).unflatten(-1, (heads, -1))  # (N, n, heads, d)
     gram = torch.einsum("bnhd,bmhd->bhnm", value, value)
     gram = torch.einsum("bhnm,hk->bhnkm", gram, torch.eye(heads, dtype=gram.dtype, device=gram.device))
-    y_square = (probs @ gram.flatten(3).flatten(1, 2)) * probs  # sums to |y|² over pixels and directions
+    y_square = products(probs, gram.flatten(3).flatten(1, 2)) * probs  # sums to |y|² over pixels and directions
     y_square_sum = y_square.unflatten(1, (frames, pixels)).sum((2, 3), dtype=torch.float32)  # (N, F)
     probs = probs.unflatten(1, (frames, pixels))
     direction_sum = rearrange(value.sum(-1, dtype=torch.float32), "b n heads -> b (heads n) 1")
@@ -193,5 +194,10 @@ def folded_attention(
     output_fold = torch.einsum("bnhd,chd->bhnc", value, output_proj.weight.unflatten(-1, (heads, -1)))
     constant = output_proj((z + (z_mean - y_mean * scale)[..., None]).to(dtype))  # (N, F, C)
     probs = (probs * scale[..., None, None]).flatten(1, 2)
-    output = (probs @ output_fold.flatten(1, 2)).unflatten(1, (frames, pixels)) + constant[:, :, None]
+    output = products(probs, output_fold.flatten(1, 2)).unflatten(1, (frames, pixels)) + constant[:, :, None]
     return output.flatten(0, 1)
+
+
+def products(a: Tensor, b: Tensor) -> Tensor:
+    """(N, S, K) @ (N, K, C); one alone as a plain product, whose kernels are faster than those of a batch."""
+    return (a[0] @ b[0])[None] if len(a) == 1 else a @ b

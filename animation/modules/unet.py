@@ -10,18 +10,24 @@ from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemp
 from einops import rearrange
 
 from animation.modules.attention_processor import BatchLayout, IDAdapterAttnProcessor, ImageTokenAttnProcessor
+from animation.modules.blocks import economise
 
 
 class PoseGuidedUNet(UNetSpatioTemporalConditionModel):
     """`UNetSpatioTemporalConditionModel` with pose latents added after `conv_in` and the ID-Adapter in its layers.
 
     It takes the arguments of SVD's own `unet/config.json`; its tensor names are those of the released `unet.pth`.
+
+    Attributes:
+        channels_last: whether features lie so in memory, which takes fewer copies; None: on a CPU.
     """
 
     @functools.wraps(UNetSpatioTemporalConditionModel.__init__)  # type: ignore[misc]
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        economise(self)
         self.layout = BatchLayout()
+        self.channels_last: bool | None = None
         self.set_attn_processor({name: self._processor(name) for name in self.attn_processors})
 
     def _processor(self, name: str) -> AttnProcessor2_0 | ImageTokenAttnProcessor | IDAdapterAttnProcessor:
@@ -63,6 +69,8 @@ class PoseGuidedUNet(UNetSpatioTemporalConditionModel):
         """
         unconditional = len(sample) - len(encoder_hidden_states)
         self.layout.samples, self.layout.unconditional = len(sample), unconditional
+        if sample.device.type == "cpu" if self.channels_last is None else self.channels_last:  # features follow it
+            sample = sample.movedim(2, -1).contiguous().movedim(-1, 2)
         encoder_hidden_states = F.pad(encoder_hidden_states, (0, 0, 0, 0, unconditional, 0))
 
         def add_pose(_conv_in, _inputs, features: torch.Tensor) -> torch.Tensor | None:  # features: (B·F, C, h, w)

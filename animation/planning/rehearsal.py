@@ -27,7 +27,7 @@ from animation.runtime import choose_dtype
 from animation.sampling import WindowedDenoiser, automatic_cfg_batch, denoise
 from animation.settings import InferenceSettings
 from animation.weights.loading import load_arcface, load_components
-from animation.windows import window_indices
+from animation.windows import windows_of_steps
 
 REHEARSED_CHUNKS = 2  # of frames: a second one meets what the first left
 PASSES = 4  # of the decoder in a gradient step: forward, once more for its gradients, and twice that backward
@@ -72,6 +72,7 @@ class Rehearsal:
         for network in self.networks.values():
             self._counter.hold(network.to(META))
         self._base = self._counter.now
+        self.networks["unet"].channels_last = device.type == "cpu"
         self._pipeline = cast(Any, AnimationPipeline(**components))
         self._pipeline._allocate_pose_latents = self._allocate_pose_latents
         self._decoder = "vae" if self._pipeline.preview_vae is None else "preview_vae"
@@ -88,8 +89,9 @@ class Rehearsal:
         batch, tile = self.cfg_batch(settings), min(settings.tile_size, self.num_frames)
         folding = settings.offload != "sequential"  # it reads weights that would lie elsewhere
         stage = self._rehearse("denoise", ("unet",), self._denoise, batch, tile, folding)
-        windows = len(window_indices(self.num_frames, settings.tile_size, settings.frames_overlap))
-        stages["denoise"] = replace(stage, flops=stage.flops * settings.num_inference_steps * windows)
+        size = self.num_frames, settings.tile_size, settings.frames_overlap
+        of_steps = windows_of_steps(settings.windows, *size, settings.num_inference_steps)
+        stages["denoise"] = replace(stage, flops=stage.flops * sum(map(len, of_steps)))
         if settings.vae_device == "cpu":
             return stages
         chunk = settings.decode_chunk_size

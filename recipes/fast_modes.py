@@ -1,0 +1,195 @@
+"""Quality over arithmetic of the fast modes, on held-out characters that move like others, with the same seeds.
+
+    python -m recipes.fast_modes
+
+Writes a table and a picture of both. The arithmetic is counted for 450 frames of 512×512 at the released size. Quality
+is that of the small checkpoint with guidance, in windows of 8 frames that share 2. What is done already is not done
+again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import EulerDiscreteScheduler
+from PIL import Image
+from tqdm import tqdm
+
+from animation import cli
+from animation.clip.figures import jump, seams, window_borders
+from animation.clip.settings import PRESETS
+from animation.files import read_json, write_json
+from animation.flags import flag, parse
+from animation.media.writing import AnimationWriter
+from animation.modules.deep_cache import recall_deep
+from animation.modules.unet import PoseGuidedUNet
+from animation.pipeline import AnimationPipeline
+from animation.planning.counting import META, FusedAttention, MetaCounter
+from animation.report import RunReport
+from animation.run import choose_channel_order, embed_photo, render
+from animation.schedules import EVERYWHERE, guided_steps, set_timesteps, whole_steps
+from animation.settings import InferenceSettings, Sampling, Weights
+from animation.weights.layout import fill_in
+from animation.windows import window_indices, windows_of_steps
+from puppets.writing import FPS, Format, write_case
+from recipes.figures import SIDE, FigureSettings, measure
+
+FRAMES = 22  # four windows of 8 frames that share 2
+SVD_NOISE = {"prediction_type": "v_prediction", "timestep_type": "continuous", "use_karras_sigmas": True}
+LONG = {"num_frames": 450, "tile_size": 16, "overlap": 4}
+AYS, INTERVAL = {"schedule": "ays", "num_inference_steps": 10}, {"guidance_interval": [0.5, 50.0]}
+SHIFTED = {"windows": "shifted"}
+OPTIONS = {"num_inference_steps", "schedule", "guidance_interval", "windows", "cache"}  # of a preset
+MODES: dict[str, dict[str, Any]] = {
+    "standard": {},
+    "10 steps": {"num_inference_steps": 10},
+    "AYS 10": AYS,
+    "interval": INTERVAL,
+    "shifted": SHIFTED,
+    "cache 2": {"cache": 2},
+    "cache 3": {"cache": 3},
+    "AYS 10, shifted": AYS | SHIFTED,
+    **{name: {key: PRESETS[name][key] for key in PRESETS[name].keys() & OPTIONS} for name in ("fast", "draft")},
+}
+
+
+@dataclass(kw_only=True)
+class FastSettings(FigureSettings):
+    """What is measured, and how it is animated; each mode sets its own of these."""
+
+    work: str = flag("output/fast_modes", "cases, results, evaluations", metavar="DIR")
+    figures: str = flag("recipes/state/fast_modes.json", "where the figures go", metavar="FILE")
+    picture: str = flag("docs/images/fast_modes.png", "where the picture goes", metavar="FILE")
+    runs: list[str] = flag(list(MODES), "modes; left out, all", metavar="MODE")
+    num_inference_steps: int | None = flag(25, "denoising steps where a mode says nothing else", least=1)
+    guidance_scale: float | None = flag(2.0, "how strongly the conditions are followed")
+    tile_size: int = flag(8, "frames that the UNet sees at once", least=2)
+    frames_overlap: int = flag(2, "frames that neighbouring windows share", least=0)
+
+
+@cache
+def unet_tflop(whole: bool, frames: int = LONG["tile_size"], side: int = 64) -> float:
+    """10¹² operations of a call of the released UNet for one guidance branch, whole or with deep layers cached."""
+    with torch.device(META):
+        unet = torch.nn.Module.to(PoseGuidedUNet(num_attention_heads=(5, 10, 20, 20)).eval(), META)
+    sample = torch.empty(1, frames, 8, side, side, device=META)
+    tokens, time_ids = torch.empty(1, 5, 1024, device=META), torch.empty(1, 3, device=META)
+    features = torch.empty(frames, unet.up_blocks[-2].upsamplers[0].channels, side // 2, side // 2, device=META)
+    with torch.no_grad(), FusedAttention(), MetaCounter() as counter:
+        if whole:
+            unet(sample, torch.zeros((), device=META), tokens, time_ids)
+        else:
+            with recall_deep(unet, features):
+                unet(sample, torch.zeros((), device=META), tokens, time_ids)
+    return counter.flops / 1e12
+
+
+def arithmetic(mode: Mapping[str, Any], num_steps: int = 25) -> tuple[int, float]:
+    """Calls of the UNet for one branch of one window, and TFLOP of them all, for a long video at the released size."""
+    chosen = SimpleNamespace(
+        **{"schedule": "karras", "num_inference_steps": num_steps, "windows": "overlapping", "cache": 1} | mode
+    )
+    scheduler = EulerDiscreteScheduler(**SVD_NOISE, sigma_min=0.002, sigma_max=700.0)
+    set_timesteps(scheduler, chosen.num_inference_steps, chosen.schedule, "cpu")
+    guided = guided_steps(scheduler.sigmas[:-1].tolist(), mode.get("guidance_interval") or EVERYWHERE)
+    windows = windows_of_steps(chosen.windows, *LONG.values(), chosen.num_inference_steps)
+    calls = [len(of_step) * (1 + both) for of_step, both in zip(windows, guided, strict=True)]
+    whole = whole_steps(guided, chosen.cache)
+    return sum(calls), sum(count * unet_tflop(is_whole) for count, is_whole in zip(calls, whole, strict=True))
+
+
+def animate_case(pipeline: AnimationPipeline, case: Path, output: Path, mode: dict, settings: FastSettings) -> None:
+    """Animate a case in a mode, as `inference_basic.py` would."""
+    run = InferenceSettings(
+        **settings.shared(Weights) | settings.shared(Sampling) | mode,
+        validation_image=str(case / "reference.png"),
+        validation_control_folder=str(case / "poses"),
+        output_dir=str(output),
+        height=SIDE,
+        width=SIDE,
+        decode_chunk_size=FRAMES,
+    )
+    inputs, device = run.read_inputs(), torch.device("cpu")
+    inputs.face_embedding = embed_photo(inputs.photo, run, choose_channel_order(run), device)
+    with AnimationWriter(output, len(inputs.poses), FPS, png=True, gif=False) as writer:
+        for frames in render(run, inputs, pipeline, RunReport({}, device)):
+            writer.write(frames)
+
+
+def load_frames(folder: Path) -> np.ndarray:
+    """(F, H, W, 3) uint8."""
+    return np.stack([np.asarray(Image.open(folder / f"frame_{number}.png")) for number in range(FRAMES)])
+
+
+def motion_figures(results: Path, truth: Path, settings: FastSettings) -> dict[str, float]:
+    """`flicker`, how far changes between frames are from the truth's, and `seam`, see `seams`; means over the cases."""
+    borders = window_borders(window_indices(FRAMES, settings.tile_size, settings.frames_overlap))
+    flicker, ratios = [], []
+    for case in sorted(results.iterdir()):
+        found, expected = load_frames(case / "animated_images"), load_frames(truth / case.name / "truth")
+        changes = (np.diff(frames.astype(np.int16), axis=0) for frames in (found, expected))
+        flicker.append(np.abs(np.subtract(*changes)).mean())
+        ratios.append(seams([jump(*pair) for pair in pairwise(found)], borders)["ratio"])
+    return {"flicker": round(float(np.mean(flicker)), 3), "seam": round(float(np.mean(ratios)), 3)}
+
+
+def draw(figures: Mapping[str, Mapping[str, float]], path: Path) -> list[str]:
+    """Draw PSNR and CSIM over TFLOP, with a line through the modes that no other one is better and cheaper than.
+
+    Returns their names for PSNR.
+    """
+    import matplotlib.pyplot as plt
+
+    fronts = []
+    figure, panels = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    for panel, quality in zip(panels, ("psnr", "csim_photo"), strict=True):
+        points = sorted((values["tflop"], values[quality], name) for name, values in figures.items())
+        front = [point for i, point in enumerate(points) if all(point[1] > other[1] for other in points[:i])]
+        panel.plot(*zip(*[point[:2] for point in front], strict=True), color="tab:blue", alpha=0.5)
+        for tflop, value, name in points:
+            panel.plot(tflop, value, "o", color="tab:orange" if name in PRESETS else "tab:blue")
+            panel.annotate(name, (tflop, value), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        panel.set(xlabel="TFLOP, 450 frames of 512×512", ylabel=quality, xscale="log")
+        fronts.append([name for *_, name in front])
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+    return fronts[0]
+
+
+def main() -> None:
+    """Make the cases, animate, measure, write the figures and the picture."""
+    cli.start_logging()
+    settings = fill_in(parse(FastSettings, __doc__))
+    settings.check()
+    pipeline = AnimationPipeline.from_checkpoints(
+        svd_folder=settings.pretrained_model_name_or_path,
+        unet_path=settings.unet_model_name_or_path,
+        pose_net_path=settings.posenet_model_name_or_path,
+        face_encoder_path=settings.face_encoder_model_name_or_path,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    form, work = Format(width=SIDE, height=SIDE, num_frames=FRAMES), Path(settings.work)
+    truth, path = work / "cases", Path(settings.figures)
+    truth.mkdir(parents=True, exist_ok=True)
+    for name in settings.runs:
+        results = work / "results" / name
+        for index in tqdm(range(settings.cases), desc=name, unit="case"):
+            case = write_case(truth / f"case-{index + 1}", index, form, "cross")
+            if not (results / case.name / "animation.mp4").is_file():
+                animate_case(pipeline, case, results / case.name, MODES[name], settings)
+        calls, tflop = arithmetic(MODES[name])
+        found = measure(results, truth, work / "evaluation" / name, settings)
+        found |= {"calls": calls, "tflop": round(tflop), **motion_figures(results, truth, settings)}
+        print(name, found)
+        write_json(path, read_json(path) | {name: found})
+    print("on the front:", ", ".join(draw(read_json(path), Path(settings.picture))))
+
+
+if __name__ == "__main__":
+    main()
