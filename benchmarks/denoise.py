@@ -12,6 +12,7 @@ import argparse
 import itertools
 import statistics
 from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from animation.modules.pose_net import PoseNet
 from animation.modules.unet import PoseGuidedUNet
 from animation.runtime import DTYPES, keep_freed_memory
 from animation.sampling import Conditions, WindowedDenoiser
+from animation.windows import window_indices
 from benchmarks.naive import naive_unet, predict_video
 from benchmarks.timing import in_a_process, seconds_in_turn, spread
 
@@ -36,8 +38,10 @@ GOALS = {
 }
 
 
-def build_steps(args: argparse.Namespace, name: str, ours: bool) -> dict[str, Callable[[], torch.Tensor]]:
-    """One guided step of one window in a number format, ours or naive ones, on the same weights and inputs.
+def build_steps(
+    args: argparse.Namespace, name: str, ours: bool, others: bool = False
+) -> dict[str, Callable[[], torch.Tensor]]:
+    """One guided step in a number format, ours or naive ones, on the same weights and inputs; `others`: ways of ours.
 
     Each returns the unconditional and the conditional prediction, (2, F, 4, h, w).
     """
@@ -60,24 +64,43 @@ def build_steps(args: argparse.Namespace, name: str, ours: bool) -> dict[str, Ca
     timestep = torch.tensor(1.6, device=device)
     time_ids = torch.tensor([[6, 127, 0.02]], device=device, dtype=dtype)
     conditions = Conditions(tokens, image_latents, pose_net(poses), time_ids)
-    windows = [list(range(args.frames))]
+    windows = window_indices(args.frames, 16, 4)
 
     def run_naive(unet: PoseGuidedUNet) -> torch.Tensor:
         inputs = latents, image_latents, timestep, tokens, time_ids, poses
         return torch.stack(predict_video(unet, pose_net, *inputs, windows))
 
-    def run_ours(cfg_batch: int) -> torch.Tensor:
+    def run_ours(cfg_batch: int = 1, guided: bool = True, unet: PoseGuidedUNet = unet) -> torch.Tensor:
         denoiser = WindowedDenoiser(unet, conditions, windows, device, cfg_batch=cfg_batch)
-        return denoiser.accumulate(latents.float(), timestep, True, lambda: None) / denoiser.weight_sum
+        return denoiser.accumulate(latents.float(), timestep, guided, lambda: None) / denoiser.weight_sum
+
+    def run_channels_last() -> torch.Tensor:
+        unet.channels_last = True
+        try:
+            return run_ours()
+        finally:
+            unet.channels_last = None
 
     if not ours:
         naive, fused = naive_unet(unet), naive_unet(unet, fused=True)
         return {f"naive {name}": lambda: run_naive(naive), f"fused {name}": lambda: run_naive(fused)}
     if device.type == "cpu":
         keep_freed_memory()
-    return {
-        f"ours {name}": lambda: run_ours(1),
+    steps = {
+        f"ours {name}": run_ours,
         f"ours {name}, both branches in one batch": lambda: run_ours(2),
+    }
+    if not others:
+        return steps
+    caching = WindowedDenoiser(unet, conditions, windows, device, cfg_batch=1, cache=2)
+    caching.accumulate(latents.float(), timestep, True, lambda: None)
+    caching.begin_step(1, whole=False)
+    compiled = cast(Any, torch.compile(unet))
+    return steps | {
+        f"ours {name}, channels-last": run_channels_last,
+        f"ours {name}, one branch": lambda: run_ours(guided=False),
+        f"ours {name}, deep layers cached": lambda: caching.accumulate(latents.float(), timestep, True, lambda: None),
+        f"ours {name}, compiled": lambda: run_ours(unet=compiled),
     }
 
 

@@ -142,7 +142,7 @@ class Events:
         skeletons = None if job is None else results.skeletons(job)
         done, work = state == DONE, state in (WAITING, RUNNING)
         path = (lambda name: results.found(job, name)) if job is not None and done else (lambda name: None)
-        latest = self.server.jobs.latest(IN_GALLERY)
+        cards = [card for one in self.server.jobs.latest(IN_GALLERY) if (card := _card(one))]
         return {
             parts.shown: None if job is None else job.name,
             parts.seen: "" if job is None else _signature(job),
@@ -161,9 +161,9 @@ class Events:
             parts.side_by_side: path(SIDE_BY_SIDE),
             parts.likeness: path(CSIM_PLOT),
             parts.files: results.files(job) if job is not None and done else None,
-            parts.gallery: gr.update(value=[_card(one) for one in latest], visible=bool(latest), selected_index=None),
-            parts.gallery_heading: gr.update(visible=bool(latest)),
-            parts.listed: [one.name for one in latest],
+            parts.gallery: gr.update(value=[card[1:] for card in cards], visible=bool(cards), selected_index=None),
+            parts.gallery_heading: gr.update(visible=bool(cards)),
+            parts.listed: [card[0] for card in cards],
         } | ({} if job is None else {parts.empty: gr.update(visible=False)})
 
     def _status(self, job: Job) -> str:
@@ -186,6 +186,10 @@ def _signature(job: Job) -> str:
     return f"{job.name} {job.state} {job.changed} {results.skeletons(job) is not None}"
 
 
-def _card(job: Job) -> tuple[str, str]:
-    """A clip in the gallery: its poster and a caption."""
-    return str(results.poster(job)), CAPTIONS.get(job.state) or results.figures(job).partition(" · made")[0]
+def _card(job: Job) -> tuple[str, str, str] | None:
+    """A clip in the gallery: its name, its poster and a caption; None where its files are gone."""
+    try:
+        poster = results.poster(job)
+    except (InputError, OSError):
+        return None
+    return job.name, str(poster), CAPTIONS.get(job.state) or results.figures(job).partition(" · made")[0]

@@ -29,14 +29,18 @@ _making = threading.Lock()
 
 
 def skeletons(job: Job) -> Path | None:
-    """The video of a clip's skeletons, made as soon as they are there; None before."""
+    """The video of a clip's skeletons, made as soon as they are there; None before, and while another one is made."""
     target, folder = job.folder / SKELETONS_FILE, job.result / INTERMEDIATE_FOLDER / SKELETONS_FOLDER
     made = folder / MADE_FILE
     if not made.is_file():
         return None
-    with _making:
-        if not target.is_file() or target.stat().st_mtime < made.stat().st_mtime:
+    if not target.is_file() or target.stat().st_mtime < made.stat().st_mtime:
+        if not _making.acquire(blocking=False):
+            return None
+        try:
             write_whole(target, lambda partial: _write_skeletons(partial, job, folder))
+        finally:
+            _making.release()
     return target
 
 

@@ -1,0 +1,45 @@
+"""The benchmarks run, on networks and pictures of a size that says nothing about speed."""
+
+import json
+import sys
+
+import pytest
+
+from benchmarks import denoise, gpu
+from benchmarks.timing import in_a_process, seconds_in_turn
+
+TINY = {"block_out_channels": (32, 32, 64, 64), "num_attention_heads": (2, 2, 4, 4)}
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_gpu_runs_on_a_cpu(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(denoise.CONFIGS, "small", TINY)
+    flags = ["--device", "cpu", "--config", "small", "--dtypes", "fp32", "--sizes", "64x64x2", "--repeats", "1"]
+    monkeypatch.setattr(sys, "argv", ["gpu", *flags, "--no_compile", "--output", str(tmp_path / "gpu.json")])
+    gpu.main()
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    seconds = found["runs"][0]["seconds"]
+    assert {"naive fp32", "fused fp32", "ours fp32", "ours fp32, deep layers cached"} < set(seconds)
+    assert all(times[0] > 0 for times in seconds.values())
+    assert "| ours fp32, channels-last |" in capsys.readouterr().out
+
+
+def test_calls_are_timed_in_turn_once_they_are_steady():
+    order = []
+    seconds = seconds_in_turn({name: lambda name=name: order.append(name) for name in "ab"}, 3)
+    assert [len(times) for times in seconds.values()] == [3, 3]
+    assert order == ["a", "b"] * (len(order) // 2)
+    assert 2 * (1 + 3) <= len(order) <= 2 * (5 + 3)
+
+
+@pytest.mark.slow
+def test_a_process_answers_for_each_call():
+    calls = in_a_process(_calls, 3)
+    assert calls["plus"]().tolist() == [4.0, 5.0]
+    assert calls["times"]().tolist() == [3.0, 6.0]
+
+
+def _calls(number):
+    import torch
+
+    return {"plus": lambda: torch.tensor([1, 2]) + number, "times": lambda: torch.tensor([1, 2]) * number}
