@@ -1,6 +1,7 @@
 """Several processes that work together over gloo, forked from a test, which saves them its imports."""
 
 import os
+import pickle
 import socket
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ def together(folder: Path, count: int, make) -> list:
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
         os.environ.update({name: str(value) for name, value in (address | ranks).items()})
-        torch.save(make(rank), folder / f"made-by-{rank}.pt")
+        (folder / f"made-by-{rank}").write_bytes(pickle.dumps(make(rank)))
 
     context = torch.multiprocessing.get_context("fork")
     running = [context.Process(target=work, args=(rank,)) for rank in range(count)]
@@ -30,4 +31,4 @@ def together(folder: Path, count: int, make) -> list:
     for process in running:
         process.join(200)
     assert [process.exitcode for process in running] == [0] * count
-    return [torch.load(folder / f"made-by-{rank}.pt", weights_only=False) for rank in range(count)]
+    return [pickle.loads((folder / f"made-by-{rank}").read_bytes()) for rank in range(count)]

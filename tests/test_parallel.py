@@ -61,7 +61,7 @@ def animate(components, case, monkeypatch):
     embedding = np.load(case / "face_embedding.npy")
     arcface = tiny_arcface()
 
-    def run(processes, guidance=2.0, faces=False, seed=0, cfg_batch=1):
+    def run(processes, guidance=2.0, faces=False, seed=0, cfg_batch=1, **modes):
         pipe.processes = processes
         generator = torch.Generator().manual_seed(seed)
         conditions = pipe.encode(photo, poses, embedding, 64, 64, generator=generator)
@@ -89,6 +89,7 @@ def animate(components, case, monkeypatch):
             cfg_batch=cfg_batch,
             generator=generator,
             refine_x0=refine,
+            **modes,
         )
         return {
             "poses": conditions.pose_latents,
@@ -121,6 +122,17 @@ def test_latents_and_frames_are_those_of_one_process(animate, tmp_path, count):
     assert relative_error(other["latents"], expected["latents"]) > 1e-2
     latents = expected["latents"].nbytes
     assert found[0]["bytes"] == (0 if count == 1 else (1 + STEPS) * latents)  # the noise, then a sum a step
+
+
+@posix
+@pytest.mark.slow
+def test_shifted_windows_and_guidance_of_some_steps_are_shared_too(animate, tmp_path):
+    modes = {"windows": "shifted", "guidance_interval": (0, 10)}
+    found = share(tmp_path, 2, lambda processes: animate(processes, **modes)["latents"])
+    assert relative_error(found[0], animate(ALONE, **modes)["latents"]) < 1e-5
+    assert relative_error(found[0], animate(ALONE)["latents"]) > 1e-2  # a control
+    with pytest.raises(ValueError, match="one process alone"):
+        animate(Processes(0, 2), cache=2)
 
 
 @posix
