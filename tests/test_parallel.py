@@ -18,11 +18,13 @@ from animation import pipeline as pipelines
 from animation.clip.flow import Models, make_clip
 from animation.clip.plan import describe
 from animation.clip.state import STATE_FOLDER, ClipState
+from animation.errors import InputError
 from animation.face.boxes import FaceBox
 from animation.face_optimization import FaceOptimizer
 from animation.media.images import FrameFolder, load_photo
 from animation.parallel import ALONE, Processes, rounds
 from animation.pipeline import AnimationPipeline
+from animation.settings import Sampling
 from animation.windows import window_indices
 from tests.clips import clip_settings, flags_of, frames_of
 from tests.conftest import relative_error
@@ -131,8 +133,14 @@ def test_shifted_windows_and_guidance_of_some_steps_are_shared_too(animate, tmp_
     found = share(tmp_path, 2, lambda processes: animate(processes, **modes)["latents"])
     assert relative_error(found[0], animate(ALONE, **modes)["latents"]) < 1e-5
     assert relative_error(found[0], animate(ALONE)["latents"]) > 1e-2  # a control
-    with pytest.raises(ValueError, match="one process alone"):
-        animate(Processes(0, 2), cache=2)
+
+
+def test_deep_features_are_not_shared(monkeypatch):
+    Sampling(cache=2).check()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    Sampling(cache=1).check()
+    with pytest.raises(InputError, match="--cache 2: not with 2 processes for one clip; leave it out"):
+        Sampling(cache=2).check()
 
 
 @posix
