@@ -48,7 +48,7 @@ def main() -> None:
         animate_cases(settings, cases_file, Cluster(**flags.shared(Cluster)), dry_run)
         return
     if flags.ray is not None:
-        raise InputError("--ray shares out the clips of --cases; several GPUs make one clip by `accelerate launch`")
+        raise InputError("--ray shares out the clips of --cases; python -m animation.launch makes one on several GPUs")
     asked, settings = settings, settings.resolve()
     inputs = settings.read_inputs()  # bad input ends here, before torch is imported
     if not dry_run and finished(settings, inputs):
