@@ -130,9 +130,10 @@ class Sampling(Settings):
                 f"--frames_overlap {self.frames_overlap} is not below --tile_size {self.tile_size}; give at most "
                 f"{self.tile_size - 1}"
             )
-        if self.cache > 1 and getattr(self, "compile", False):
+        if (self.cache or 1) > 1 and getattr(self, "compile", False):
             raise InputError(
-                f"--cache {self.cache} with --compile: layers that come and go cannot be compiled; give one"
+                f"--cache {self.cache} with --compile: layers that come and go cannot be compiled; give --cache 1 or "
+                "leave --compile out"
             )
         interval = self.guidance_interval
         if interval is not None and (len(interval) != 2 or not interval[0] < interval[1]):

@@ -40,6 +40,7 @@ from animation.windows import window_indices, windows_of_steps
 from puppets.writing import FPS, Format, write_case
 from recipes.figures import SIDE, FigureSettings, measure
 
+QUALITIES = {"psnr": "PSNR, dB", "csim_photo": "CSIM to the photo"}
 FRAMES = 22  # four windows of 8 frames that share 2
 SVD_NOISE = {"prediction_type": "v_prediction", "timestep_type": "continuous", "use_karras_sigmas": True}
 LONG = {"num_frames": 450, "tile_size": 16, "overlap": 4}
@@ -148,14 +149,14 @@ def draw(figures: Mapping[str, Mapping[str, float]], path: Path) -> list[str]:
 
     fronts = []
     figure, panels = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
-    for panel, quality in zip(panels, ("psnr", "csim_photo"), strict=True):
+    for panel, (quality, label) in zip(panels, QUALITIES.items(), strict=True):
         points = sorted((values["tflop"], values[quality], name) for name, values in figures.items())
         front = [point for i, point in enumerate(points) if all(point[1] > other[1] for other in points[:i])]
         panel.plot(*zip(*[point[:2] for point in front], strict=True), color="tab:blue", alpha=0.5)
         for tflop, value, name in points:
             panel.plot(tflop, value, "o", color="tab:orange" if name in PRESETS else "tab:blue")
             panel.annotate(name, (tflop, value), xytext=(5, 4), textcoords="offset points", fontsize=8)
-        panel.set(xlabel="TFLOP, 450 frames of 512×512", ylabel=quality, xscale="log")
+        panel.set(xlabel="TFLOP, 450 frames of 512×512", ylabel=label, xscale="log")
         fronts.append([name for *_, name in front])
     figure.savefig(path, dpi=100)
     plt.close(figure)

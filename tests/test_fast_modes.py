@@ -1,5 +1,7 @@
 """Each fast mode does nothing in its trivial case, and something in any other."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
@@ -7,7 +9,7 @@ from diffusers import EulerDiscreteScheduler
 from animation.errors import InputError
 from animation.sampling import WindowedDenoiser, denoise
 from animation.schedules import ays_sigmas, guided_steps, set_timesteps, whole_steps
-from animation.settings import Sampling
+from animation.settings import InferenceSettings, Sampling
 from animation.windows import GOLDEN_RATIO, shifted_windows, windows_of_steps
 from tests.conftest import relative_error
 from tests.synthetic import SCHEDULER_CONFIG
@@ -112,6 +114,12 @@ def test_a_cache_runs_fewer_layers(components, conditions):  # noqa: F811
         whole = fast(components, conditions)
     assert len(calls) == 6 * 2 * len(WINDOWS)
     assert relative_error(cached, whole) > 1e-3
+
+
+def test_a_compiled_unet_has_no_cache():
+    settings = InferenceSettings(validation_image="a", validation_control_folder="b", output_dir="c", compile=True)
+    with pytest.raises(InputError, match="--cache 2 with --compile"):
+        replace(settings, cache=2).check()
 
 
 @pytest.mark.parametrize("interval", [[1.0], [2.0, 1.0], [1.0, 2.0, 3.0]])

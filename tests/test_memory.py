@@ -180,7 +180,8 @@ def test_the_model_meets_the_measurement(dtype, tiny_vae, name):
     if dtype == torch.bfloat16:
         expected.pop("decode", None)  # a CPU's convolutions copy their input, which is most of it there
     for stage, peak in expected.items():
-        assert found[stage] == pytest.approx(peak, rel=TOLERANCE), stage
+        share = 0.2 if name == "one frame" else TOLERANCE  # kernels' own copies weigh more beside so few features
+        assert found[stage] == pytest.approx(peak, rel=share), stage
 
 
 @pytest.mark.slow
