@@ -13,7 +13,7 @@ from pathlib import Path
 from animation import cli
 from animation.clip.cases import Case, Processes, check_cases, read_cases
 from animation.clip.plan import describe, fit
-from animation.clip.request import finished
+from animation.clip.request import clear, finished
 from animation.clip.settings import ClipSettings
 from animation.errors import InputError
 from animation.flags import flag, parse
@@ -48,6 +48,7 @@ def main() -> None:
     asked, settings = settings, settings.resolve()
     inputs = settings.read_inputs()  # bad input ends here, before torch is imported
     if not dry_run and finished(settings, inputs):
+        clear(settings)
         print(f"{settings.output}: the clip is there already, made of the same; --again makes it anew")
         return
     print(describe(settings, inputs), flush=True)  # at once: importing torch takes seconds
