@@ -20,7 +20,7 @@ from animation.modules.face_encoder import FaceEncoder
 from animation.modules.pose_net import PoseNet
 from animation.modules.unet import PoseGuidedUNet
 from animation.parallel import ALONE, Processes
-from animation.sampling import Checkpoint, Conditions, RefineX0, WindowedDenoiser, denoise
+from animation.sampling import Checkpoint, Conditions, RefineX0, WindowedDenoiser, denoise, initial_latents
 from animation.schedules import EVERYWHERE, set_timesteps
 from animation.weights.loading import load_components
 from animation.windows import windows_of_steps
@@ -116,8 +116,7 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
         if len(poses) == 0:
             raise InputError("no poses: at least one skeleton image is needed")
         embedding = torch.as_tensor(face_embedding).reshape(1, -1)
-        if embedding.shape[1] != self.face_encoder.config.embedding_dim:
-            due = self.face_encoder.config.embedding_dim
+        if embedding.shape[1] != (due := self.face_encoder.config.embedding_dim):
             raise InputError(f"a face embedding of {embedding.shape[1]} numbers; this checkpoint takes {due}")
         device, dtype = self._execution_device, self.unet.dtype
         image_embeddings = self._encode_image(image, device, 1, False).to(dtype)  # (1, 1, D)
@@ -211,8 +210,7 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
         Args:
             guidance_scale: of the last frame; 1 or less (with the minimum) skips the unconditional branch.
             min_guidance_scale: of the first frame, from which it grows along a line; None: the same for all.
-            tile_size: frames that the UNet sees at once, at least 2.
-            overlap: frames that windows share, below `tile_size`.
+            tile_size, overlap: frames that the UNet sees at once, at least 2, and that windows share, fewer than these.
             cfg_batch: 1 or 2 guidance branches at a time; None decides by memory.
             generator: draws one window of initial latents, repeated along the video, or with `fresh_noise` all of them.
             latents: (1, F, 4, h, w) initial latents instead, already times the scheduler's initial sigma.
@@ -233,7 +231,8 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
         first_windows, *later = windows_of_steps(windows, num_frames, tile_size, overlap, num_inference_steps)
         set_timesteps(self.scheduler, num_inference_steps, schedule, device)
         if latents is None:
-            latents = self._initial_latents(conditions, tile_size, generator, fresh_noise)
+            latents = initial_latents(self.unet, conditions, tile_size, device, generator, fresh_noise)
+            latents = latents * self.scheduler.init_noise_sigma
         first = guidance_scale if min_guidance_scale is None else min_guidance_scale
         self._guidance_scale = torch.linspace(first, guidance_scale, num_frames)
         self._num_timesteps = num_inference_steps
@@ -266,18 +265,6 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
                 checkpoint=checkpoint,
                 guidance_interval=guidance_interval,
             )
-
-    def _initial_latents(
-        self, conditions: Conditions, tile_size: int, generator: torch.Generator | None, fresh_noise: bool = False
-    ) -> torch.Tensor:
-        """(1, F, 4, h, w): the noise of one window, in the model's dtype, repeated or drawn on to its length."""
-        height, width = conditions.image_latents.shape[-2:]
-        shape = (1, tile_size, self.unet.config.out_channels, height, width)
-        options = {"generator": generator, "device": self._execution_device, "dtype": self.unet.dtype}
-        pieces = -(-conditions.num_frames // tile_size)
-        drawn = [randn_tensor(shape, **options) for _ in range(pieces if fresh_noise else 1)]
-        noise = torch.cat(drawn if fresh_noise else drawn * pieces, dim=1)
-        return noise[:, : conditions.num_frames] * self.scheduler.init_noise_sigma
 
     @property
     def decoding_vae(self) -> torch.nn.Module:
@@ -355,10 +342,8 @@ class AnimationPipeline(StableVideoDiffusionPipeline):
         frames: Any = self.denoise(conditions, generator=generator, **sampling)
         if output_type != "latent":
             pixels = np.concatenate(list(self.decode(frames, decode_chunk_size)))
-            if output_type == "pil":
-                frames = [[Image.fromarray(frame) for frame in pixels]]
-            else:
-                frames = pixels[None].astype(np.float32) / 255
+            pictures = output_type == "pil"
+            frames = [list(map(Image.fromarray, pixels))] if pictures else pixels[None].astype(np.float32) / 255
             if output_type == "pt":
                 frames = rearrange(torch.from_numpy(frames), "b n h w rgb -> b n rgb h w")
         self.maybe_free_model_hooks()

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 from diffusers import EulerDiscreteScheduler
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from animation.errors import NonFiniteError
@@ -42,6 +43,23 @@ class Conditions:
     def num_frames(self) -> int:
         """F, the length of the video."""
         return len(self.pose_latents)
+
+
+def initial_latents(
+    unet: PoseGuidedUNet,
+    conditions: Conditions,
+    tile_size: int,
+    device: torch.device,
+    generator: torch.Generator | None = None,
+    fresh: bool = False,
+) -> Tensor:
+    """(1, F, 4, h, w) of unit variance: noise of one window in the UNet's dtype, repeated or, `fresh`, drawn on."""
+    shape = (1, tile_size, unet.config.out_channels, *conditions.image_latents.shape[-2:])
+    pieces = -(-conditions.num_frames // tile_size)
+    drawn = [
+        randn_tensor(shape, generator=generator, device=device, dtype=unet.dtype) for _ in range(pieces if fresh else 1)
+    ]
+    return torch.cat(drawn if fresh else drawn * pieces, dim=1)[:, : conditions.num_frames]
 
 
 class RefineX0(Protocol):

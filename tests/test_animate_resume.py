@@ -19,6 +19,7 @@ from animation import files, pipeline
 from animation.clip.flow import Models, make_clip
 from animation.clip.request import finished
 from animation.clip.state import STATE_FOLDER, ClipState, differences
+from animation.commands import animate
 from animation.errors import InputError
 from animation.files import locked
 from animation.sampling import WindowedDenoiser
@@ -265,6 +266,25 @@ def test_a_finished_clip_is_told_without_torch(tmp_path, checkpoint, case, model
     assert finished(resolved, inputs)
     Path(settings.output, "animation.mp4").unlink()
     assert not finished(resolved, inputs)
+
+
+def test_what_a_run_left_that_was_killed_after_its_last_file_is_removed(
+    tmp_path, checkpoint, case, models, monkeypatch
+):
+    settings = clip_settings(tmp_path, checkpoint, case)
+    make(settings, models)
+    output = Path(settings.output)
+    state = output / STATE_FOLDER / "state.json"
+    monkeypatch.setattr(sys, "argv", ["animate.py", *flags_of(settings)])
+    for age, stays in ((-1, False), (1, True)):
+        state.parent.mkdir()
+        state.write_text("{}")
+        (output / ".lock").touch()
+        made = (output / "run.json").stat().st_mtime
+        os.utime(state, (made + age, made + age))
+        animate.main()
+        assert state.exists() == stays
+        assert not (output / ".lock").exists()
 
 
 def test_what_changed_is_named():

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from functools import partial
 
 import accelerate
 import numpy as np
@@ -14,6 +15,7 @@ from animation import pipeline as pipeline_module
 from animation.errors import InputError, NonFiniteError
 from animation.media.images import FrameFolder, load_photo
 from animation.pipeline import AnimationPipeline
+from animation.sampling import initial_latents
 from tests.conftest import relative_error
 from tests.synthetic import SCHEDULER_CONFIG, randomise
 
@@ -107,12 +109,12 @@ def test_any_length_and_any_window(pipe, inputs, count, tile, overlap):
 def test_a_longer_video_starts_from_the_same_noise(pipe, inputs):
     """One window of noise is drawn and repeated, whatever the length."""
     conditions = pipe.encode(**inputs, height=64, width=64)
-    pipe.scheduler.set_timesteps(2)
-    noise = pipe._initial_latents(conditions, 3, torch.Generator().manual_seed(1))
+    draw = partial(initial_latents, pipe.unet, conditions, 3, torch.device("cpu"))
+    noise = draw(torch.Generator().manual_seed(1))
     assert torch.equal(noise[:, :3], noise[:, 3:6])
     assert torch.equal(noise[:, 6:], noise[:, :2])
     conditions.pose_latents = conditions.pose_latents[:2]
-    assert torch.equal(pipe._initial_latents(conditions, 3, torch.Generator().manual_seed(1)), noise[:, :2])
+    assert torch.equal(draw(torch.Generator().manual_seed(1)), noise[:, :2])
 
 
 def test_order_of_random_numbers(pipe, inputs):
@@ -124,9 +126,8 @@ def test_order_of_random_numbers(pipe, inputs):
     with torch.no_grad():
         latents = pipe.vae.encode(photo + 0.1 * noise).latent_dist.mode()
     torch.testing.assert_close(conditions.image_latents, latents)
-    pipe.scheduler.set_timesteps(2)
-    noise = torch.randn(1, 4, 4, 8, 8, generator=expected) * pipe.scheduler.init_noise_sigma
-    assert torch.equal(pipe._initial_latents(conditions, 4, generator)[:, :4], noise)
+    drawn = initial_latents(pipe.unet, conditions, 4, torch.device("cpu"), generator)
+    assert torch.equal(drawn[:, :4], torch.randn(1, 4, 4, 8, 8, generator=expected))
 
 
 def test_posenet_runs_once_a_frame(pipe, inputs, monkeypatch):

@@ -3,11 +3,12 @@
 import hashlib
 import importlib.metadata
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from animation.clip.settings import ClipInputs, ClipSettings
-from animation.files import read_json
+from animation.clip.settings import STATE_FILE, STATE_FOLDER, ClipInputs, ClipSettings
+from animation.files import LOCK_FILE, locked, read_json
 from animation.weights.layout import PLACES
 
 RUN_FILE = "run.json"
@@ -30,6 +31,21 @@ def finished(settings: ClipSettings, inputs: ClipInputs) -> bool:
     """Whether the clip that is asked for is in the output folder already."""
     made = read_json(Path(settings.output) / RUN_FILE)
     return not settings.again and made.get("request") == request_key(settings, inputs) and is_whole(settings, made)
+
+
+def clear(settings: ClipSettings) -> None:
+    """Remove what a run that was killed after its last file left in the output folder: its lock, and its state.
+
+    A state that is younger than run.json is another run's, and stays. Raises InputError: a run is at work there.
+    """
+    output = Path(settings.output)
+    state, made = output / STATE_FOLDER, output / RUN_FILE
+    if not (state.exists() or (output / LOCK_FILE).exists()):
+        return
+    with locked(output):
+        begun = state / STATE_FILE
+        if not begun.exists() or begun.stat().st_mtime <= made.stat().st_mtime:
+            shutil.rmtree(state, ignore_errors=True)
 
 
 def is_whole(settings: ClipSettings, made: dict) -> bool:

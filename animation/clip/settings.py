@@ -29,6 +29,7 @@ ANCHORS = ("first", "photo")
 LARGEST_LOOP = 1000
 INTERMEDIATE_FOLDER = "intermediate"  # of the output folder: what a later run takes from there
 STATE_FOLDER = ".unfinished"  # of the output folder: what the same command goes on from
+STATE_FILE = "state.json"  # in it: what it depends on
 PHOTO_FILE, SKELETONS_FOLDER, EMBEDDING_FILE = "photo.png", "skeletons", "face_embedding.npy"
 INNER_FOLDERS = (
     STATE_FOLDER,

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
-from animation.clip.settings import STATE_FOLDER
+from animation.clip.settings import STATE_FILE, STATE_FOLDER
 from animation.files import read_json, write_json, write_whole
 from animation.media.writing import write_png
 from animation.sampling import WindowedDenoiser
@@ -28,7 +28,7 @@ from animation.weights.state_dicts import write_state_dict
 
 logger = logging.getLogger(__name__)
 
-LATENTS_FILE, STATE_FILE, FRAMES_FOLDER = "latents.safetensors", "state.json", "frames"
+LATENTS_FILE, FRAMES_FOLDER = "latents.safetensors", "frames"
 WRITERS = 4  # threads
 
 

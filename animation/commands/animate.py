@@ -13,7 +13,7 @@ from pathlib import Path
 from animation import cli
 from animation.clip.cases import Case, check_cases, read_cases
 from animation.clip.plan import describe, fit
-from animation.clip.request import finished
+from animation.clip.request import clear, finished
 from animation.clip.settings import ClipSettings
 from animation.cluster import Cluster
 from animation.errors import InputError
@@ -52,6 +52,8 @@ def main() -> None:
     asked, settings = settings, settings.resolve()
     inputs = settings.read_inputs()  # bad input ends here, before torch is imported
     if not dry_run and finished(settings, inputs):
+        if processes.is_first:
+            clear(settings)
         processes.print(f"{settings.output}: the clip is there already, made of the same; --again makes it anew")
         return
     processes.print(describe(settings, inputs, processes.count))  # at once: importing torch takes seconds

@@ -158,8 +158,6 @@ class ClipJob:
 
         Each folder of frames and of skeletons appears whole; masks are written one by one.
         """
-        if is_complete(self.folder):
-            return None
         try:
             with locked(self.folder):
                 return self._make()
@@ -167,6 +165,8 @@ class ClipJob:
             return str(error)
 
     def _make(self) -> str | None:
+        if is_complete(self.folder):
+            return None
         settings, images = self.settings, self.folder / "images"
         try:
             if not images.is_dir():
