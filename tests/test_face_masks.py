@@ -194,16 +194,17 @@ def test_networks_are_found_and_defaults_are_the_settings():
     assert find_face_models(found.face_models)
 
 
-@pytest.mark.parametrize("grey", [0, 128, 255])
-def test_an_empty_picture_has_no_face(grey):
-    """The estimator alone is sure of a face there, which fills most of the picture."""
-    networks = find_checkpoints()
+def test_an_empty_picture_has_no_face():
+    """The estimator alone is sure of a face in some of them, which fills most of the picture."""
+    networks, seen = find_checkpoints(), []
     finder = FaceFinder(networks.face_models, networks.dwpose)
-    picture = np.full((128, 128, 3), grey, np.uint8)
-    assert finder(picture) == ([], None)
-    people = finder._wholebody(picture)
-    assert not people.detected
-    assert bounds_of_points(people.keypoints[0, FACE], people.scores[0, FACE]) is not None  # the control
+    for grey in (0, 128, 255):
+        picture = np.full((128, 128, 3), grey, np.uint8)
+        assert finder(picture) == ([], None)
+        people = finder._wholebody(picture)
+        assert not people.detected
+        seen.append(bounds_of_points(people.keypoints[0, FACE], people.scores[0, FACE]))
+    assert any(box is not None for box in seen)  # the control
 
 
 def test_a_real_detector_on_a_real_photo(monkeypatch, capsys, tmp_path):

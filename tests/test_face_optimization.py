@@ -15,6 +15,7 @@ from animation.decoding import RECOMPUTED_BLOCKS, decode_frames
 from animation.errors import NonFiniteError
 from animation.face.boxes import FaceBox
 from animation.face_optimization import FaceOptimizer, crop_faces, latent_window, photo_face_pixels, resize_face
+from animation.parallel import ALONE
 from animation.sampling import denoise, predicted_x0
 from animation.weights.loading import load_vae
 from tests.allocations import peak_allocated
@@ -117,7 +118,16 @@ def test_the_recorded_step(reference):
     class Denoiser:
         """Returns the recorded prediction."""
 
-        weight_sum = 1
+        weight_sum, cache, processes = 1, 1, ALONE
+
+        def begin_step(self, *_):
+            pass
+
+        def num_windows(self, *_):
+            return 1
+
+        def own(self, guided):
+            return {0: [0]}
 
         def accumulate(self, *_):
             return recorded["model_output"]

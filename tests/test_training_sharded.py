@@ -22,7 +22,7 @@ SHARDING = {
     "FSDP_RESHARD_AFTER_FORWARD": "true",
     "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
     "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-    "FSDP_TRANSFORMER_CLS_TO_WRAP": "BasicTransformerBlock,TemporalBasicTransformerBlock,SpatioTemporalResBlock",
+    "FSDP_TRANSFORMER_CLS_TO_WRAP": "BasicTransformerBlock,TemporalBlock,SpatioTemporalResBlock",
 }
 
 

@@ -161,6 +161,7 @@ class Trainer:
         weights = accelerator.get_state_dict(self.model)
         if self.sharded:
             accelerator.save_state(str(partial / checkpoints.SHARDS_FOLDER))
+            accelerator.wait_for_everyone()  # each writes its part before the folder gets its name
         if self.is_main:
             properties = {
                 "face_channel_order": self.channel_order,
