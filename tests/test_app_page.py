@@ -20,7 +20,7 @@ from tests.browser import PATIENCE, ROOT, Page, visiting
 from tests.test_app_limits import png, png_header, write_zip
 
 pytest.importorskip("gradio", reason="the page's package is not installed")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 PHOTO, VIDEO = ROOT / "inference" / "case-2" / "reference.png", ROOT / "inference" / "driver.mp4"
 SECONDS = 2.0  # of the driver
 

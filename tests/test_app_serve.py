@@ -44,6 +44,7 @@ def test_old_uploads_are_removed(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_idle_memory_is_flat_after_twenty_clips(tmp_path, monkeypatch):
     from gradio_client import Client, handle_file
 

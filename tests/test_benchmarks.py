@@ -12,6 +12,7 @@ TINY = {"block_out_channels": (32, 32, 64, 64), "num_attention_heads": (2, 2, 4,
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_benchmark_of_a_gpu_runs_on_a_cpu(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(denoise.CONFIGS, "small", TINY)
     flags = ["--device", "cpu", "--config", "small", "--dtypes", "fp32", "--sizes", "64x64x2", "--repeats", "1"]
@@ -33,6 +34,7 @@ def test_calls_are_timed_in_turn_once_they_are_steady():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_process_answers_for_each_call():
     calls = in_a_process(_calls, 3)
     assert calls["plus"]().tolist() == [4.0, 5.0]

@@ -30,7 +30,8 @@ from tests.test_evaluate import folders  # noqa: F401
 from tests.test_prepare_data import networks, videos  # noqa: F401
 
 cluster_utils = pytest.importorskip("ray.cluster_utils")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="signals of a POSIX system")]
+needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="signals of a POSIX system")
+pytestmark = [pytest.mark.slow, pytest.mark.long, needs_signals]
 ROOT = Path(__file__).parents[1]
 NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 * 2**20}  # the least that Ray takes
 

@@ -106,6 +106,7 @@ def animate(components, case, monkeypatch):
 
 @posix
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_latents_and_frames_are_those_of_one_process(animate, tmp_path, count):
     expected = animate(ALONE)
@@ -128,6 +129,7 @@ def test_latents_and_frames_are_those_of_one_process(animate, tmp_path, count):
 
 @posix
 @pytest.mark.slow
+@pytest.mark.long
 def test_shifted_windows_and_guidance_of_some_steps_are_shared_too(animate, tmp_path):
     modes = {"windows": "shifted", "guidance_interval": (0, 10)}
     found = share(tmp_path, 2, lambda processes: animate(processes, **modes)["latents"])
@@ -145,6 +147,7 @@ def test_deep_features_are_not_shared(monkeypatch):
 
 @posix
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_process_that_leaves_its_share_out_is_noticed(animate, tmp_path):
     def lazy(processes):
         if processes.rank == 1:
@@ -157,6 +160,7 @@ def test_a_process_that_leaves_its_share_out_is_noticed(animate, tmp_path):
 
 @posix
 @pytest.mark.slow
+@pytest.mark.long
 def test_face_optimisation_and_a_single_branch(animate, tmp_path):
     def both(processes):
         return animate(processes, guidance=1.0), animate(processes, faces=True)
@@ -211,6 +215,7 @@ def launch(processes, script, *flags):
 
 @posix
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_one_that_fails_is_told_of(tmp_path):
     (tmp_path / "fails.py").write_text(FAILS)
     running = launch(2, tmp_path / "fails.py")
@@ -220,6 +225,7 @@ def test_the_one_that_fails_is_told_of(tmp_path):
 
 @posix
 @pytest.mark.slow
+@pytest.mark.long
 def test_one_process_dies_and_another_number_of_them_goes_on(tmp_path, checkpoint, case):
     settings = clip_settings(tmp_path, checkpoint, case, num_inference_steps=20)
     running = launch(2, "animate.py", *flags_of(settings))
@@ -245,6 +251,7 @@ def test_one_process_dies_and_another_number_of_them_goes_on(tmp_path, checkpoin
 
 @posix
 @pytest.mark.slow
+@pytest.mark.long
 def test_one_goes_on_as_two(tmp_path, checkpoint, case, monkeypatch):
     """What one process left unfinished two finish, and the first one of them writes."""
     settings = clip_settings(tmp_path, checkpoint, case, num_inference_steps=3).resolve()

@@ -48,6 +48,7 @@ def run(folder, run_flags, sharded):
 
 @posix
 @pytest.mark.slow
+@pytest.mark.long
 def test_sharded_training_is_that_of_whole_replicas(flags, tmp_path):  # noqa: F811
     whole = flags | {"--learning_rate": 3e-4, "--max_train_steps": 2}
     run(tmp_path, whole, sharded=False)

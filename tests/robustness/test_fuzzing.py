@@ -46,6 +46,7 @@ def test_whole_files_are_read(tmp_path, reader):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("reader", READERS)
 def test_damaged_files_are_read_or_told_in_one_line(tmp_path, reader):
     seeds = list(READERS[reader].seeds())
@@ -67,6 +68,7 @@ def test_inputs_are_the_same_each_time_and_differ():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("control", "told"),
     [

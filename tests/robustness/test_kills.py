@@ -22,12 +22,14 @@ def run(code_or_module, *arguments):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_commands_that_are_ended_go_on_to_the_same_results():
     ended = run(["-m", "tests.robustness.jobs"], "2", "animate.py", "prepare_data.py")
     assert ended.returncode == 0, ended.stdout + ended.stderr[-2000:]
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_harness_finds_a_command_that_does_not(tmp_path):
     code = "from tests.robustness.jobs import *; from tests.robustness.kills import *"
     code += f"; print(end_all({{'naive': Command(naive, [])}}, Path({str(tmp_path)!r}), 4))"

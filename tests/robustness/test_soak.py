@@ -25,11 +25,13 @@ def growth(code):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_writing_holds_no_frames():
     assert growth("def work(count): write_frames(folder, count, png=True, gif=True, mp4=True)") < FRAME / 10
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_list_of_frames_is_noticed():
     """The control of the measurement."""
     code = "def work(count): return [np.full((128, 128, 3), number % 256, np.uint8) for number in range(count)]"
@@ -37,6 +39,7 @@ def test_a_list_of_frames_is_noticed():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_clips_in_one_process_leave_nothing_open(tmp_path):
     held = list(make_clips(tmp_path, 12))
     assert held[-1].files <= held[3].files and held[-1].threads <= held[3].threads

@@ -325,6 +325,7 @@ def test_cases_of_an_archive_unpack_to_no_more_than_is_due(tmp_path, monkeypatch
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_nothing_is_written_through_a_link_in_the_output_folder(tmp_path, checkpoint, case):
     """Of whatever a whole run writes, a link is refused or replaced, and what it points at stays as it is."""
     settings = clip_settings(tmp_path, checkpoint, case).resolve()
