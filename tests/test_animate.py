@@ -178,6 +178,7 @@ def test_all_kinds_of_driver_are_found_out_and_agree(tmp_path, checkpoint, case,
     np.testing.assert_allclose(drawn[0].keypoints, drawn[1].keypoints, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_photos_own_skeleton_as_anchor(tmp_path, checkpoint, case, models, dwpose, photo):
     settings = clip_settings(
         tmp_path, checkpoint, case, photo=photo, dwpose_models=dwpose, anchor="photo", alignment="affine"
@@ -223,6 +224,7 @@ def test_part_rate_and_loop(tmp_path, checkpoint, case, models):
     assert make(slower, models)["num_frames"] == 3
 
 
+@pytest.mark.slow
 def test_noise_and_colours(tmp_path, checkpoint, case, models):
     results = {}
     for name, changes in {

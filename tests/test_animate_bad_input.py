@@ -306,6 +306,7 @@ WRITES = [
 ]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_costs_no_work(tmp_path, checkpoint, case, models, monkeypatch, capsys):
     """Each kind of file fails in turn, in one output folder; then the same command ends well."""
     settings = clip_settings(tmp_path, checkpoint, case)

@@ -193,6 +193,7 @@ def test_checkpointing_keeps_less_and_changes_nothing(request, latents, kind):
     assert any(isinstance(module, RECOMPUTED_BLOCKS) for module in vae.decoder.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_decoders_get_gradients_in_their_range(vae, dtype, monkeypatch):
     """Also for a long video, whose mean over frames makes each frame's gradient small; the latents stay float32."""
@@ -247,6 +248,7 @@ def test_the_face_comes_closer_and_it_is_recorded(vae, latents):
     assert second["cosine_after"] == pytest.approx(hook.similarity(refined[0]), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_falling_similarity_is_a_warning(vae, latents, caplog, monkeypatch):
     optimizer(vae)(latents[None], 0, 4)
     assert "fell" not in caplog.text
@@ -332,6 +334,7 @@ def test_windows_around_the_faces():
     assert latent_window(boxes, 50, 20, 18) == (slice(0, 20), slice(0, 18))
 
 
+@pytest.mark.slow
 def test_decoding_the_faces_alone_approximates(vae):
     size = 16
     latents = random(2, 4, size, size) * 0.5

@@ -68,12 +68,14 @@ def fast(components, given, steps=4, guidance=2.5, interval=ALL, windows="overla
         return denoise(denoiser, scheduler(steps), latents, scale, guidance_interval=interval)
 
 
+@pytest.mark.slow
 def test_what_does_nothing_gives_the_same_bytes(components, conditions):  # noqa: F811
     expected = run(components, conditions, steps=4)
     assert torch.equal(fast(components, conditions), expected)
     assert torch.equal(fast(components, conditions, cache=1), expected)
 
 
+@pytest.mark.slow
 def test_an_interval_that_holds_no_step_is_no_guidance(components, conditions):  # noqa: F811
     unguided = fast(components, conditions, guidance=1.0)
     assert torch.equal(fast(components, conditions, interval=(1e4, 1e5)), unguided)
@@ -82,6 +84,7 @@ def test_an_interval_that_holds_no_step_is_no_guidance(components, conditions): 
     assert relative_error(some, fast(components, conditions)) > 1e-3
 
 
+@pytest.mark.slow
 def test_shifted_windows_of_one_window_are_the_window(components, conditions):  # noqa: F811
     assert windows_of_steps("shifted", 4, 4, 2, 3) == windows_of_steps("overlapping", 4, 4, 2, 3)
     assert relative_error(fast(components, conditions, windows="shifted"), run(components, conditions, steps=4)) > 1e-3
@@ -106,6 +109,7 @@ def test_cached_features_of_the_same_step_change_nothing(components, conditions,
     assert [name for name, _ in components["unet"].named_modules()] == [name for name, _ in parts]
 
 
+@pytest.mark.slow
 def test_a_cache_runs_fewer_layers(components, conditions):  # noqa: F811
     calls = []
     with components["unet"].mid_block.register_forward_hook(lambda *_: calls.append(1)):

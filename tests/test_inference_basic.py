@@ -141,6 +141,7 @@ def test_levers_do_not_change_the_frames(monkeypatch, capsys, flags, tmp_path):
         assert np.abs(video - videos[0]).max() <= 1
 
 
+@pytest.mark.slow
 def test_a_photo_or_poses_of_another_shape_are_told(monkeypatch, capsys, caplog, flags):
     """Those of the case are 64×128."""
     for height, told in ((64, True), (128, False)):
@@ -150,6 +151,7 @@ def test_a_photo_or_poses_of_another_shape_are_told(monkeypatch, capsys, caplog,
         assert ("poses of 64×128 (width × height) stretched to 64×64" in caplog.text) is told
 
 
+@pytest.mark.slow
 def test_the_photos_face_is_embedded(monkeypatch, capsys, flags, tmp_path):
     del flags["--face_embedding"]
     status, message = run(monkeypatch, capsys, flags)

@@ -198,6 +198,7 @@ def test_tiny_vae_decodes_previews_and_stands_in_for_the_whole_vae(pipe, inputs,
     assert frames.shape == (1, 8, 64, 64, 3)
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_close(pipe, inputs, components):
     half = {name: copy.deepcopy(model).to(torch.bfloat16) for name, model in components.items()}
     half_pipe = AnimationPipeline(**half, scheduler=pipe.scheduler, feature_extractor=pipe.feature_extractor)
@@ -208,6 +209,7 @@ def test_bfloat16_stays_close(pipe, inputs, components):
     assert half_pipe.vae.dtype == torch.bfloat16  # upcast to encode, and back
 
 
+@pytest.mark.slow
 def test_model_offload_hooks(pipe, inputs):
     """diffusers' hooks, on the only device there is: each model comes when it is called."""
     expected = run(pipe, inputs, output_type="latent")
@@ -242,6 +244,7 @@ def test_sequential_offload_hooks(pipe, inputs, components, dtype):
     assert np.abs(found - expected).mean() < (1e-4 if dtype == torch.float32 else 2e-2)
 
 
+@pytest.mark.slow
 def test_saves_and_loads_as_a_diffusers_pipeline(pipe, inputs, tmp_path):
     pipe.save_pretrained(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())

@@ -53,6 +53,7 @@ def test_damaged_files_are_read_or_told_in_one_line(tmp_path, reader):
     assert problems(tmp_path, reader, FEW.get(reader, INPUTS), seeds) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(CORPUS.glob("*/*")), ids=lambda path: f"{path.parent.name} {path.name}")
 def test_what_once_failed(tmp_path, path):
     reader = path.parent.name

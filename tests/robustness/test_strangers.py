@@ -189,6 +189,7 @@ def test_key_points_run_no_code(tmp_path, ran):
     assert ran_by(ran, lambda: dict(np.load(path, allow_pickle=True)))
 
 
+@pytest.mark.slow
 def test_key_points_fill_no_memory(tmp_path):
     path = write_keypoints(tmp_path / "keypoints.npz")
     arrays = dict(np.load(path)) | {"video_scores": np.zeros((1 << 20, 133), np.float32)}
