@@ -26,19 +26,14 @@ from animation.clip.figures import jump, seams, window_borders
 from animation.clip.settings import PRESETS
 from animation.files import read_json, write_json
 from animation.flags import flag, parse
-from animation.media.writing import AnimationWriter
 from animation.modules.deep_cache import recall_deep
 from animation.modules.unet import PoseGuidedUNet
-from animation.pipeline import AnimationPipeline
 from animation.planning.counting import META, FusedAttention, MetaCounter
-from animation.report import RunReport
-from animation.run import choose_channel_order, embed_photo, render
 from animation.schedules import EVERYWHERE, guided_steps, set_timesteps, whole_steps
-from animation.settings import InferenceSettings, Sampling, Weights
 from animation.weights.layout import fill_in
 from animation.windows import window_indices, windows_of_steps
-from puppets.writing import FPS, Format, write_case
-from recipes.figures import SIDE, FigureSettings, measure
+from puppets.writing import Format, write_case
+from recipes.figures import SIDE, FigureSettings, animate_case, measure, open_pipeline
 
 QUALITIES = {"psnr": "PSNR, dB", "csim_photo": "CSIM to the photo"}
 FRAMES = 22  # four windows of 8 frames that share 2
@@ -105,24 +100,6 @@ def arithmetic(mode: Mapping[str, Any], num_steps: int = 25) -> tuple[int, float
     return sum(calls), sum(count * unet_tflop(is_whole) for count, is_whole in zip(calls, whole, strict=True))
 
 
-def animate_case(pipeline: AnimationPipeline, case: Path, output: Path, mode: dict, settings: FastSettings) -> None:
-    """Animate a case in a mode, as `inference_basic.py` would."""
-    run = InferenceSettings(
-        **settings.shared(Weights) | settings.shared(Sampling) | mode,
-        validation_image=str(case / "reference.png"),
-        validation_control_folder=str(case / "poses"),
-        output_dir=str(output),
-        height=SIDE,
-        width=SIDE,
-        decode_chunk_size=FRAMES,
-    )
-    inputs, device = run.read_inputs(), torch.device("cpu")
-    inputs.face_embedding = embed_photo(inputs.photo, run, choose_channel_order(run), device)
-    with AnimationWriter(output, len(inputs.poses), FPS, png=True, gif=False) as writer:
-        for frames in render(run, inputs, pipeline, RunReport({}, device)):
-            writer.write(frames)
-
-
 def load_frames(folder: Path) -> np.ndarray:
     """(F, H, W, 3) uint8."""
     return np.stack([np.asarray(Image.open(folder / f"frame_{number}.png")) for number in range(FRAMES)])
@@ -168,13 +145,7 @@ def main() -> None:
     cli.start_logging()
     settings = fill_in(parse(FastSettings, __doc__))
     settings.check()
-    pipeline = AnimationPipeline.from_checkpoints(
-        svd_folder=settings.pretrained_model_name_or_path,
-        unet_path=settings.unet_model_name_or_path,
-        pose_net_path=settings.posenet_model_name_or_path,
-        face_encoder_path=settings.face_encoder_model_name_or_path,
-    )
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = open_pipeline(settings)
     form, work = Format(width=SIDE, height=SIDE, num_frames=FRAMES), Path(settings.work)
     truth, path = work / "cases", Path(settings.figures)
     truth.mkdir(parents=True, exist_ok=True)
@@ -183,7 +154,7 @@ def main() -> None:
         for index in tqdm(range(settings.cases), desc=name, unit="case"):
             case = write_case(truth / f"case-{index + 1}", index, form, "cross")
             if not (results / case.name / "animation.mp4").is_file():
-                animate_case(pipeline, case, results / case.name, MODES[name], settings)
+                animate_case(pipeline, case, results / case.name, "whole", settings, **MODES[name])
         calls, tflop = arithmetic(MODES[name])
         found = measure(results, truth, work / "evaluation" / name, settings)
         found |= {"calls": calls, "tflop": round(tflop), **motion_figures(results, truth, settings)}

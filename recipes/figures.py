@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,11 +87,25 @@ def ablation(unet: PoseGuidedUNet, variant: str) -> Iterator[None]:
         unet.set_attn_processor(before)
 
 
-def animate_case(pipeline: AnimationPipeline, case: Path, output: Path, variant: str, settings: FigureSettings) -> None:
-    """Animate a case as `inference_basic.py` would, but for what the variant leaves out."""
+def open_pipeline(settings: Weights) -> AnimationPipeline:
+    """The pipeline of filled-in settings, without progress bars of its own."""
+    pipeline = AnimationPipeline.from_checkpoints(
+        svd_folder=settings.pretrained_model_name_or_path,
+        unet_path=settings.unet_model_name_or_path,
+        pose_net_path=settings.posenet_model_name_or_path,
+        face_encoder_path=settings.face_encoder_model_name_or_path,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def animate_case(
+    pipeline: AnimationPipeline, case: Path, output: Path, variant: str, settings: Sampling, **mode: Any
+) -> None:
+    """Animate a case as `inference_basic.py` would, but for what the variant leaves out; `mode` changes settings."""
     cls = FaceOptimizationSettings if variant == "hjb" else InferenceSettings
     run = cls(
-        **settings.shared(Weights) | settings.shared(Sampling),
+        **settings.shared(Weights) | settings.shared(Sampling) | mode,
         **{"end_refine_step": settings.num_inference_steps} if variant == "hjb" else {},
         validation_image=str(case / "reference.png"),
         validation_control_folder=str(case / "poses"),
@@ -132,13 +147,7 @@ def main() -> None:
     cli.start_logging()
     settings = fill_in(parse(FigureSettings, __doc__))
     settings.check()
-    pipeline = AnimationPipeline.from_checkpoints(
-        svd_folder=settings.pretrained_model_name_or_path,
-        unet_path=settings.unet_model_name_or_path,
-        pose_net_path=settings.posenet_model_name_or_path,
-        face_encoder_path=settings.face_encoder_model_name_or_path,
-    )
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = open_pipeline(settings)
     form, work = Format(width=SIDE, height=SIDE, num_frames=FRAMES), Path(settings.work)
     for run in settings.runs:
         kind, variant = run.split("/")
