@@ -1,7 +1,8 @@
 """Many jobs over Ray: workers that keep their networks, and each takes the next job as soon as it is free.
 
 Ray starts on this machine, or a cluster is named by its address. Its machines have this package at the same place or
-installed, and share the folders. What a worker that dies had in hand is given to another one.
+installed, and share the folders. What a worker that dies had in hand is given to another one. Work of several stages
+has workers of its own for each, which are all at work at once, on different jobs.
 """
 
 import contextlib
@@ -40,7 +41,10 @@ class Cluster(Settings):
         affects=NOTHING,
     )
     ray_workers: int | None = flag(
-        None, "with --ray: workers; left out, one a GPU, or a CPU core where there is none", least=1, affects=NOTHING
+        None,
+        "with --ray: workers, of each stage; left out, one a GPU, or a CPU core where there is none",
+        least=1,
+        affects=NOTHING,
     )
     max_retries: int = flag(
         2, "with --ray: how often a job is given to another worker after its own died", least=0, affects=NOTHING
@@ -51,6 +55,19 @@ class Cluster(Settings):
         super().check()
         if self.ray is not None and importlib.util.find_spec("ray") is None:
             raise InputError('--ray: Ray is not installed; pip install ".[cluster]", or leave the flag out')
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the work on each job.
+
+    Attributes:
+        make: makes what does it, once a worker; pickled where there are several.
+        on_gpu: whether it takes a GPU, or a share of one, where there are some.
+    """
+
+    make: Callable[[], Callable]
+    on_gpu: bool = True
 
 
 class _Worker:
@@ -69,9 +86,15 @@ class _Worker:
         return self._work(job)
 
 
+def in_turn(stages: Sequence[Stage]) -> Callable[[Any], Any]:
+    """What does all stages of a job; it ends with the first one that returns anything."""
+    works = [stage.make() for stage in stages]
+    return lambda job: next((result for work in works if (result := work(job)) is not None), None)
+
+
 def do_all(
     cluster: Cluster,
-    make: Callable[[], Callable[[Job], Result]],
+    stages: Sequence[Stage],
     jobs: Sequence[Job],
     lost: Callable[[Job, str], Result],
     on_tick: Callable[[int], object] = lambda running: None,
@@ -79,7 +102,8 @@ def do_all(
     """Do all jobs; yields their numbers and results as they end.
 
     Args:
-        make: makes what does a job, once a worker; it and the jobs are pickled where there are several.
+        stages: a job ends with the first one that returns anything, or with the last.
+        jobs: pickled where there are several workers.
         lost: the result of a job whose workers died too often, with the reason.
         on_tick: called with the number of jobs at work, after each one and at least every second.
 
@@ -91,13 +115,13 @@ def do_all(
     if not jobs:
         return
     if cluster.ray is None:
-        work = make()
+        work = in_turn(stages)
         for number, job in enumerate(jobs):
             on_tick(1)
             yield number, work(job)
         return
     with _connected(cluster.ray) as ray:
-        yield from _Queue(ray, cluster, make, jobs, lost, on_tick).results()
+        yield from _Queue(ray, cluster, stages, jobs, lost, on_tick).results()
 
 
 @contextlib.contextmanager
@@ -126,23 +150,36 @@ def _connected(address: str) -> Iterator[Any]:
 class _Queue:
     """The jobs that wait, and the workers; see `do_all`."""
 
-    def __init__(self, ray: Any, cluster: Cluster, make: Callable, jobs: Sequence, lost: Callable, on_tick: Callable):
-        self.ray, self.jobs, self.lost, self.on_tick = ray, jobs, lost, on_tick
+    def __init__(
+        self,
+        ray: Any,
+        cluster: Cluster,
+        stages: Sequence[Stage],
+        jobs: Sequence,
+        lost: Callable,
+        on_tick: Callable[[int], object],
+    ):
+        self.ray, self.stages, self.jobs, self.lost, self.on_tick = ray, stages, jobs, lost, on_tick
         self.max_retries, self.deaths, self.failed_starts = cluster.max_retries, Counter[int](), 0
-        self.waiting = deque(range(len(jobs)))
-        self.at_work: dict[Any, tuple[Any, int | None]] = {}  # by what will be there: the worker, and its job if any
+        self.waiting = [deque(range(len(jobs))), *(deque[int]() for _ in stages[1:])]  # by stage, as the next
+        self.idle: list[list] = [[] for _ in stages]
+        self.at_work: dict[
+            Any, tuple[Any, int, int | None]
+        ] = {}  # by what will be there: the worker, its stage and job
         resources = ray.cluster_resources()
-        kind = "num_gpus" if resources.get("GPU", 0) >= 1 else "num_cpus"
-        slots = int(resources.get("GPU" if kind == "num_gpus" else "CPU", 1))
-        self._new = lambda: ray.remote(_Worker).options(**{kind: 1}).remote(make, str(Path.cwd()))
-        self.workers = min(len(jobs), cluster.ray_workers or slots)
-        for _ in range(self.workers):
-            self._start()
+        self.gpus = int(resources.get("GPU", 0))
+        self.workers = min(len(jobs), cluster.ray_workers or self.gpus or int(resources.get("CPU", 1)))  # of a stage
+        for _ in range(self.workers):  # one of each, so that what has its place can do all
+            for stage in range(len(stages)):
+                self._start(stage)
 
-    def _start(self) -> None:
+    def _start(self, stage: int) -> None:
         """Ask for a worker; it may have to wait for its place."""
-        worker = self._new()
-        self.at_work[worker.__ray_ready__.remote()] = worker, None
+        on_gpu = self.gpus > 0 and self.stages[stage].on_gpu
+        sharing = sum(other.on_gpu for other in self.stages) if on_gpu else len(self.stages)
+        place = {"num_gpus" if on_gpu else "num_cpus": 1 / sharing}
+        worker = self.ray.remote(_Worker).options(**place).remote(self.stages[stage].make, str(Path.cwd()))
+        self.at_work[worker.__ray_ready__.remote()] = worker, stage, None
 
     def results(self) -> Iterator[tuple[int, Any]]:
         """Numbers and results of the jobs, as they end."""
@@ -151,35 +188,49 @@ class _Queue:
             ready, _ = self.ray.wait(list(self.at_work), num_returns=1, timeout=SECONDS_BETWEEN_TICKS)
             for reference in ready:
                 ended = self._end(reference)
+                self._hand_out()
                 if ended is not None:
                     left -= 1
                     yield ended
-            self.on_tick(sum(number is not None for _, number in self.at_work.values()))
+            self.on_tick(sum(number is not None for _, _, number in self.at_work.values()))
 
     def _end(self, reference: Any) -> tuple[int, Any] | None:
-        """Take what a worker has done, give it its next job, and return the number and result of a job that ended."""
-        worker, number = self.at_work.pop(reference)
+        """Take what a worker has done; the number and result of a job that ended."""
+        worker, stage, number = self.at_work.pop(reference)
         try:
             result = self.ray.get(reference)
         except self.ray.exceptions.RayActorError as error:
             self.ray.kill(worker)
-            return self._died(number, str(error).strip().splitlines()[0])
+            return self._died(stage, number, str(error).strip().splitlines()[0])
         self.failed_starts = 0
-        if self.waiting:
-            following = self.waiting.popleft()
-            self.at_work[worker.do.remote(self.jobs[following])] = worker, following
+        self.idle[stage].append(worker)
+        if number is not None and result is None and stage + 1 < len(self.stages):
+            self.waiting[stage + 1].append(number)
+            return None
         return None if number is None else (number, result)
 
-    def _died(self, number: int | None, reason: str) -> tuple[int, Any] | None:
+    def _hand_out(self) -> None:
+        """Give the workers that are free what waits for them, and let those go for whom nothing can come any more."""
+        busy = Counter(stage for _, stage, number in self.at_work.values() if number is not None)
+        coming = 0  # from earlier stages
+        for stage, (idle, waiting) in enumerate(zip(self.idle, self.waiting, strict=True)):
+            while idle and waiting:
+                worker, number = idle.pop(), waiting.popleft()
+                self.at_work[worker.do.remote(self.jobs[number])] = worker, stage, number
+                busy[stage] += 1
+            del idle[coming:]
+            coming += busy[stage] + len(waiting)
+
+    def _died(self, stage: int, number: int | None, reason: str) -> tuple[int, Any] | None:
         """Start another worker in place of one that died, and give its job back, unless it died too often."""
         self.failed_starts += number is None
-        if self.failed_starts > MOST_FAILED_STARTS * self.workers:
+        if self.failed_starts > MOST_FAILED_STARTS * self.workers * len(self.stages):
             raise RunError(f"Ray's workers do not start: {reason}")
-        self._start()
+        self._start(stage)
         if number is None:
             return None
         self.deaths[number] += 1
         if self.deaths[number] <= self.max_retries:
-            self.waiting.appendleft(number)
+            self.waiting[stage].appendleft(number)
             return None
         return number, self.lost(self.jobs[number], f"its worker died {self.deaths[number]} times: {reason}")

@@ -21,6 +21,7 @@ from animation.errors import NonFiniteError
 from animation.face.boxes import FaceBox
 from animation.face.settings import FaceInputs, FaceOptimizationSettings
 from animation.modules.arcface import FACE_SIZE
+from animation.networks import ANEW, Networks
 from animation.parallel import ALONE, Processes
 from animation.pipeline import AnimationPipeline
 from animation.report import RunReport
@@ -212,14 +213,18 @@ def photo_face_pixels(face: Image.Image, resampling: str = "antialias") -> Tenso
 
 @torch.no_grad()
 def build_face_optimizer(
-    settings: FaceOptimizationSettings, inputs: FaceInputs, pipeline: AnimationPipeline, report: RunReport
+    settings: FaceOptimizationSettings,
+    inputs: FaceInputs,
+    pipeline: AnimationPipeline,
+    report: RunReport,
+    networks: Networks = ANEW,
 ) -> FaceOptimizer:
     """Load ArcFace beside a pipeline's decoder and make the hook that a run with face optimisation refines with.
 
     The report gets the similarities of each step, which grow while the run goes on. Raises CheckpointError.
     """
     vae = pipeline.decoding_vae
-    extractor = load_arcface(inputs.extractor_path).to(vae_device(vae))
+    extractor = networks.open(load_arcface, inputs.extractor_path).to(vae_device(vae))
     report.add_files([inputs.extractor_path, *inputs.face_files])
     face = photo_face_pixels(inputs.photo_face, settings.face_resample).to(extractor.device)
     optimizer = FaceOptimizer(

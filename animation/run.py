@@ -19,6 +19,7 @@ from animation.face.settings import FaceInputs, FaceOptimizationSettings
 from animation.face_optimization import build_face_optimizer
 from animation.files import locked
 from animation.media.writing import AnimationWriter
+from animation.networks import ANEW, Networks
 from animation.parallel import ALONE, Processes
 from animation.pipeline import AnimationPipeline
 from animation.report import RunReport
@@ -72,11 +73,15 @@ def choose_channel_order(settings: Weights) -> str:
 
 
 def embed_photo(
-    photo: Image.Image, settings: InferenceSettings, channel_order: str, device: torch.device
+    photo: Image.Image,
+    settings: InferenceSettings,
+    channel_order: str,
+    device: torch.device,
+    networks: Networks = ANEW,
 ) -> tuple[np.ndarray, Face | None]:
     """The embedding of a photo's face, (512,) float32, and the face; zeros and None where there is none."""
     return find_and_embed(
-        photo, settings.face_models, channel_order, device.type, settings.face, settings.dwpose_models
+        photo, settings.face_models, channel_order, device.type, settings.face, settings.dwpose_models, networks
     )
 
 
@@ -87,6 +92,7 @@ def render(
     report: RunReport,
     checkpoint: Callable[[torch.Generator, list | None], Checkpoint] | None = None,
     first_frame: int = 0,
+    networks: Networks = ANEW,
 ) -> Iterator[np.ndarray]:
     """Encode the inputs and denoise at once, then decode chunk by chunk as the result is iterated.
 
@@ -99,6 +105,7 @@ def render(
         checkpoint: makes what keeps the state of the denoising loop, of the generator of all random numbers and of the
             facts that grow while it runs; None: nothing is kept.
         first_frame: decode from this one on, a multiple of `decode_chunk_size`.
+        networks: that are open already.
 
     Yields:
         (n, H, W, 3) uint8 RGB; in the first of several processes alone, but all must iterate.
@@ -113,7 +120,7 @@ def render(
     generator = torch.Generator(report.device).manual_seed(settings.seed)
     refine_x0 = None
     if isinstance(inputs, FaceInputs) and isinstance(settings, FaceOptimizationSettings):
-        refine_x0 = build_face_optimizer(settings, inputs, pipeline, report)
+        refine_x0 = build_face_optimizer(settings, inputs, pipeline, report, networks)
     with report.stage("encode"):
         conditions = pipeline.encode(
             inputs.photo,

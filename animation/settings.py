@@ -13,6 +13,7 @@ from animation.face.embedding import load_face_embedding
 from animation.flags import FILES, FRAMES, NOTHING, Settings, flag
 from animation.media.images import FrameFolder, check_size, load_photo, warn_if_stretched
 from animation.media.writing import FRAMES_FOLDER, PARTIAL_FOLDER, check_writable
+from animation.networks import ANEW, Networks
 from animation.parallel import Processes
 
 SEED = 23123134
@@ -189,8 +190,11 @@ class InferenceSettings(Weights, Sampling, Levers):
         """What would lower the memory need of this kind of run alone, as flags; the general ones are the runtime's."""
         return []
 
-    def read_inputs(self) -> Inputs:
+    def read_inputs(self, networks: Networks = ANEW) -> Inputs:
         """Check everything that can be checked without loading a model, and read the inputs.
+
+        Args:
+            networks: that are open already, for a kind of run that has to find faces first.
 
         Raises:
             InputError: a setting is out of range, an input is missing or unreadable, or the output not writable.

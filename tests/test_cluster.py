@@ -18,7 +18,7 @@ import yaml
 from animation.clip.batch import CASES_FILE
 from animation.clip.flow import Models, make_clip
 from animation.clip.state import STATE_FOLDER
-from animation.cluster import Cluster, do_all
+from animation.cluster import Cluster, Stage, do_all
 from animation.errors import InputError
 from animation.evaluation.evaluation import evaluate
 from animation.evaluation.settings import EvaluationSettings
@@ -49,7 +49,7 @@ def nodes():
 def do(address, path, names):
     """Results by name, and how often each job was begun."""
     jobs = [(str(path), name) for name in names]
-    done = do_all(Cluster(ray=address), Recorder, jobs, lambda job, reason: reason)
+    done = do_all(Cluster(ray=address), [Stage(Recorder)], jobs, lambda job, reason: reason)
     found = {names[number]: result for number, result in done}
     return found, Counter(line.split()[0] for line in path.read_text().splitlines())
 
@@ -68,7 +68,7 @@ def test_a_job_whose_worker_dies_is_given_to_another(nodes, tmp_path):
 def test_two_hundred_jobs_leave_the_driver_as_small_as_it_was(nodes, tmp_path):
     log, sizes = tmp_path / "log", []
     jobs = [(str(log), f"job-{i}") for i in range(200)]
-    for _ in do_all(Cluster(ray=nodes.address), Recorder, jobs, lambda job, reason: reason):
+    for _ in do_all(Cluster(ray=nodes.address), [Stage(Recorder)], jobs, lambda job, reason: reason):
         sizes.append(psutil.Process().memory_info().rss)
     assert len(log.read_text().splitlines()) == len(sizes) == 200
     assert max(sizes[100:]) - max(sizes[:100]) < 4 * 2**20
@@ -79,7 +79,9 @@ def test_errors_of_jobs_and_of_the_cluster(nodes, tmp_path):
         do(nodes.address, tmp_path / "log", ["raises"])
     with pytest.raises(InputError, match="no Ray there"):
         do("127.0.0.1:1", tmp_path / "log", ["job"])
-    assert list(do_all(Cluster(), Recorder, [(str(tmp_path / "alone"), "job")], None)) == [(0, ("job", os.getpid(), 0))]
+    assert list(do_all(Cluster(), [Stage(Recorder)], [(str(tmp_path / "alone"), "job")], None)) == [
+        (0, ("job", os.getpid(), 0))
+    ]
 
 
 def test_clips_are_those_of_one_process(nodes, tmp_path, checkpoint, case):
@@ -145,7 +147,7 @@ def test_a_node_is_removed(nodes, tmp_path):
     node, log = nodes.add_node(**NODE), tmp_path / "log"
     jobs = [(str(log), f"slow-{i}") for i in range(24)]
     names = []
-    for _, (name, _, _) in do_all(Cluster(ray=nodes.address), Recorder, jobs, lambda job, reason: reason):
+    for _, (name, _, _) in do_all(Cluster(ray=nodes.address), [Stage(Recorder)], jobs, lambda job, reason: reason):
         names.append(name)
         if len(names) == 8:
             nodes.remove_node(node)

@@ -227,8 +227,31 @@ def test_the_cluster_of_the_page_is_one_that_ray_takes():
         pytest.skip("Ray is not installed")
     jsonschema = pytest.importorskip("jsonschema")
     schema = json.loads((Path(schema.origin).parent / "autoscaler" / "ray-schema.json").read_text())
-    by_ssh, by_kubernetes = map(yaml.safe_load, blocks((ROOT / "docs" / "cluster.md").read_text(), "yaml"))
+    by_ssh, _ = map(yaml.safe_load, blocks((ROOT / "docs" / "cluster.md").read_text(), "yaml"))
     jsonschema.validate(by_ssh, schema)
     with pytest.raises(jsonschema.ValidationError):  # a control
         jsonschema.validate(by_ssh | {"max_worker": 2}, schema)
-    assert by_kubernetes["kind"] == "RayCluster"
+
+
+def test_the_manifest_of_the_page_is_one_that_rays_autoscaler_reads():
+    """By a schema of what it uses, and by the code that runs beside a RayCluster's head."""
+    jsonschema = pytest.importorskip("jsonschema")
+    kuberay = pytest.importorskip("ray.autoscaler._private.kuberay.autoscaling_config")
+    _, manifest = map(yaml.safe_load, blocks(read("docs/cluster.md"), "yaml"))
+    check = jsonschema.Draft202012Validator(json.loads(read("tests/raycluster.schema.json"))).validate
+    check(manifest)
+    group, deployed = manifest["spec"]["workerGroupSpecs"][0], {"metadata": {"name": "a", "namespace": "b"}}
+    found = kuberay._derive_autoscaling_config_from_ray_cr(manifest | deployed)
+    nodes = {name: node["resources"] for name, node in found["available_node_types"].items()}
+    assert nodes["headgroup"]["CPU"] == 0 and found["max_workers"] == group["maxReplicas"]
+    assert (nodes["gpu"]["GPU"], nodes["gpu"]["CPU"]) == (1, 8)
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    for part, name, value in ((group, "maxReplica", 8), (group["rayStartParams"], "num-gpus", 1), (limits, "gpu", 1)):
+        part[name] = value
+        with pytest.raises(jsonschema.ValidationError):  # a control
+            check(manifest)
+        del part[name]
+    check(manifest)
+    del limits["cpu"]
+    with pytest.raises(ValueError, match="CPU"):  # another
+        kuberay._derive_autoscaling_config_from_ray_cr(manifest | deployed)

@@ -12,9 +12,10 @@ from animation.cli import listed
 from animation.clip.cases import Case
 from animation.clip.flow import Models, make_clip
 from animation.clip.plan import fit
-from animation.cluster import Cluster, do_all
+from animation.cluster import Cluster, Stage, do_all
 from animation.errors import InputError, RunError
 from animation.files import write_json
+from animation.networks import ANEW, Networks
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class ClipMaker:
     """Makes clips, one after the other, with the networks that the first one loaded."""
 
     def __init__(self) -> None:
-        self.models = Models()
+        self.models = Models(networks=Networks(keep=True))
 
     def __call__(self, case: Case) -> dict:
         """Make one, or leave it where it is there already; its row, as `row_of` has it."""
@@ -50,6 +51,7 @@ class ClipMaker:
         if settings.max_vram is not None:
             settings, plan = fit(settings, inputs, case.asked)
             logger.info("%s", plan.text())
+            self.models.networks = ANEW  # the plan has no room for what stays open
         return make_clip(settings, inputs, self.models)
 
 
@@ -97,7 +99,7 @@ def run_cases(cases: Sequence[Case], output: str | Path, cluster: Cluster) -> No
         jobs = [cases[i] for i in left]
         try:
             for number, row in do_all(
-                cluster, ClipMaker, jobs, row_of, lambda running: _show(progress, rows.values(), running)
+                cluster, [Stage(ClipMaker)], jobs, row_of, lambda running: _show(progress, rows.values(), running)
             ):
                 rows[left[number]] = row
                 progress.update()

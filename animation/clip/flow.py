@@ -24,6 +24,7 @@ from animation.flags import FILES, FRAMES, LATENTS
 from animation.media.framing import Framing
 from animation.media.sound import load_sound
 from animation.media.writing import FRAMES_FOLDER, write_png
+from animation.networks import ANEW, Networks
 from animation.parallel import ALONE, Processes
 from animation.pipeline import AnimationPipeline
 from animation.report import RunReport, device_name, library_versions
@@ -37,10 +38,15 @@ REMOVABLE = {"animated_images.gif", FRAMES_FOLDER, CSIM_PLOT, SIDE_BY_SIDE}  # w
 
 
 class Models:
-    """The pipeline that was loaded last, for clips that want the same one again; `processes` share each clip's work."""
+    """The pipeline that was loaded last, for clips that want the same one again.
 
-    def __init__(self, processes: Processes = ALONE) -> None:
-        self.processes = processes
+    Args:
+        processes: share each clip's work.
+        networks: the others, of which those that stay open are in memory beside the pipeline.
+    """
+
+    def __init__(self, processes: Processes = ALONE, networks: Networks = ANEW) -> None:
+        self.processes, self.networks = processes, networks
         self._made_of: tuple | None = None
         self._pipeline: AnimationPipeline | None = None
 
@@ -115,7 +121,7 @@ class _Clip:
         photo_pixels = np.asarray(framing.apply(self.inputs.photo))
         write_whole(self.photo, lambda path: write_png(path, photo_pixels))
         with self.report.stage("skeletons"):
-            self.poses, seconds = make_skeletons(settings, self.photo, framing, driver)
+            self.poses, seconds = make_skeletons(settings, self.photo, framing, driver, self.models.networks)
             self.sound = None
             if driver.kind == "video" and not settings.no_audio:
                 self.sound = load_sound(driver.path, driver.start, seconds, settings.loop)
@@ -132,7 +138,7 @@ class _Clip:
     def _write(self, state: ClipState, embedding: np.ndarray, resumed: dict) -> dict:
         """Write the results and run.json, whose facts are returned, and remove what they take the place of."""
         settings, driver, report = self.settings, self.inputs.driver, self.report
-        results = Results(settings, self.inputs, self.run_inputs, state, self.sound)
+        results = Results(settings, self.inputs, self.run_inputs, state, self.sound, self.models.networks)
         facts = results.write(self.channel_order, self.device, report)
         report.add_files([settings.photo, *([driver.path] if driver.path.is_file() else []), *self.poses.paths])
         report.write(
@@ -172,7 +178,9 @@ class _Clip:
             if made.get("of") == made_of and path.is_file():
                 logger.info("%s: the face embedding of an earlier run is taken", path)
                 return np.load(path, allow_pickle=False), made.get("box")
-            embedding, face = embed_photo(self.inputs.photo, self.run, self.channel_order, self.device)
+            embedding, face = embed_photo(
+                self.inputs.photo, self.run, self.channel_order, self.device, self.models.networks
+            )
             box = None if face is None else face.box.tolist()
         made_file.unlink(missing_ok=True)
         write_whole(path, lambda partial: np.save(partial, embedding))
@@ -192,7 +200,7 @@ class _Clip:
         self.run = self.settings.inference_settings(
             self.framing, self.inputs.driver.fps, face_boxes=keypoints.is_file()
         )
-        self.run_inputs = self.run.read_inputs()
+        self.run_inputs = self.run.read_inputs(self.models.networks)
 
     def _dependencies(self, poses: str, embedding: np.ndarray) -> tuple[dict, dict, dict]:
         """What latents, frames and files depend on, by names that a user knows."""
@@ -223,7 +231,7 @@ class _Clip:
         with self.report.stage("load"):
             pipeline = self.models(self.run, self.device, self.report)
         done = first = done - done % self.settings.decode_chunk_size
-        chunks = render(self.run, self.run_inputs, pipeline, self.report, state.denoising, first)
+        chunks = render(self.run, self.run_inputs, pipeline, self.report, state.denoising, first, self.models.networks)
         with self.report.stage("decode"):
             for frames in chunks:
                 state.keep_frames(done, frames)

@@ -21,6 +21,7 @@ from animation.media.images import load_photo
 from animation.media.panels import Picture, SheetBlock, draw_contact_sheet, pick_moments, plot_likeness, write_panels
 from animation.media.sound import Sound
 from animation.media.writing import AnimationWriter
+from animation.networks import Networks
 from animation.report import RunReport
 from animation.settings import Inputs
 from animation.skeletons.preview import skeleton_panels
@@ -41,12 +42,20 @@ class Results:
         run_inputs: of the run, with the skeletons and the face's embedding.
         state: with all frames decoded.
         sound: of the MP4; None for none.
+        networks: that are open already.
     """
 
     def __init__(
-        self, settings: ClipSettings, inputs: ClipInputs, run_inputs: Inputs, state: ClipState, sound: Sound | None
+        self,
+        settings: ClipSettings,
+        inputs: ClipInputs,
+        run_inputs: Inputs,
+        state: ClipState,
+        sound: Sound | None,
+        networks: Networks,
     ):
         self.settings, self.inputs, self.run_inputs, self.state, self.sound = settings, inputs, run_inputs, state, sound
+        self.networks = networks
         self.output, self.fps = Path(settings.output), inputs.driver.fps
         self.first = 1 if settings.anchor == "photo" else 0  # the photo's own skeleton is no part of the clip
         self.count = len(run_inputs.poses) - self.first
@@ -155,7 +164,9 @@ class Results:
         if settings.no_figures or not embedding.any():
             return None
         try:
-            finder = FaceFinder(settings.face_models, Path(settings.dwpose_models), device.type)
+            finder = self.networks.open(
+                FaceFinder, settings.face_models, settings.dwpose_models, device.type, self.networks
+            )
         except InputError as error:
             logger.warning("the faces are not compared: %s", error)
             return None

@@ -19,6 +19,7 @@ from animation.media.framing import Framing
 from animation.media.images import FrameFolder, open_rgb, same_shape, warn_if_stretched
 from animation.media.video import FolderFrames
 from animation.media.writing import PARTIAL_FOLDER, publish_frames, write_png
+from animation.networks import Networks
 from animation.skeletons.estimation import record
 from animation.skeletons.extraction import arrangement_choices, report, write_skeletons
 from animation.skeletons.settings import SkeletonChoices, SkeletonInputs
@@ -32,7 +33,9 @@ logger = logging.getLogger(__name__)
 MADE_FILE = "made_of.json"  # beside the skeletons: what they were made of
 
 
-def make_skeletons(settings: ClipSettings, photo: Path, framing: Framing, driver: Driver) -> tuple[FrameFolder, float]:
+def make_skeletons(
+    settings: ClipSettings, photo: Path, framing: Framing, driver: Driver, networks: Networks
+) -> tuple[FrameFolder, float]:
     """Write the clip's skeletons to the intermediate folder, or leave those that are there and made of the same.
 
     The driver's part is repeated `--loop` times, at most for `--max_seconds`; with `--anchor photo` the photo's own
@@ -41,6 +44,7 @@ def make_skeletons(settings: ClipSettings, photo: Path, framing: Framing, driver
     Args:
         photo: the file of the photo on its canvas.
         framing: how the photo lies there, and where the face is of the person who counts.
+        networks: that are open already.
 
     Returns:
         The skeletons, of the canvas's size, in the order of the clip; and how many seconds the driver's part lasts
@@ -57,7 +61,7 @@ def make_skeletons(settings: ClipSettings, photo: Path, framing: Framing, driver
         return FrameFolder(folder), made["part"] / driver.fps
     (folder / MADE_FILE).unlink(missing_ok=True)
     make = _copy if driver.kind == "poses" else _extract
-    count, part = make(settings, photo, framing, driver, folder)
+    count, part = make(settings, photo, framing, driver, folder, networks)
     write_json(folder / MADE_FILE, {"frames": count, "part": part, "of": made_of})
     return FrameFolder(folder), part / driver.fps
 
@@ -84,13 +88,15 @@ def _made_of(settings: ClipSettings, photo: Path, framing: Framing, driver: Driv
     return json.loads(json.dumps(made_of))
 
 
-def _extract(settings: ClipSettings, photo: Path, framing: Framing, driver: Driver, folder: Path) -> tuple[int, int]:
+def _extract(
+    settings: ClipSettings, photo: Path, framing: Framing, driver: Driver, folder: Path, networks: Networks
+) -> tuple[int, int]:
     """Of a video, frames or key points: find people, choose and align, draw."""
     size = framing.width, framing.height
     choices = settings.skeleton_settings(photo, size, driver)
     needs_photo = settings.alignment != "none" or settings.anchor == "photo"
     inputs = SkeletonInputs(open_rgb(photo) if needs_photo else None, driver.frames, driver.recording, size)
-    recording = record(choices, inputs)
+    recording = record(choices, inputs, networks)
     recording.give_to(describe_file(photo), framing.face)
     if driver.recording is None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,12 +112,14 @@ def _extract(settings: ClipSettings, photo: Path, framing: Framing, driver: Driv
     return recording.drawn.num_frames, arrangement.drawn.num_frames
 
 
-def _copy(settings: ClipSettings, photo: Path, framing: Framing, driver: Driver, folder: Path) -> tuple[int, int]:
+def _copy(
+    settings: ClipSettings, photo: Path, framing: Framing, driver: Driver, folder: Path, networks: Networks
+) -> tuple[int, int]:
     """Of a folder of skeletons: bring them on the canvas, and the key points beside them, where there are some."""
     source, size = driver.frames, (framing.width, framing.height)
     assert isinstance(source, FolderFrames)
     place = placing(framing, source.size)
-    people = _photo_people(settings, photo, framing) if settings.anchor == "photo" else None
+    people = _photo_people(settings, photo, framing, networks) if settings.anchor == "photo" else None
     kept = source.numbers
     numbers = [kept[i] for i in looped(len(kept), driver.fps, settings.loop, settings.max_seconds)]
 
@@ -191,13 +199,13 @@ def prepend(people: People, drawn: Drawn) -> Drawn:
     return Drawn(frames, keypoints, scores, drawn.size, drawn.num_frames + 1)
 
 
-def _photo_people(settings: ClipSettings, photo: Path, framing: Framing) -> People:
+def _photo_people(settings: ClipSettings, photo: Path, framing: Framing, networks: Networks) -> People:
     """The photo's person, or with `--person all` its people, 134 key points each in 0..1 of it."""
     from DWPose.wholebody import Wholebody
 
     picture = np.asarray(open_rgb(photo))
-    networks = settings.skeleton_settings(photo, (512, 512), None)
-    found = Wholebody(networks.detector_path, networks.pose_path, networks.device).estimate(picture)
+    choices = settings.skeleton_settings(photo, (512, 512), None)
+    found = networks.open(Wholebody, choices.detector_path, choices.pose_path, choices.device).estimate(picture)
     size = picture.shape[1::-1]
     recording = Recording(found, size, [], size, 1.0, face=framing.face)
     try:

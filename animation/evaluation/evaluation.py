@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from animation import runtime
-from animation.cluster import do_all
+from animation.cluster import Stage, do_all
 from animation.errors import RunError
 from animation.evaluation.cases import Case, chunks
 from animation.evaluation.measures import Measure, make_measures
@@ -212,7 +212,7 @@ def evaluate(settings: EvaluationSettings, cases: Sequence[Case]) -> list[Record
             return lambda case: measure_case(case, measures, progress)
 
         make = here if settings.ray is None else functools.partial(_measurer, settings)
-        for number, record in do_all(settings, make, [case for case, _ in left], _lost):
+        for number, record in do_all(settings, [Stage(make)], [case for case, _ in left], _lost):
             write_json(left[number][1], asdict(record))
             progress.update(0 if settings.ray is None else record.num_frames)
     records = [Record(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]

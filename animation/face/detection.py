@@ -10,6 +10,7 @@ import numpy as np
 from animation.errors import InputError
 from animation.face.boxes import bounds_of_points
 from animation.flags import NOTHING, Settings, flag
+from animation.networks import ANEW, Networks
 from DWPose.keypoints import FACE
 from DWPose.wholebody import MODEL_FILES, Wholebody
 
@@ -79,6 +80,7 @@ class FaceFinder:
         dwpose_folder: yolox_l.onnx and dw-ll_ucoco_384.onnx for the second way, opened when it is first needed; None,
             or a folder without them, to go without it.
         device: `cuda` runs the networks there where onnxruntime can; `cpu`.
+        networks: opens those of the second way.
         threads: of the CPU that each of insightface's networks takes; None: all.
 
     Raises:
@@ -90,6 +92,7 @@ class FaceFinder:
         models_folder: str | Path,
         dwpose_folder: str | Path | None = None,
         device: str = "cpu",
+        networks: Networks = ANEW,
         threads: int | None = None,
     ):
         import onnxruntime
@@ -110,6 +113,7 @@ class FaceFinder:
         self.analysis.prepare(ctx_id=0, det_size=DETECTION_SIZE)
         paths = [] if dwpose_folder is None else [Path(dwpose_folder) / name for name in MODEL_FILES]
         self.dwpose_paths = paths if all(path.is_file() for path in paths) else []
+        self.networks = networks
         self._wholebody: Wholebody | None = None
 
     def __call__(self, image_rgb: np.ndarray, channel_order: str = "bgr") -> tuple[list[Face], str | None]:
@@ -145,8 +149,7 @@ class FaceFinder:
     def _estimate(self, image_rgb: np.ndarray) -> list[Face]:
         """By DWPose, of the people whom its detector finds: its estimator sees somebody in an empty picture too."""
         if self._wholebody is None:
-            detector, estimator = self.dwpose_paths
-            self._wholebody = Wholebody(detector, estimator, self.device)
+            self._wholebody = self.networks.open(Wholebody, *self.dwpose_paths, self.device)
         people = self._wholebody(image_rgb)
         if not people.detected:
             return []

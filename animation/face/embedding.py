@@ -10,6 +10,7 @@ from PIL import Image
 from animation.errors import InputError
 from animation.face.detection import Face, FaceFinder
 from animation.media.images import counted
+from animation.networks import ANEW, Networks
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ def find_and_embed(
     device: str = "cpu",
     face_number: int | None = None,
     dwpose_folder: str | Path | None = None,
+    networks: Networks = ANEW,
 ) -> tuple[np.ndarray, Face | None]:
     """Choose one face of a photo, an RGB image, and embed it.
 
@@ -95,6 +97,7 @@ def find_and_embed(
         channel_order: the order of channels handed to insightface, `rgb` (released weights) or `bgr`: a property of
             the checkpoint that the embedding is for.
         face_number: which face, from the left and from 0; None: the largest.
+        networks: that are open already.
 
     Returns:
         (512,) float32, raw (not normalised), and the face; zeros and None, with a warning, where no face is found.
@@ -103,7 +106,7 @@ def find_and_embed(
         InputError: the models are missing or damaged, or there is no face of that number.
     """
     pixels = np.asarray(image)
-    finder = FaceFinder(models_folder, dwpose_folder, device)
+    finder = networks.open(FaceFinder, models_folder, dwpose_folder, device, networks)
     faces, way = finder(pixels, channel_order)
     if not faces:
         unseen = "" if finder.dwpose_paths else "; DWPose's networks are not there to look too"

@@ -19,6 +19,7 @@ from animation.flags import flag
 from animation.media.images import list_pictures, load_photo
 from animation.media.video import VideoFrames
 from animation.media.writing import check_writable
+from animation.networks import ANEW, Networks
 
 logger = logging.getLogger(__name__)
 
@@ -100,13 +101,13 @@ def draw_mask(
     return mask
 
 
-def extract_masks(settings: FaceMaskSettings, pictures: Pictures, folder: Path) -> None:
+def extract_masks(settings: FaceMaskSettings, pictures: Pictures, folder: Path, networks: Networks = ANEW) -> None:
     """Find the faces of all pictures and write their masks, each whole or not at all; what is there already stays.
 
     Raises:
         InputError: a network or a picture is damaged; the masks before it stay, and the same command goes on there.
     """
-    finder = FaceFinder(settings.face_models, settings.dwpose_models, settings.device)
+    finder = networks.open(FaceFinder, settings.face_models, settings.dwpose_models, settings.device, networks)
     if not finder.dwpose_paths:
         missing = "DWPose's networks are not there; faces that the detector does not find stay unfound"
         logger.info(f"{settings.dwpose_models}: {missing}")

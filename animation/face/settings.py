@@ -25,6 +25,7 @@ from animation.face.embedding import choose_face
 from animation.files import describe_file
 from animation.flags import NOTHING, flag
 from animation.media.images import FrameFolder, frame_number, load_photo, warn_if_stretched
+from animation.networks import ANEW, Networks
 from animation.settings import InferenceSettings, Inputs, Weights
 from animation.skeletons.estimation import KEYPOINTS_FILE
 from animation.weights.layout import find_file, set_of
@@ -153,19 +154,19 @@ class FaceOptimizationSettings(InferenceSettings, FaceOptimization):
         """What else would lower the memory need: decoding the faces alone."""
         return [] if self.hjb_crop is not None else ["--hjb_crop"]
 
-    def read_inputs(self) -> FaceInputs:
+    def read_inputs(self, networks: Networks = ANEW) -> FaceInputs:
         """Check everything that can be checked without torch, read the inputs, and find the faces.
 
         Raises:
             InputError: as the other runs', or no face is known in frames or photo, or the extractor has no weights.
         """
-        inputs = super().read_inputs()
+        inputs = super().read_inputs(networks)
         extractor_path = self.find_extractor()
         path = Path(self.keypoints or Path(self.validation_control_folder) / KEYPOINTS_FILE)
         needed = self.validation_control_mask_folder is None or self.validation_image_mask is None
         recording = load_recording(path) if self.keypoints or (needed and path.is_file()) else None
         boxes, files = self._find_frame_boxes(inputs.poses, recording, path)
-        box, photo_files = self._find_photo_face(inputs.photo, recording, path)
+        box, photo_files = self._find_photo_face(inputs.photo, recording, path, networks)
         return FaceInputs(
             **vars(inputs),
             face_boxes=boxes,
@@ -222,7 +223,7 @@ class FaceOptimizationSettings(InferenceSettings, FaceOptimization):
         return list(range(len(wanted)))
 
     def _find_photo_face(
-        self, photo: Image.Image, recording: Recording | None, recording_path: Path
+        self, photo: Image.Image, recording: Recording | None, recording_path: Path, networks: Networks
     ) -> tuple[FaceBox, list[Path]]:
         """The photo's face, from its mask, the key points of that photo, or insightface's detector."""
         if self.validation_image_mask is not None:
@@ -244,7 +245,7 @@ class FaceOptimizationSettings(InferenceSettings, FaceOptimization):
                 logger.info(f"the photo's face, which the frames are drawn towards, is {recording_path}'s")
                 return box, files
         try:
-            finder = FaceFinder(self.face_models, self.dwpose_models)
+            finder = networks.open(FaceFinder, self.face_models, self.dwpose_models, "cpu", networks)
         except InputError as error:
             raise InputError(f"where the photo's face is is unknown: give --validation_image_mask ({error})") from None
         faces, way = finder(np.asarray(photo))

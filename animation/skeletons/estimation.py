@@ -14,6 +14,7 @@ from animation.errors import InputError
 from animation.files import describe_file
 from animation.media.images import counted
 from animation.media.video import read_ahead
+from animation.networks import ANEW, Networks
 from animation.skeletons.settings import DriverFrames, SkeletonInputs, SkeletonSettings
 from DWPose.arrangement import photo_person
 from DWPose.recording import KEYPOINTS_FILE, Recording, load_recording
@@ -25,7 +26,7 @@ UNFINISHED_FILE = ".keypoints.unfinished.npz"
 SECONDS_BETWEEN_SAVES = 10
 
 
-def record(settings: SkeletonSettings, inputs: SkeletonInputs) -> Recording:
+def record(settings: SkeletonSettings, inputs: SkeletonInputs, networks: Networks = ANEW) -> Recording:
     """Raw key points of the photo and every frame of the driver.
 
     Where the output folder, or `settings.keypoints`, has those of the same photo, driver and networks, they are taken
@@ -36,8 +37,8 @@ def record(settings: SkeletonSettings, inputs: SkeletonInputs) -> Recording:
     """
 
     @functools.cache
-    def networks() -> Wholebody:
-        return Wholebody(settings.detector_path, settings.pose_path, settings.device)
+    def wholebody() -> Wholebody:
+        return networks.open(Wholebody, settings.detector_path, settings.pose_path, settings.device)
 
     done, recording = True, inputs.keypoints
     if recording is None:
@@ -46,12 +47,12 @@ def record(settings: SkeletonSettings, inputs: SkeletonInputs) -> Recording:
         photo = describe_file(Path(settings.ref_image_path))
         if recording.photo is None or not recording.belongs_to(photo):
             recording.give_to(photo, None)
-            recording.photo = networks().estimate(np.asarray(inputs.photo))
+            recording.photo = wholebody().estimate(np.asarray(inputs.photo))
             recording.photo_size = inputs.photo.size
     if settings.alignment != "none":
         photo_person(recording, settings.person == "all", settings.confidence)  # before minutes of work
     if not done:
-        _record_driver(recording, inputs.driver, networks(), Path(settings.poses_folder_path) / UNFINISHED_FILE)
+        _record_driver(recording, inputs.driver, wholebody(), Path(settings.poses_folder_path) / UNFINISHED_FILE)
     return recording
 
 

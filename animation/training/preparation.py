@@ -1,9 +1,9 @@
 """A folder of videos becomes a training data set: frames, skeletons, face masks and the lists that train.py reads.
 
-Each clip is a job of its own for one of several processes; a job that was done is not done again.
+Each clip is a job of four stages, each for one of several processes; what was done is not done again.
 """
 
-import contextlib
+import functools
 import itertools
 import logging
 import math
@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from animation.cluster import Cluster, do_all
+from animation.cluster import Cluster, Stage, do_all, in_turn
 from animation.errors import InputError
 from animation.face.detection import find_face_models
 from animation.face.masks import NO_FACE, SHAPES, FaceMaskSettings, extract_masks
@@ -29,8 +30,10 @@ from animation.flags import flag
 from animation.media.images import list_frames
 from animation.media.video import LARGEST_FPS, VideoFrames
 from animation.media.writing import check_writable, write_png
+from animation.networks import Networks
 from animation.skeletons.settings import SkeletonChoices, SkeletonSettings
 from animation.training.clips import RELEASED_BUCKETS
+from DWPose.recording import KEYPOINTS_FILE
 from DWPose.sessions import DEVICES, find_model
 
 logger = logging.getLogger(__name__)
@@ -153,73 +156,109 @@ class ClipJob:
     video: Path | None
     folder: Path
 
-    def run(self) -> str | None:
-        """Write what is missing of images/, poses/ and faces/; why the clip is of no use, or None.
+    @property
+    def images(self) -> Path:
+        """The folder of its frames."""
+        return self.folder / "images"
 
-        Each folder of frames and of skeletons appears whole; masks are written one by one.
-        """
-        try:
-            with locked(self.folder):
-                return self._make()
-        except InputError as error:  # another run is at work there
-            return str(error)
+    @property
+    def poses(self) -> Path:
+        """The folder of its skeletons."""
+        return self.folder / "poses"
 
-    def _make(self) -> str | None:
-        if is_complete(self.folder):
-            return None
-        settings, images = self.settings, self.folder / "images"
-        try:
-            if not images.is_dir():
-                if self.video is None:
-                    return "no images/ folder in it"
-                self._write_frames(self.video, images)
-            count = len(list_frames(images))
-            if count < settings.least_frames:
-                return f"{count} frames, fewer than --least_frames {settings.least_frames}"
-            self._write_skeletons(images)
-            places = {"image_folder": str(images), "masks_folder": str(self.folder / "faces")}
-            networks = {
-                "dwpose_models": str(Path(settings.pose_path).parent),
-                "device": "cuda" if settings.device == "cuda" else "cpu",
-            }
-            masks = FaceMaskSettings(**settings.shared(FaceMaskSettings) | places | networks)
-            extract_masks(masks, *masks.read_inputs())
-        except InputError as error:
-            if not images.is_dir() and self.folder.is_dir():
-                (self.folder / SOURCE_FILE).unlink(missing_ok=True)
-                with contextlib.suppress(OSError):  # not empty: something else is in it
-                    self.folder.rmdir()
-            return str(error)
-        return None
-
-    def _write_frames(self, video: Path, images: Path) -> None:
+    def write_frames(self, networks: Networks) -> None:
         """Write a video's frames, upright, as images/frame_0.png …, all or nothing."""
-        partial = images.with_name(".images.partial")
+        if not self.images.is_dir():
+            if self.video is None:
+                raise InputError("no images/ folder in it")
+            self._decode(self.video)
+        count, least = len(list_frames(self.images)), self.settings.least_frames
+        if count < least:
+            raise InputError(f"{count} frames, fewer than --least_frames {least}")
+
+    def _decode(self, video: Path) -> None:
+        partial, source = self.folder / ".images.partial", self.folder / SOURCE_FILE
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        write_json(self.folder / SOURCE_FILE, self.settings.source(video))
+        write_json(source, self.settings.source(video))
         try:
             for i, frame in enumerate(VideoFrames(video, fps=self.settings.fps)):
                 write_png(partial / f"frame_{i}.png", frame)
-            partial.replace(images)
+            partial.replace(self.images)
+        except InputError:
+            source.unlink()
+            raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
-    def _write_skeletons(self, images: Path) -> None:
+    def find_people(self, networks: Networks) -> None:
+        """Write the key points of all frames to the folder of the skeletons."""
+        from animation.skeletons.estimation import record
+
+        if self._is_drawn():
+            return
+        settings = self._skeletons(
+            target_image_folder_path=str(self.images),
+            detector_path=self.settings.detector_path,
+            pose_path=self.settings.pose_path,
+            device=self.settings.device,
+        )
+        recording = record(settings, settings.read_inputs(), networks)
+        self.poses.mkdir(exist_ok=True)
+        recording.save(self.poses / KEYPOINTS_FILE)
+
+    def draw_skeletons(self, networks: Networks) -> None:
+        """Draw the key points as poses/frame_0.png …, all or nothing."""
         from animation.skeletons.extraction import extract
 
-        settings, poses = self.settings, self.folder / "poses"
-        if poses.is_dir() and len(list(poses.glob("frame_*.png"))) == len(list_frames(images)):
-            return
-        skeletons = SkeletonSettings(
-            poses_folder_path=str(poses),
-            target_image_folder_path=str(images),
-            detector_path=settings.detector_path,
-            pose_path=settings.pose_path,
-            device=settings.device,
-            **settings.shared(SkeletonChoices) | {"alignment": "none"},
-        )
-        extract(skeletons, skeletons.read_inputs())
+        if not self._is_drawn():
+            settings = self._skeletons(keypoints=str(self.poses / KEYPOINTS_FILE))
+            extract(settings, settings.read_inputs())
+
+    def _is_drawn(self) -> bool:
+        return len(list(self.poses.glob("frame_*.png"))) == len(list_frames(self.images))
+
+    def _skeletons(self, **sources: Any) -> SkeletonSettings:
+        choices = self.settings.shared(SkeletonChoices) | {"alignment": "none"}
+        return SkeletonSettings(poses_folder_path=str(self.poses), **sources, **choices)
+
+    def write_masks(self, networks: Networks) -> None:
+        """Write the faces of all frames as faces/frame_0.png …, one by one."""
+        places = {"image_folder": str(self.images), "masks_folder": str(self.folder / "faces")}
+        models = {
+            "dwpose_models": str(Path(self.settings.pose_path).parent),
+            "device": "cuda" if self.settings.device == "cuda" else "cpu",
+        }
+        masks = FaceMaskSettings(**self.settings.shared(FaceMaskSettings) | places | models)
+        extract_masks(masks, *masks.read_inputs(), networks)
+
+
+class Step:
+    """Does one stage of clips, one after the other; `networks` are those that it opens."""
+
+    def __init__(self, work: Callable[[ClipJob, Networks], None], networks: Networks):
+        self.work, self.networks = work, networks
+
+    def __call__(self, job: ClipJob) -> str | None:
+        """Write what is missing of the stage's files; why the clip is of no use, or None."""
+        try:
+            with locked(job.folder):
+                if not is_complete(job.folder):
+                    self.work(job, self.networks)
+        except InputError as error:  # of the clip, or another run is at work there
+            return str(error)
+        return None
+
+
+def make_stages() -> list[Stage]:
+    """What is done to a clip; in one process they share the networks."""
+    networks = Networks(keep=True)
+    return [
+        Stage(functools.partial(Step, ClipJob.write_frames, networks), on_gpu=False),
+        Stage(functools.partial(Step, ClipJob.find_people, networks)),
+        Stage(functools.partial(Step, ClipJob.draw_skeletons, networks), on_gpu=False),
+        Stage(functools.partial(Step, ClipJob.write_masks, networks)),
+    ]
 
 
 def prepare(settings: PreparationSettings, jobs: list[ClipJob]) -> None:
@@ -249,12 +288,12 @@ def prepare(settings: PreparationSettings, jobs: list[ClipJob]) -> None:
 def _run(jobs: list[ClipJob], settings: PreparationSettings) -> Iterator[tuple[str, str | None]]:
     """Each job's folder and result, as they end."""
     if settings.processes == 1 or settings.ray is not None:
-        done = do_all(settings, _runner, jobs, lambda job, reason: reason)
+        done = do_all(settings, make_stages(), jobs, lambda job, reason: reason)
         yield from ((str(jobs[number].folder), reason) for number, reason in done)
         return
     context = multiprocessing.get_context("spawn")  # onnxruntime's threads do not survive a fork
     with ProcessPoolExecutor(min(settings.processes, len(jobs)), context, initializer=_quiet) as pool:
-        running = {pool.submit(job.run): str(job.folder) for job in jobs}
+        running = {pool.submit(_prepare_one, job): str(job.folder) for job in jobs}
         try:
             yield from ((running[future], future.result()) for future in as_completed(running))
         except BaseException:
@@ -262,8 +301,13 @@ def _run(jobs: list[ClipJob], settings: PreparationSettings) -> Iterator[tuple[s
             raise
 
 
-def _runner() -> Callable[[ClipJob], str | None]:
-    return ClipJob.run
+def _prepare_one(job: ClipJob) -> str | None:
+    return _work_of_this_process()(job)
+
+
+@functools.cache
+def _work_of_this_process() -> Callable[[ClipJob], str | None]:
+    return in_turn(make_stages())
 
 
 def _quiet() -> None:
