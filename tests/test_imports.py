@@ -15,7 +15,7 @@ LAYERS = [
     {"DWPose"},
     {"puppets"},
     {"animation.errors"},
-    {"animation.files", "animation.cli", "animation.windows", "animation.schedules"},
+    {"animation.files", "animation.cli", "animation.windows", "animation.schedules", "animation.quantization"},
     {"animation.flags", "animation.report", "animation.parallel", "animation.launch"},
     {"animation.cluster"},
     {"animation.media"},
