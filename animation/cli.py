@@ -28,6 +28,8 @@ def start_logging(level: int = logging.INFO) -> None:
     logging.basicConfig(level=max(level, logging.WARNING), format="%(message)s")
     for package in ("animation", "DWPose"):
         logging.getLogger(package).setLevel(level)
+    for package in ("torchao", "torch.utils._pytree"):  # of kernels for other machines, and of what will be deprecated
+        logging.getLogger(package).setLevel(logging.ERROR)
 
 
 def quiet_libraries() -> None:

@@ -22,6 +22,7 @@ from animation.media.writing import AnimationWriter
 from animation.networks import ANEW, Networks
 from animation.parallel import ALONE, Processes
 from animation.pipeline import AnimationPipeline
+from animation.quantization import check_quantization, quantize
 from animation.report import RunReport
 from animation.sampling import Checkpoint
 from animation.schedules import EVERYWHERE
@@ -45,6 +46,7 @@ def component_paths(settings: Weights, dtype: torch.dtype) -> dict:
 
 def weights_files(settings: InferenceSettings, device: torch.device) -> list[Path]:
     """The files that `load_pipeline` reads. Raises InputError where one is missing, or the device does not do."""
+    check_quantization(settings.quantize, device)
     return component_files(**component_paths(settings, runtime.choose_dtype(settings.dtype, device)))
 
 
@@ -54,9 +56,11 @@ def load_pipeline(
     """Load the checkpoint that the settings name, on the device, with their levers pulled."""
     if device.type == "cpu":
         runtime.keep_freed_memory()
+    check_quantization(settings.quantize, device)
     parts = component_paths(settings, runtime.choose_dtype(settings.dtype, device))
     report.add_files(component_files(**parts))
     pipeline = AnimationPipeline.from_checkpoints(**parts)
+    quantize(pipeline.unet, settings.quantize)
     runtime.place(pipeline, device, settings.offload, settings.vae_device)
     if settings.attention == "xformers":
         runtime.use_xformers(pipeline, device)
@@ -231,6 +235,7 @@ def explain_out_of_memory(settings: InferenceSettings, device: torch.device) -> 
             settings.decode_chunk_size,
             settings.vae_device,
             settings.tile_size,
+            settings.quantize,
         )
         remedies = [*settings.memory_remedies(), *remedies]
         raise RunError(f"out of memory on {device}; in this order, these would help: {', '.join(remedies)}") from None

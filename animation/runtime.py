@@ -114,7 +114,14 @@ def use_xformers(pipeline: AnimationPipeline, device: torch.device) -> None:
 
 
 def memory_remedies(
-    device: str, dtype: str, offload: str, cfg_batch: str, decode_chunk_size: int, vae_device: str, tile_size: int
+    device: str,
+    dtype: str,
+    offload: str,
+    cfg_batch: str,
+    decode_chunk_size: int,
+    vae_device: str,
+    tile_size: int,
+    quantize: str = "none",
 ) -> list[str]:
     """What would lower the memory need of a run with these settings, the cheapest in time or quality first."""
     on_gpu = not device.startswith("cpu")
@@ -123,9 +130,10 @@ def memory_remedies(
         (cfg_batch != "1", "--cfg_batch 1"),
         (decode_chunk_size > 2, f"--decode_chunk_size {max(2, decode_chunk_size // 2)}"),
         (on_gpu and offload == "none", "--offload model"),
+        (quantize == "none" and offload != "sequential", "--quantize int8"),
         (on_gpu and vae_device != "cpu", "--vae_device cpu"),
         (tile_size > 8, f"--tile_size {max(8, tile_size // 2)}"),
-        (on_gpu and offload != "sequential", "--offload sequential"),
+        (on_gpu and offload != "sequential" and quantize == "none", "--offload sequential"),
         (True, "a smaller --height and --width"),
     ]
     return [lever for helps, lever in levers if helps]

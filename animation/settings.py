@@ -162,7 +162,19 @@ class Levers(Settings):
     )
     vae_device: str = flag("same", "where to encode and decode", choices=("same", "cpu"))
     attention: str = flag("sdpa", "kernels of self-attention", choices=("sdpa", "xformers"))
+    quantize: str = flag(
+        "none", "store the weights of the UNet's linear layers in eight bits", choices=("none", "int8", "fp8")
+    )
     compile: bool = flag(False, "compile the UNet first, which takes minutes")
+
+    def check(self) -> None:
+        """Raise InputError for a setting that makes no sense."""
+        super().check()
+        if self.quantize != "none" and self.offload == "sequential":
+            raise InputError(
+                f"--quantize {self.quantize} with --offload sequential: quantised layers do not move one by one; give "
+                "--offload model"
+            )
 
 
 @dataclass(kw_only=True)

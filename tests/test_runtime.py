@@ -107,6 +107,7 @@ def test_remedies_name_what_is_not_in_use_yet_cheapest_first():
         "--cfg_batch 1",
         "--decode_chunk_size 8",
         "--offload model",
+        "--quantize int8",
         "--vae_device cpu",
         "--tile_size 8",
         "--offload sequential",
@@ -114,7 +115,7 @@ def test_remedies_name_what_is_not_in_use_yet_cheapest_first():
     ]
     last = ["a smaller --height and --width"]
     assert runtime.memory_remedies("cuda", "fp16", "sequential", "1", 2, "cpu", 8) == last
-    assert runtime.memory_remedies("cpu", "bf16", "none", "1", 1, "same", 4) == last
+    assert runtime.memory_remedies("cpu", "bf16", "none", "1", 1, "same", 4, "int8") == last
     assert runtime.memory_remedies("cpu", "fp32", "none", "1", 1, "same", 4)[0] == "--dtype bf16"
 
 

@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 REMOVABLE = {"animated_images.gif", FRAMES_FOLDER, CSIM_PLOT, SIDE_BY_SIDE}  # where an earlier run wrote it alone
 
+LOADED = "dtype", "offload", "vae_device", "attention", "quantize", "compile"  # levers that a loaded pipeline has
+
 
 class Models:
     """The pipeline that was loaded last, for clips that want the same one again.
@@ -53,7 +55,7 @@ class Models:
     def __call__(self, settings: InferenceSettings, device: torch.device, report: RunReport) -> AnimationPipeline:
         """The pipeline that these settings name, loaded unless it is at hand."""
         files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in weights_files(settings, device)]
-        levers = (settings.dtype, settings.offload, settings.vae_device, settings.attention, settings.compile)
+        levers = [getattr(settings, name) for name in LOADED]
         made_of = (tuple(files), levers, str(device))
         if self._pipeline is None or self._made_of != made_of:
             self._pipeline = self._made_of = None  # before the next one is loaded

@@ -123,11 +123,16 @@ class IDAdapterAttnProcessor(nn.Module):
 def folding_pays(attn: Attention, id_tokens: int) -> bool:
     """Whether to project onto `id_tokens` folded keys per head rather than onto whole heads.
 
-    It is less work for a few tokens. It is for inference with plain layers: quantised or adapted ones compute something
-    else than their weights tell, and training's gradients are those of the plain formula.
+    It is less work for a few tokens. It is for inference with plain layers; training's gradients are those of the plain
+    formula.
     """
-    plain = all(type(layer) is nn.Linear for layer in (attn.to_q, attn.to_out[0]))
+    plain = is_plain(attn.to_q) and is_plain(attn.to_out[0])
     return plain and not torch.is_grad_enabled() and 2 * id_tokens <= attn.to_q.out_features // attn.heads
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a layer computes what its weights tell; adapted ones do not, and quantised ones have no plain weights."""
+    return type(layer) is nn.Linear and type(layer.weight) is nn.Parameter
 
 
 def plain_attention(

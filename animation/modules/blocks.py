@@ -16,7 +16,7 @@ from diffusers.models.transformers.transformer_temporal import (
 from einops import rearrange
 from torch import Tensor, nn
 
-from animation.modules.attention_processor import ImageTokenAttnProcessor
+from animation.modules.attention_processor import ImageTokenAttnProcessor, is_plain
 
 
 class Gate(GEGLU):
@@ -25,7 +25,7 @@ class Gate(GEGLU):
     def forward(self, hidden_states: Tensor, *args, **kwargs) -> Tensor:
         """(…, C) → (…, inner)."""
         there = self.proj.weight.device == hidden_states.device  # and not offloaded until the layer runs
-        if type(self.proj) is not nn.Linear or not there or torch.is_grad_enabled():
+        if not is_plain(self.proj) or not there or torch.is_grad_enabled():
             return super().forward(hidden_states, *args, **kwargs)
         weights, biases = self.proj.weight.chunk(2), self.proj.bias.chunk(2)
         gate = F.gelu(F.linear(hidden_states, weights[1], biases[1]))

@@ -14,6 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
+from animation.quantization import stored_tensors
+
 META = torch.device("meta")
 ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention
 WIDEST_FLASH_HEAD = 128
@@ -42,7 +44,7 @@ class MetaCounter(TorchDispatchMode):
 
     def hold(self, network: torch.nn.Module) -> None:
         """Count a network that is there already."""
-        for tensor in (*network.parameters(), *network.buffers()):
+        for tensor in stored_tensors(network):
             self._add(tensor, tensor.untyped_storage().nbytes())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:

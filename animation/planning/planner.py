@@ -140,11 +140,12 @@ def device_bytes(tensors: int, device: str) -> int:
 def _candidates(rehearsal: Rehearsal, fixed: Collection[str]) -> Iterator[InferenceSettings]:
     """All settings that may be tried, the cheapest in quality first, then the cheapest in time."""
     asked = rehearsal.settings
+    offloads = OFFLOADS if asked.quantize == "none" else OFFLOADS[:-1]
     choices: dict[str, list[Any]] = {
         "tile_size": [tile for tile in _halved(asked.tile_size, SMALLEST_TILE) if tile > asked.frames_overlap],
         "decode_chunk_size": _halved(asked.decode_chunk_size, 1),
         "cfg_batch": list(dict.fromkeys([asked.cfg_batch, "1"])) if asked.guided else [asked.cfg_batch],
-        "offload": list(OFFLOADS[OFFLOADS.index(asked.offload) :]),
+        "offload": list(offloads[offloads.index(asked.offload) :]),
     }
     as_asked = [*fixed, "offload"] if rehearsal.device.type == "cpu" else fixed
     choices |= {name: [getattr(asked, name)] for name in as_asked}

@@ -22,6 +22,7 @@ from animation.face.settings import FaceOptimizationSettings
 from animation.face_optimization import FaceOptimizer
 from animation.pipeline import DEVICE_SHARE_FOR_POSES, AnimationPipeline
 from animation.planning.counting import META, FusedAttention, MetaCounter, cuda_workspace
+from animation.quantization import check_quantization, quantize, stored_tensors
 from animation.run import component_paths
 from animation.runtime import choose_dtype
 from animation.sampling import WindowedDenoiser, automatic_cfg_batch, denoise
@@ -109,7 +110,7 @@ class Rehearsal:
         """The most bytes of tensors on the device in a stage, the weights that are there then included."""
         on_host = {"vae", "preview_vae", "arcface"} if settings.vae_device == "cpu" else set()
         there = {name: part for name, part in self.networks.items() if name not in on_host}
-        weights = {name: sum(x.nbytes for x in (*part.parameters(), *part.buffers())) for name, part in there.items()}
+        weights = {name: sum(x.nbytes for x in stored_tensors(part)) for name, part in there.items()}
         if settings.offload == "none":
             return stage.peak + sum(weights.values())
         if settings.offload == "model":  # one network at a time
@@ -191,7 +192,9 @@ class Rehearsal:
 
 def load_rehearsal(settings: InferenceSettings, num_frames: int, device: torch.device) -> Rehearsal:
     """A rehearsal of the networks that settings name, whose files' heads alone are read. Raises InputError."""
+    check_quantization(settings.quantize, device)
     components = load_components(**component_paths(settings, choose_dtype(settings.dtype, device)), device="meta")
+    quantize(components["unet"], settings.quantize)
     arcface: Any = None
     if isinstance(settings, FaceOptimizationSettings):
         arcface = load_arcface(settings.find_extractor(), device="meta")
