@@ -45,7 +45,7 @@ def make_stage(split: str, index: int) -> Stage:
     return Stage(tuple(map(int, wall)), tuple(map(int, ground)), float(rng.uniform(0.74, 0.88)))
 
 
-def make_clip(split: str, index: int, kind: str | None = None, people: int = 1) -> Clip:
+def make_clip(split: str, index: int, kind: str | None = None, people: int = 1, roams: bool = False) -> Clip:
     """The clip of an index, always the same.
 
     Args:
@@ -53,6 +53,7 @@ def make_clip(split: str, index: int, kind: str | None = None, people: int = 1) 
         index: 0 or more. Two people of a clip are the characters 2·index and 2·index + 1.
         kind: of motion; left out, as the index has it.
         people: 1 or 2; the second stands in front.
+        roams: whether they move over the stage, see `Motion`.
 
     Raises:
         ValueError: an argument out of its range.
@@ -65,7 +66,7 @@ def make_clip(split: str, index: int, kind: str | None = None, people: int = 1) 
     if people == 2:
         places = [Place(0.3 + shift, 0.9, 0.75 * height), Place(0.7 + shift, 0.95, 0.8 * height)]
     actors = tuple(
-        (make_character(split, 2 * index + k), make_motion(split, 2 * index + k, kind), place)
+        (make_character(split, 2 * index + k), make_motion(split, 2 * index + k, kind, roams), place)
         for k, place in enumerate(places)
     )
     return Clip(actors, make_stage(split, index))

@@ -1,6 +1,6 @@
 """How they move: smooth, periodic motions as joint angles over time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -51,13 +51,16 @@ class Motion:
     strength: float  # about 1
     side: int  # 1: led by the left, −1: by the right
     style: tuple[float, float, float]  # in −1..1
+    roams: bool = False  # moves over the stage too, leans and crouches, instead of staying on its spot
 
     def __call__(self, frame: float) -> Pose:
         """The pose at a frame, which need not be a whole number."""
-        return _POSES[self.kind](self, TAU * frame / self.period + self.phase)
+        phase = TAU * frame / self.period + self.phase
+        pose = _POSES[self.kind](self, phase)
+        return _roam(self, pose, phase) if self.roams else pose
 
 
-def make_motion(split: str, index: int, kind: str | None = None) -> Motion:
+def make_motion(split: str, index: int, kind: str | None = None, roams: bool = False) -> Motion:
     """The motion of an index, always the same; of a kind of `KINDS`, or, left out, of any.
 
     Raises ValueError for another kind, and as `puppets.seeds.generator`.
@@ -73,12 +76,22 @@ def make_motion(split: str, index: int, kind: str | None = None) -> Motion:
         strength=float(rng.uniform(0.75, 1.15)),
         side=int(rng.choice([-1, 1])),
         style=tuple(float(value) for value in rng.uniform(-1, 1, 3)),
+        roams=roams,
     )
 
 
 def _sided(motion: Motion, leading: Limb, other: Limb) -> tuple[Limb, Limb]:
     """Left and right, of which the leading one is the motion's side."""
     return (leading, other) if motion.side > 0 else (other, leading)
+
+
+def _roam(motion: Motion, pose: Pose, phase: float) -> Pose:
+    sway, crouch = motion.strength * np.sin(phase + motion.style[0]), 1 - 0.11 * (1 - np.cos(phase + motion.style[1]))
+    legs = {
+        name: replace(leg, upper=crouch * leg.upper, lower=crouch * leg.lower)
+        for name, leg in (("left_leg", pose.left_leg), ("right_leg", pose.right_leg))
+    }
+    return replace(pose, **legs, shift=pose.shift + 0.13 * sway, lean=pose.lean + 0.1 * sway)
 
 
 def _walk(motion: Motion, phase: float) -> Pose:

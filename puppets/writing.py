@@ -12,13 +12,14 @@ import numpy as np
 from DWPose.errors import InputError
 from DWPose.recording import KEYPOINTS_FILE, Drawn, Recording
 from puppets.clips import Clip, encode_png, face_masks, make_clip, people, skeleton
+from puppets.hiding import WAYS, hide
 from puppets.rendering import Truth
 
 FPS = 12.0
 FACTS_FILE = "puppets.json"  # how a folder was made
 TRUTH_FILE = "truth.npz"
 BUCKETS = {"rec": "video_rec_path.txt", "vec": "video_vec_path.txt"}  # the released folders and their lists
-CASE_KINDS = ("same", "cross")
+CASE_KINDS = ("same", "cross", "hidden")
 DRIVERS = 10_000  # added to a case's index: who drives it; the characters that drive are not those that are driven
 PHOTO_MOMENT = 0.35  # of a period before the first frame, about
 
@@ -88,18 +89,39 @@ def _render(clip: Clip, form: Format) -> tuple[list[np.ndarray], list[list[Truth
     return [image for image, _ in rendered], [truths for _, truths in rendered]
 
 
-def write_clip(folder: Path, split: str, index: int, form: Format, kind: str | None = None, people: int = 1) -> Path:
+def _set(**options) -> dict:
+    """The options that are set, so that folders made without them stay what they were."""
+    return {name: value for name, value in options.items() if value}
+
+
+def write_clip(
+    folder: Path,
+    split: str,
+    index: int,
+    form: Format,
+    kind: str | None = None,
+    people: int = 1,
+    roams: bool = False,
+    hidden: str | None = None,
+) -> Path:
     """Write a clip as images/, poses/, faces/ and truth.npz; nothing where that was done before.
+
+    With `hidden`, one of `puppets.hiding.WAYS`, also photos/: each frame's picture with the face hidden.
 
     Raises:
         InputError: the folder is there and was made in another way.
         ValueError: as `make_clip`.
     """
     facts = {"split": split, "index": index, "kind": kind, "people": people, **asdict(form)}
+    facts |= _set(roams=roams, hidden=hidden)
     with _whole(folder, facts) as partial:
         if partial is not None:
-            images, truths = _render(make_clip(split, index, kind, people), form)
+            clip = make_clip(split, index, kind, people, roams)
+            images, truths = _render(clip, form)
             write_images(partial / "images", images)
+            if hidden:
+                photos = (hide(clip, i, form.width, form.height, hidden) for i in range(form.num_frames))
+                write_images(partial / "photos", photos)
             write_truth(partial, truths, form)
     return folder
 
@@ -117,11 +139,12 @@ def photo_moment(clip: Clip) -> float:
     return -round(PHOTO_MOMENT * clip.actors[0][1].period) - 0.5
 
 
-def write_case(folder: Path, index: int, form: Format, kind: str = "same") -> Path:
+def write_case(folder: Path, index: int, form: Format, kind: str = "same", roams: bool = False) -> Path:
     """Write a held-out case: reference.png, poses/, faces/, driver/, truth/ and truth.npz.
 
     `same`: the photo is another moment of the driving video. `cross`: the photo shows another character on another
     stage, and the ground truth is that character doing what the driver does; skeletons and masks are the truth's.
+    `hidden`: as `same`, but the photo hides the face, in each of `puppets.hiding.WAYS` in turn, and face.png shows it.
 
     Raises:
         InputError: the folder is there and was made in another way.
@@ -129,13 +152,17 @@ def write_case(folder: Path, index: int, form: Format, kind: str = "same") -> Pa
     """
     if kind not in CASE_KINDS:
         raise ValueError(f"kind {kind!r} is unknown; use one of {', '.join(CASE_KINDS)}")
-    with _whole(folder, {"index": index, "kind": kind, **asdict(form)}) as partial:
+    with _whole(folder, {"index": index, "kind": kind, **_set(roams=roams), **asdict(form)}) as partial:
         if partial is not None:
-            photo = driver = truth = make_clip("held_out", index)
+            photo = driver = truth = make_clip("held_out", index, roams=roams)
             if kind == "cross":
-                driver = make_clip("held_out", DRIVERS + index)
+                driver = make_clip("held_out", DRIVERS + index, roams=roams)
                 truth = photo.moved_like(driver)
-            reference, _ = photo.render(photo_moment(photo), form.width, form.height)
+            moment, size = photo_moment(photo), (form.width, form.height)
+            reference, _ = photo.render(moment, *size)
+            if kind == "hidden":
+                (partial / "face.png").write_bytes(encode_png(reference))
+                reference = hide(photo, moment, *size, WAYS[index % len(WAYS)])
             (partial / "reference.png").write_bytes(encode_png(reference))
             images, truths = _render(truth, form)
             write_images(partial / "truth", images)

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from animation.files import read_json, write_text
 from animation.modules.unet import PoseGuidedUNet
+from recipes.loop import fast_format
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,9 @@ SCHEDULER = {
     "beta_end": 0.012,
     "steps_offset": 1,
 }
-NOISE_DIMS = (8, 32)  # latents of 16 × 16 need more practice at high noise than those of 64 × 64, not less
+# Latents of 16 × 16 need more practice at high noise than those of 64 × 64, not less: from σ = 4 on conditions alone
+# tell what to draw.
+NOISE_DIMS = (8, 8)
 PARTS = {  # flags that training starts them with
     "unet": "unet_model_finetune_path",
     "pose_net": "posenet_model_finetune_path",
@@ -165,7 +168,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("output/puppet_training"), help="data and training state")
     parser.add_argument("--steps", type=int, help="of each stage; left out, 2000, 360 and 600, of about 32 frames each")
     parser.add_argument("--learning_rate", type=float, default=8e-4, help="the highest; a cosine leads to 0")
-    parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="bf16")
+    parser.add_argument("--mixed_precision", choices=("no", "bf16"), default=fast_format())
     parser.add_argument("--processes", type=int, default=1, help="CPU processes, 1 to 4, that share each step")
     parser.add_argument("--checkpointing_steps", type=int, default=250)
     parser.add_argument("--finetune", action="store_true", help="only the last stage, from the shipped weights")
@@ -175,6 +178,7 @@ def main() -> None:
         write_configs(args.output / "checkpoints/tiny/SVD")
         data = args.work / "data"
         clips = ["training", data, f"--rec={CLIPS}", f"--rec_size={SIDE}x{SIDE}", f"--frames={CLIP_FRAMES}"]
+        clips += ["--roams", "--hidden=2"]  # every other photo hides the face, so that face tokens are needed
         subprocess.run([sys.executable, "make_puppets.py", *map(str, clips)], check=True)
         start_from = args.output / "checkpoints/tiny/Animation" if args.finetune else None
         for stage in ["polish"] if args.finetune else STAGES:

@@ -10,19 +10,16 @@ again.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import EulerDiscreteScheduler
-from PIL import Image
 from tqdm import tqdm
 
 from animation import cli
-from animation.clip.figures import jump, seams, window_borders
+from animation.clip.figures import window_borders
 from animation.clip.settings import PRESETS
 from animation.files import read_json, write_json
 from animation.flags import flag, parse
@@ -34,6 +31,7 @@ from animation.weights.layout import fill_in
 from animation.windows import window_indices, windows_of_steps
 from puppets.writing import Format, write_case
 from recipes.figures import SIDE, FigureSettings, animate_case, measure, open_pipeline
+from recipes.videos import motion_figures
 
 QUALITIES = {"psnr": "PSNR, dB", "csim_photo": "CSIM to the photo"}
 FRAMES = 22  # four windows of 8 frames that share 2
@@ -100,23 +98,6 @@ def arithmetic(mode: Mapping[str, Any], num_steps: int = 25) -> tuple[int, float
     return sum(calls), sum(count * unet_tflop(is_whole) for count, is_whole in zip(calls, whole, strict=True))
 
 
-def load_frames(folder: Path) -> np.ndarray:
-    """(F, H, W, 3) uint8."""
-    return np.stack([np.asarray(Image.open(folder / f"frame_{number}.png")) for number in range(FRAMES)])
-
-
-def motion_figures(results: Path, truth: Path, settings: FastSettings) -> dict[str, float]:
-    """`flicker`, how far changes between frames are from the truth's, and `seam`, see `seams`; means over the cases."""
-    borders = window_borders(window_indices(FRAMES, settings.tile_size, settings.frames_overlap))
-    flicker, ratios = [], []
-    for case in sorted(results.iterdir()):
-        found, expected = load_frames(case / "animated_images"), load_frames(truth / case.name / "truth")
-        changes = (np.diff(frames.astype(np.int16), axis=0) for frames in (found, expected))
-        flicker.append(np.abs(np.subtract(*changes)).mean())
-        ratios.append(seams([jump(*pair) for pair in pairwise(found)], borders)["ratio"])
-    return {"flicker": round(float(np.mean(flicker)), 3), "seam": round(float(np.mean(ratios)), 3)}
-
-
 def draw(figures: Mapping[str, Mapping[str, float]], path: Path) -> list[str]:
     """Draw PSNR and CSIM over TFLOP, with a line through the modes that no other one is better and cheaper than.
 
@@ -149,6 +130,7 @@ def main() -> None:
     form, work = Format(width=SIDE, height=SIDE, num_frames=FRAMES), Path(settings.work)
     truth, path = work / "cases", Path(settings.figures)
     truth.mkdir(parents=True, exist_ok=True)
+    borders = window_borders(window_indices(FRAMES, settings.tile_size, settings.frames_overlap))
     for name in settings.runs:
         results = work / "results" / name
         for index in tqdm(range(settings.cases), desc=name, unit="case"):
@@ -157,7 +139,7 @@ def main() -> None:
                 animate_case(pipeline, case, results / case.name, "whole", settings, **MODES[name])
         calls, tflop = arithmetic(MODES[name])
         found = measure(results, truth, work / "evaluation" / name, settings)
-        found |= {"calls": calls, "tflop": round(tflop), **motion_figures(results, truth, settings)}
+        found |= {"calls": calls, "tflop": round(tflop), **motion_figures(results, truth, borders)}
         print(name, found)
         write_json(path, read_json(path) | {name: found})
     print("on the front:", ", ".join(draw(read_json(path), Path(settings.picture))))

@@ -2,14 +2,17 @@
 
     python -m recipes.figures
 
-Animates 20 cases whose photo is another moment of the driving video (`same`) and 20 where one character moves like
-another (`cross`), and measures them with the project's own evaluation. What is done already is not done again.
+Animates cases of four kinds and measures them with the project's own evaluation: `same`, whose photo is another moment
+of the driving video; `cross`, where one character moves like another; `hidden`, where the photo hides the face and a
+clear picture is embedded; `long`, as same, in several windows. Each run is made with several seeds. The tables of the
+model card are written from what was measured. What is done already is not done again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -20,11 +23,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from animation import cli
+from animation.clip.figures import window_borders
 from animation.evaluation.evaluation import evaluate, overall
 from animation.evaluation.settings import EvaluationSettings
 from animation.face.settings import FaceOptimizationSettings
 from animation.files import read_json, write_json
 from animation.flags import flag, parse
+from animation.media.images import load_photo
 from animation.media.writing import AnimationWriter
 from animation.modules.attention_processor import IDAdapterAttnProcessor, ImageTokenAttnProcessor
 from animation.modules.unet import PoseGuidedUNet
@@ -33,13 +38,22 @@ from animation.report import RunReport
 from animation.run import choose_channel_order, embed_photo, render
 from animation.settings import InferenceSettings, Sampling, Weights
 from animation.weights.layout import fill_in
+from animation.windows import window_indices
 from puppets.writing import FPS, Format, write_case
+from recipes.card import write_card
+from recipes.videos import load_frames, motion_figures, round_trip
 
-SIDE, FRAMES = 128, 16
-RUNS = [
-    *(f"same/{variant}" for variant in ("whole", "copy")),
-    *(f"cross/{variant}" for variant in ("whole", "copy", "no_poses", "no_face_tokens", "no_alignment", "hjb")),
-]
+SIDE = 128
+FRAMES = {"same": 16, "cross": 16, "hidden": 16, "long": 60}  # by kind of case
+VARIANTS = {
+    "same": ("whole", "copy"),
+    "cross": ("whole", "copy", "no_poses", "no_face_tokens", "no_alignment", "hjb"),
+    "hidden": ("whole", "copy", "no_face_tokens"),
+    "long": ("whole", "vae"),
+}
+RUNS = [f"{kind}/{variant}" for kind, variants in VARIANTS.items() for variant in variants]
+CHUNK = 16  # frames decoded at a time
+SEEDLESS = ("copy", "vae")  # the same for every seed
 COLUMNS = ("psnr", "ssim", "l1", "csim_photo", "csim_truth", "csim_driver", "pck_0.05", "pck_0.1")
 
 
@@ -51,7 +65,8 @@ class FigureSettings(Weights, Sampling):
     figures: str = flag("recipes/state/figures.json", "where the figures go", metavar="FILE")
     cases: int = flag(20, "of each kind", least=1)
     runs: list[str] = flag(RUNS, "KIND/VARIANT; left out, all", metavar="RUN")
-    seed: int = flag(0, "of each animation", least=0)
+    seeds: int = flag(3, "how many; the first is 0", least=1)
+    card: str = flag("checkpoints/tiny/README.md", "whose tables are written", metavar="FILE")
 
 
 class Unaligned:
@@ -102,7 +117,11 @@ def open_pipeline(settings: Weights) -> AnimationPipeline:
 def animate_case(
     pipeline: AnimationPipeline, case: Path, output: Path, variant: str, settings: Sampling, **mode: Any
 ) -> None:
-    """Animate a case as `inference_basic.py` would, but for what the variant leaves out; `mode` changes settings."""
+    """Animate a case as `inference_basic.py` would, but for what the variant leaves out; `mode` changes settings.
+
+    The face is embedded from face.png where the case has one. `copy` is the photo in every frame, `vae` the truth
+    through the VAE and back.
+    """
     cls = FaceOptimizationSettings if variant == "hjb" else InferenceSettings
     run = cls(
         **settings.shared(Weights) | settings.shared(Sampling) | mode,
@@ -112,15 +131,19 @@ def animate_case(
         output_dir=str(output),
         height=SIDE,
         width=SIDE,
-        decode_chunk_size=FRAMES,
+        decode_chunk_size=CHUNK,
     )
     inputs = run.read_inputs()
     with AnimationWriter(output, len(inputs.poses), FPS, png=True, gif=False) as writer:
         if variant == "copy":
             writer.write(np.stack([np.asarray(inputs.photo)] * len(inputs.poses)))
             return
-        device = torch.device("cpu")
-        inputs.face_embedding, _ = embed_photo(inputs.photo, run, choose_channel_order(run), device)
+        if variant == "vae":
+            writer.write(round_trip(pipeline.vae, load_frames(case / "truth")))
+            return
+        device, face = torch.device("cpu"), case / "face.png"
+        photo = load_photo(face) if face.is_file() else inputs.photo
+        inputs.face_embedding, _ = embed_photo(photo, run, choose_channel_order(run), device)
         if variant == "no_poses":
             inputs.poses = [Image.new("RGB", pose.size) for pose in inputs.poses]
         with ablation(pipeline.unet, variant):
@@ -142,24 +165,43 @@ def measure(results: Path, truth: Path, output: Path, settings: FigureSettings) 
     return {name: round(means[name][0], 4) for name in COLUMNS if name in means}
 
 
+def with_spread(of_seeds: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """By figure, the mean over the seeds and the standard deviation between them, 0 for one."""
+    deviation = stdev if len(of_seeds) > 1 else lambda _: 0.0
+    columns = {name: [figures[name] for figures in of_seeds] for name in of_seeds[0]}
+    return {name: [round(fmean(values), 4), round(deviation(values), 4)] for name, values in columns.items()}
+
+
+def measure_run(name: str, pipeline: AnimationPipeline, settings: FigureSettings) -> dict[str, list[float]]:
+    """Make the cases of a run, animate them with each seed, measure them."""
+    kind, variant = name.split("/")
+    work, of_seeds = Path(settings.work), []
+    truth, form = work / "cases" / kind, Format(width=SIDE, height=SIDE, num_frames=FRAMES[kind])
+    truth.mkdir(parents=True, exist_ok=True)
+    borders = window_borders(window_indices(FRAMES[kind], settings.tile_size, settings.frames_overlap))
+    for seed in range(1 if variant in SEEDLESS else settings.seeds):
+        results = work / "results" / name / f"seed-{seed}"
+        for index in tqdm(range(settings.cases), desc=f"{name}, seed {seed}", unit="case"):
+            case = write_case(truth / f"case-{index + 1}", index, form, "same" if kind == "long" else kind, roams=True)
+            if not (results / case.name / "animation.mp4").is_file():
+                animate_case(pipeline, case, results / case.name, variant, settings, seed=seed)
+        found = measure(results, truth, work / "evaluation" / name / f"seed-{seed}", settings)
+        of_seeds.append(found | (motion_figures(results, truth, borders) if kind == "long" else {}))
+    return with_spread(of_seeds)
+
+
 def main() -> None:
-    """Make the cases, animate, measure, write the figures."""
+    """Make the cases, animate, measure, write the figures and the model card's tables."""
     cli.start_logging()
     settings = fill_in(parse(FigureSettings, __doc__))
     settings.check()
-    pipeline = open_pipeline(settings)
-    form, work = Format(width=SIDE, height=SIDE, num_frames=FRAMES), Path(settings.work)
-    for run in settings.runs:
-        kind, variant = run.split("/")
-        truth, results = work / "cases" / kind, work / "results" / kind / variant
-        for index in tqdm(range(settings.cases), desc=run, unit="case"):
-            truth.mkdir(parents=True, exist_ok=True)
-            case = write_case(truth / f"case-{index + 1}", index, form, kind)
-            if not (results / case.name / "animation.mp4").is_file():
-                animate_case(pipeline, case, results / case.name, variant, settings)
-        found = measure(results, truth, work / "evaluation" / kind / variant, settings)
-        print(run, found)
-        write_json(Path(settings.figures), read_json(Path(settings.figures)) | {run: found})
+    pipeline, path = open_pipeline(settings), Path(settings.figures)
+    told = {"cases": settings.cases, "seeds": settings.seeds, "steps": settings.num_inference_steps}
+    for name in settings.runs:
+        found = measure_run(name, pipeline, settings)
+        print(name, found)
+        write_json(path, read_json(path) | {name: {"settings": told} | found})
+    write_card(read_json(path), Path(settings.card))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from animation.decoding import decode_frames, encode_frames
 from animation.evaluation.metrics import psnr
 from animation.face.detection import FaceFinder
 from animation.weights.loading import load_vae
@@ -26,6 +25,7 @@ from puppets.seeds import generator
 from recipes.recogniser import make_face
 from recipes.scenes import make_stage
 from recipes.vae import SIDE as VAE_SIDE
+from recipes.videos import round_trip
 
 BODY_POINTS = 18
 FACES_A_PERSON = 4
@@ -67,17 +67,13 @@ def measure_faces(finder: FaceFinder, people: int) -> dict[str, float]:
     return {"verification_accuracy": float(max(accuracies)), **means, "pairs": 2 * len(same)}
 
 
-@torch.no_grad()
 def measure_vae(vae: torch.nn.Module, clips: int, frames: int) -> dict[str, float]:
     """PSNR of the round trip through latents, at the working size, a mean over frames."""
     values = []
     for index in tqdm(range(clips), desc="round trips", unit="clip"):
         clip = make_clip("held_out", index)
         images = [clip.render(3 * frame, VAE_SIDE, VAE_SIDE)[0] for frame in range(frames)]
-        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        latents = encode_frames(vae, pixels).chunk(2, dim=1)[0] * vae.config.scaling_factor
-        decoded = ((decode_frames(vae, latents) + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
-        values += [psnr(*pair) for pair in zip(decoded.numpy(), images, strict=True)]
+        values += [psnr(*pair) for pair in zip(round_trip(vae, np.stack(images)), images, strict=True)]
     return {"vae_psnr": float(np.mean(values)), "vae_psnr_worst": float(np.min(values))}
 
 

@@ -22,6 +22,7 @@ from DWPose.drawing import draw
 from DWPose.recording import load_recording
 from puppets import writing
 from puppets.clips import make_clip
+from puppets.hiding import WAYS, hide
 from puppets.writing import DRIVERS, Format, photo_moment, write_case, write_clip
 
 FORM = Format(width=48, height=64, num_frames=3)
@@ -65,6 +66,29 @@ def test_a_clip_is_what_was_rendered(tmp_path):
         assert (pose > 0).mean() > 0.01
     assert arrays["keypoints"].shape == (3, 2, 133, 2)
     assert arrays["landmarks"].shape == (3, 2, 5, 2)
+
+
+def test_a_clip_with_hidden_faces(tmp_path):
+    folder = write_clip(tmp_path / "clip", "training", 3, FORM, roams=True, hidden="blur")
+    clip = make_clip("training", 3, roams=True)
+    for i in range(3):
+        image, _ = clip.render(i, 48, 64)
+        np.testing.assert_array_equal(pixels(folder / "images" / f"frame_{i}.png"), image)
+        photo = pixels(folder / "photos" / f"frame_{i}.png")
+        np.testing.assert_array_equal(photo, hide(clip, i, 48, 64, "blur"))
+        assert (photo != image).any()
+    with pytest.raises(InputError, match="made in another way"):
+        write_clip(folder, "training", 3, FORM, roams=True)
+
+
+def test_a_case_with_a_hidden_face(tmp_path):
+    for index, way in enumerate(WAYS):
+        folder = write_case(tmp_path / way, index, FORM, "hidden", roams=True)
+        clip = make_clip("held_out", index, roams=True)
+        moment = photo_moment(clip)
+        np.testing.assert_array_equal(pixels(folder / "face.png"), clip.render(moment, 48, 64)[0])
+        np.testing.assert_array_equal(pixels(folder / "reference.png"), hide(clip, moment, 48, 64, way))
+        np.testing.assert_array_equal(pixels(folder / "truth" / "frame_1.png"), clip.render(1, 48, 64)[0])
 
 
 def test_folders_are_whole_or_absent(tmp_path, monkeypatch):
@@ -147,6 +171,10 @@ def test_the_training_layout(monkeypatch, capsys, tmp_path):
             assert Image.open(tmp_path / folder / part / "frame_0.png").size == size
     facts = [json.loads((tmp_path / folder / "puppets.json").read_text()) for folder in ("rec/00001", "vec/00003")]
     assert [(fact["split"], fact["index"]) for fact in facts] == [("training", 0), ("training", 2)]
+    hidden = ("training", tmp_path / "hidden", "--rec", 3, "--frames", 1, "--rec_size", "32x32", "--hidden", 2)
+    assert run(monkeypatch, capsys, *hidden)[0] == 0
+    photos = [(tmp_path / "hidden" / "rec" / f"{i:05d}" / "photos").is_dir() for i in (1, 2, 3)]
+    assert photos == [True, False, True]
     # More of them later: what is there stays.
     kept = (tmp_path / "rec" / "00001" / "puppets.json").stat().st_mtime_ns
     assert (

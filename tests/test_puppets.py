@@ -11,6 +11,7 @@ from DWPose.keypoints import to_openpose
 from puppets.anatomy import FACE, LEFT_HAND, RIGHT_HAND
 from puppets.characters import HAIR_STYLES, make_character
 from puppets.clips import Clip, encode_png, face_masks, make_clip, make_stage, people, skeleton, skeleton_canvas
+from puppets.hiding import WAYS, hide
 from puppets.motions import KINDS, Limb, Pose, make_motion
 from puppets.rendering import Place, figure_height, render
 from puppets.seeds import SPLITS, generator
@@ -84,6 +85,10 @@ def test_motions_are_periodic_and_smooth(kind):
         assert np.abs(coarse).max() < 0.75  # radians a frame
         assert np.abs(np.diff(fine, axis=0)).max() < 0.05  # no kink: the speed changes little in a tenth of a frame
         assert np.ptp([numbers(motion(t)) for t in range(motion.period)], axis=0).max() > 0.2  # control: it moves
+        roaming = make_motion("training", i, kind, roams=True)
+        np.testing.assert_allclose(numbers(roaming(0)), numbers(roaming(motion.period)), atol=1e-9)
+        travels = [np.ptp([m(t).shift for t in range(motion.period)]) for m in (motion, roaming)]
+        assert travels[1] > travels[0] + 0.1
     with pytest.raises(ValueError, match="motion 'run' is unknown"):
         make_motion("training", 0, "run")
 
@@ -222,6 +227,34 @@ def test_any_size_shows_the_same_picture():
     assert wide.shape == (128, 320, 3)
     with pytest.raises(ValueError, match="too small"):
         clip.render(0, 8, 64)
+
+
+def test_roaming_characters_are_seldom_where_their_photo_has_them():
+    """The body's points of another moment, copied, are within a tenth of the figure half as often."""
+    shares = []
+    for roams in (False, True):
+        clips = [make_clip("held_out", i, roams=roams) for i in range(12)]
+        points = [[clip.render(t, 64, 64)[1][0].keypoints[5:17] for t in (-7, 0, 5)] for clip in clips]
+        (photo, *frames), size = np.array(points).swapaxes(0, 1), figure_height(64, 64)
+        shares.append((np.linalg.norm(frames - photo, axis=-1) < 0.1 * size).mean())
+    assert shares[1] < 0.6 * shares[0], shares
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_hidden_face_cannot_be_told(way):
+    """The face's pixels are others, clothes are to be seen all the same."""
+    for index in range(4):
+        clip = make_clip("held_out", index, "wave")
+        image, (truth,) = clip.render(3, SIDE, SIDE)
+        hidden = hide(clip, 3, SIDE, SIDE, way)
+        changed = np.abs(hidden.astype(int) - image).mean(axis=-1)
+        assert changed[truth.face_mask].mean() > 8
+        legs = changed[int(truth.keypoints[11:13, 1].max()) :]
+        assert way == "small" or legs.max() == 0
+        top = np.array(clip.actors[0][0].top)
+        assert (np.abs(hidden.astype(int) - top).max(axis=-1) < 3).sum() > 100  # its shirt
+    with pytest.raises(ValueError, match="way 'mask' is unknown"):
+        hide(clip, 0, SIDE, SIDE, "mask")
 
 
 def test_edges_are_smooth():

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from animation.errors import InputError
 from animation.modules.attention_processor import IDAdapterAttnProcessor
 from animation.modules.unet import PoseGuidedUNet
 from DWPose.detector import PersonDetector
-from recipes import detectors, fast_modes, loop, pose_estimator, recogniser
+from recipes import card, detectors, fast_modes, figures, loop, pose_estimator, recogniser, videos
 from recipes.animation import UNET
 from recipes.figures import ablation
 
@@ -148,9 +149,38 @@ def test_the_front_holds_what_nothing_is_better_and_cheaper_than(tmp_path):
     def point(tflop, quality):
         return {"tflop": tflop, "psnr": quality, "csim_photo": quality / 100}
 
-    figures = {"standard": point(9, 24), "fast": point(2, 23), "cheap": point(1, 20), "poor": point(3, 22)}
-    assert fast_modes.draw(figures, tmp_path / "plot.png") == ["cheap", "fast", "standard"]
+    found = {"standard": point(9, 24), "fast": point(2, 23), "cheap": point(1, 20), "poor": point(3, 22)}
+    assert fast_modes.draw(found, tmp_path / "plot.png") == ["cheap", "fast", "standard"]
     assert (tmp_path / "plot.png").stat().st_size > 5000
+
+
+def test_flicker_is_of_what_stands_still():
+    truth = np.zeros((3, 4, 4, 3), np.uint8)
+    truth[1:, 0] = 200  # the first row moves once
+    frames = truth.copy()
+    frames[1, 1:] += 6  # 12 of 16 pixels flicker there and back; the first row stands still in the second change
+    np.testing.assert_allclose(videos.still_flicker(frames, truth), (12 * 6 + 12 * 6) / (12 + 16))
+    assert videos.still_flicker(truth, truth) == 0
+
+
+def test_figures_have_their_spread_and_become_the_card(tmp_path):
+    found = figures.with_spread([{"psnr": 24.0, "pck_0.1": 0.9}, {"psnr": 26.0, "pck_0.1": 0.9}])
+    assert found == {"psnr": [25.0, 1.4142], "pck_0.1": [0.9, 0.0]}
+    settings = {"settings": {"cases": 20, "seeds": 2, "steps": 6}}
+    path = tmp_path / "README.md"
+    path.write_text(f"before\n{card.BEGIN}\nold\n{card.END}\nafter\n")
+    for _ in range(2):
+        card.write_card({"same/whole": settings | found, "same/copy": settings | {"psnr": [20.0, 0.0]}}, path)
+    text = path.read_text()
+    assert text.startswith(f"before\n{card.BEGIN}\n")
+    assert text.endswith(f"{card.END}\nafter\n")
+    assert "| whole | 25.00 ± 1.41 | – | 0.900 | – |" in text
+    assert "| the photo copied into every frame | 20.00 | – | – | – |" in text
+    assert "20 cases, 2 seeds, 6 steps." in text
+    assert "old" not in text
+    path.write_text("no place\n")
+    with pytest.raises(InputError, match="holds no place"):
+        card.write_card({}, path)
 
 
 def test_recogniser_sample():

@@ -166,6 +166,22 @@ def test_a_sample(clips, face_models, tmp_path):
     assert (batch.face_masks.min(), batch.face_masks.max()) == (0, 1)
 
 
+def test_photos_stand_for_references_alone(clips, face_models, tmp_path):
+    """The photo of photos/ is shown, the face of the image is embedded, and all else is as without."""
+    data, keys = dataset(clips, face_models, tmp_path), [SampleKey(step, 0, 0, 0, 0) for step in range(4)]
+    before = [data[key].tensors for key in keys]
+    (clips[0] / "photos").mkdir()
+    for path in (clips[0] / "images").iterdir():
+        Image.new("RGB", (64, 64), (9, 8, 7)).save(clips[0] / "photos" / path.name)
+    after = [data[key].tensors for key in keys]
+    grey = torch.tensor([9, 8, 7], dtype=torch.uint8)[:, None, None].expand(3, 128, 64)
+    assert all(torch.equal(sample["reference"], grey) for sample in after)
+    for sample, plain in zip(after, before, strict=True):
+        assert not torch.equal(plain["reference"], grey)
+        assert all(torch.equal(sample[name], plain[name]) for name in plain if name != "reference")
+    assert before[0]["face_embedding"].any()
+
+
 def test_rotated_images_are_read_upright(clips, face_models, tmp_path):
     """A photo that lies on its side, with a note how to turn it, is the same sample as the upright one."""
     data, key = dataset(clips, face_models, tmp_path), SampleKey(0, 0, 0, 0, 0)

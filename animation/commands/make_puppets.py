@@ -27,6 +27,7 @@ from animation.flags import Parser, Settings, add_flags, flag
 from animation.media.images import read_size
 from animation.media.sound import Sound
 from animation.media.writing import check_writable, write_mp4
+from puppets.hiding import WAYS
 from puppets.motions import KINDS
 from puppets.music import make_tune
 from puppets.seeds import SPLITS
@@ -49,6 +50,7 @@ class PuppetSettings(Settings):
         least=16,
         metavar="PIXELS",
     )
+    roams: bool = flag(False, "they move over the stage too: larger motions")
     workers: int = flag(1, "processes", least=1)
 
     def form(self, name: str) -> Format:
@@ -82,7 +84,7 @@ class Clips(PuppetSettings):
 
     def jobs(self) -> list[Callable[[], Path]]:
         """As `PuppetSettings.jobs`."""
-        facts = self.form("size"), self.motion, self.people
+        facts = self.form("size"), self.motion, self.people, self.roams
         return [partial(write_clip, folder, self.split, i, *facts) for i, folder in self._folders().items()]
 
     def finish(self) -> None:
@@ -101,6 +103,7 @@ class TrainingData(PuppetSettings):
     rec_size: str = flag("128x128", "their size", **SIZE)
     vec: int = flag(0, "clips in vec/", least=0)
     vec_size: str = flag("128x192", "their size", **SIZE)
+    hidden: int = flag(0, "every so many clips, also photos/ in which the face is hidden; 0: never", least=0)
 
     def jobs(self) -> list[Callable[[], Path]]:
         """As `PuppetSettings.jobs`."""
@@ -111,7 +114,9 @@ class TrainingData(PuppetSettings):
             form, first = self.form(f"{bucket}_size"), self.start + len(jobs)
             for i in range(first, first + getattr(self, bucket)):
                 folder = Path(self.output_dir) / bucket / f"{i + 1:05d}"
-                jobs.append(partial(write_clip, folder, "training", i, form))
+                turn, rest = divmod(i, self.hidden) if self.hidden else (0, 1)
+                hidden = None if rest else WAYS[turn % len(WAYS)]
+                jobs.append(partial(write_clip, folder, "training", i, form, roams=self.roams, hidden=hidden))
         return jobs
 
     def finish(self) -> None:
@@ -129,7 +134,8 @@ class Cases(PuppetSettings):
     size: str = flag("256x256", "pixels", **SIZE)
     kind: str = flag(
         "same",
-        "same: the photo is another moment of the driving video; cross: of another character",
+        "same: the photo is another moment of the driving video; cross: of another character; hidden: as same, but the "
+        "photo hides the face, which face.png shows",
         choices=CASE_KINDS,
     )
 
@@ -139,7 +145,7 @@ class Cases(PuppetSettings):
         if stop > DRIVERS:
             raise InputError(f"cases up to {stop}: those from {DRIVERS} on are drivers; make fewer")
         folders = {i: Path(self.output_dir) / f"case-{i + 1}" for i in range(self.start, stop)}
-        return [partial(write_case, folder, i, form, kind=self.kind) for i, folder in folders.items()]
+        return [partial(write_case, folder, i, form, self.kind, self.roams) for i, folder in folders.items()]
 
 
 COMMANDS: dict[str, type[PuppetSettings]] = {"clips": Clips, "training": TrainingData, "cases": Cases}

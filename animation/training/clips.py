@@ -1,4 +1,8 @@
-"""Clips on disk: `<root>/{rec,vec}/00001/{images,poses,faces}/frame_%d.png`, and text files that list their folders."""
+"""Clips on disk: `<root>/{rec,vec}/00001/{images,poses,faces}/frame_%d.png`, and text files that list their folders.
+
+A clip may also have photos/: what the reference shows in place of the image of that number, such as a picture of the
+person from afar. The face embedding is the image's all the same.
+"""
 
 import re
 from collections.abc import Sequence
@@ -35,12 +39,14 @@ class Clip:
     """The frames of one clip that have a skeleton, in order: one path a frame, None for a frame without a face mask.
 
     Attributes:
+        photos: what a frame shows as reference: its image, or what stands for it in photos/.
         missing_poses: number of frames left out because they have no skeleton.
     """
 
     images: list[Path]
     poses: list[Path]
     masks: list[Path | None]
+    photos: list[Path]
     missing_poses: int
 
     @property
@@ -66,7 +72,7 @@ def read_clip(folder: Path, least_frames: int = 1) -> Clip:
         ClipError: images/ or poses/ is missing, or fewer frames than `least_frames` have a skeleton.
     """
     images, poses = _numbered(folder / "images"), _numbered(folder / "poses")
-    masks = _numbered(folder / "faces") if (folder / "faces").is_dir() else {}
+    masks, photos = (_numbered(path) if path.is_dir() else {} for path in (folder / "faces", folder / "photos"))
     numbers = sorted(images.keys() & poses.keys())
     if len(numbers) < least_frames:
         without = f", {len(images)} images" if len(images) != len(numbers) else ""
@@ -75,6 +81,7 @@ def read_clip(folder: Path, least_frames: int = 1) -> Clip:
         images=[images[n] for n in numbers],
         poses=[poses[n] for n in numbers],
         masks=[masks.get(n) for n in numbers],
+        photos=[photos.get(n, images[n]) for n in numbers],
         missing_poses=len(images) - len(numbers),
     )
 

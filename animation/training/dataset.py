@@ -145,7 +145,7 @@ class ClipDataset(Dataset):
 
         images = [clip.images[i] for i in frames]
         tensors = {
-            "reference": pixels(clip.images[reference]),
+            "reference": pixels(clip.photos[reference]),
             "poses": torch.stack([pixels(clip.poses[i]) for i in frames]),
             "face_masks": torch.stack([mask(clip.masks[i]) for i in frames]),
             "face_embedding": torch.from_numpy(self._embedding(clip.images[reference])),
