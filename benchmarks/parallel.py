@@ -4,8 +4,9 @@
 
 Weights are random. A ratio is that of a repetition's two times, one process over two, given as median (smallest to
 largest): of the wall clock, and of the CPU time that the busiest process spent, which other work on the machine
-disturbs less. The table of several GPUs is MODELLED, of counted rounds, arithmetic and bytes and of assumed rates: it
-is not measured.
+disturbs less. Cores share caches and memory, so that two are less than twice one: `two apart` is what two processes do
+that make a video each and share nothing, and the most that sharing can reach. The table of several GPUs is MODELLED, of
+counted rounds, arithmetic and bytes and of assumed rates: it is not measured.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from animation.decoding import decode_frames
 from animation.modules.unet import PoseGuidedUNet
 from animation.parallel import Processes, rounds
 from animation.planning.counting import META, FusedAttention, MetaCounter
+from animation.runtime import keep_freed_memory
 from animation.sampling import Conditions, WindowedDenoiser
 from animation.windows import window_indices
 from benchmarks.denoise import CONFIGS
@@ -74,15 +76,16 @@ def build(processes: Processes, args: argparse.Namespace) -> dict[str, Callable[
     return {"denoising": denoise, "decoding": decode}
 
 
-def work(rank: int, count: int, port: int, folder: str, args: argparse.Namespace) -> None:
-    """One process: after a warm-up its wall-clock and CPU seconds of each repetition, and the bytes of a step."""
+def work(rank: int, count: int, port: int, folder: str, args: argparse.Namespace, apart: bool) -> None:
+    """One process: after a warm-up its wall-clock and CPU seconds, and the bytes that it handed over."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(count)}
     processes = Processes(rank, count, rank)
     processes.connect(torch.device("cpu"))
     found: dict[str, list] = {}
     with torch.inference_mode():
-        calls = build(processes, args)
+        calls = build(Processes() if apart else processes, args)
         for call in calls.values():
             call()
         for name, call in calls.items():
@@ -94,18 +97,19 @@ def work(rank: int, count: int, port: int, folder: str, args: argparse.Namespace
     Path(folder, f"{count}-{rank}.json").write_text(json.dumps(found))
 
 
-def run(count: int, args: argparse.Namespace) -> dict[str, tuple[float, float, int]]:
-    """By name the wall clock of the first process, the CPU time of the busiest, and the bytes that one handed over."""
+def run(count: int, args: argparse.Namespace, apart: bool = False) -> dict[str, tuple[float, float, int]]:
+    """By name the longest wall clock and CPU time of a process, and the most bytes that one handed over.
+
+    Args:
+        apart: each process does the whole work.
+    """
     with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         free.close()
-        mp.spawn(work, (count, port, folder, args), nprocs=count)
+        mp.spawn(work, (count, port, folder, args, apart), nprocs=count)
         parts = [json.loads(Path(folder, f"{count}-{rank}.json").read_text()) for rank in range(count)]
-    return {
-        name: (parts[0][name][0], max(part[name][1] for part in parts), max(part[name][2] for part in parts))
-        for name in parts[0]
-    }
+    return {name: tuple(map(max, zip(*(part[name] for part in parts), strict=True))) for name in parts[0]}
 
 
 def window_flops() -> float:
@@ -143,22 +147,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=12)
     parser.add_argument("--size", type=int, default=128, help="pixels, of height and width")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     windows, chunks = len(window_indices(args.frames, TILE, OVERLAP)), -(-args.frames // CHUNK)
     print(f"{args.frames} frames of {args.size}×{args.size}: {windows} windows of {TILE}, {chunks} chunks of {CHUNK}")
     for name, items in (("denoising", 2 * windows), ("decoding", chunks)):
         print(f"{name}: at most {items / rounds(items, 2)[0]:.2f} times as fast by its rounds on two processes")
-    found: dict[int, list[dict]] = {1: [], 2: []}
+    found: dict[str, list[dict]] = {"one": [], "two": [], "apart": []}
     for _ in range(args.repeats):  # in turn
-        for count, runs in found.items():
-            runs.append(run(count, args))
-    print(f"\n{'one process over two':24s} {'wall clock':24s} {'CPU of the busiest':24s} goal")
-    for name in found[1][0]:
-        columns = [spread(*([run[name][i] for run in found[count]] for count in (1, 2))) for i in range(2)]
-        print(f"{name:24s} {columns[0]:24s} {columns[1]:24s} {GOAL}")
-    for name in found[2][0]:
-        handed = [run[name][2] for run in found[2]]
+        for side, runs in found.items():
+            runs.append(run(1 if side == "one" else 2, args, apart=side == "apart"))
+    print(f"\n{'one process over two':24s} {'wall clock':24s} {'CPU of the busiest':24s} {'two apart':24s} goal")
+    for name in found["one"][0]:
+        wall, cpu = ([[each[name][i] for each in found[side]] for side in ("one", "two")] for i in range(2))
+        apart = [2 * each[name][0] for each in found["one"]], [each[name][0] for each in found["apart"]]
+        print(f"{name:24s} {spread(*wall):24s} {spread(*cpu):24s} {spread(*apart):24s} {GOAL}")
+    for name in found["two"][0]:
+        handed = [each[name][2] for each in found["two"]]
         per = f" in {STEPS} steps" if name == "denoising" else ""
         print(f"{name}: {statistics.median(handed):.0f} bytes handed over{per} by each of two processes, at most")
     modelled()

@@ -29,6 +29,11 @@ def _read_arrays(path: Path) -> None:
     dict(np.load(path))
 
 
+def _trust_a_word(path: Path) -> None:
+    if path.read_bytes()[:4] == b"pupa":
+        raise KeyError("a damage that is hard to meet by chance")
+
+
 CONTROLS = {
     name: Reader("keypoints.npz", read, key_points(np.savez_compressed))
     for name, read in (
@@ -37,5 +42,6 @@ CONTROLS = {
         ("that ends the process", _end),
         ("that leaves files", _leave),
         ("that is numpy's own", _read_arrays),
+        ("that trusts a word", _trust_a_word),
     )
 }

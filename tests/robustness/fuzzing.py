@@ -64,11 +64,9 @@ def make_input(reader: str, number: int, seeds: Sequence[bytes]) -> bytes:
     return seeds[0] if number == 0 else mutate(random.Random(f"{reader} {number}"), seeds)
 
 
-def problem(reader: str, path: Path) -> str | None:
+def unclean(reader: str, path: Path) -> str | None:
     """What is wrong with how a reader takes a file; None where it reads it, or says in one line why not."""
     before = sorted(path.parent.iterdir())
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)  # of the processor; it ends the process, whatever library it is in
-    signal.alarm(5 * SECONDS)  # where it waits, or other work takes the processor
     try:
         ALL[reader].read(path)
     except (InputError, RunError) as error:
@@ -76,11 +74,19 @@ def problem(reader: str, path: Path) -> str | None:
             return f"more than one line, or none: {error!r}"
     except BaseException:
         return traceback.format_exc()
+    left = set(path.parent.iterdir()) - set(before)
+    return f"left behind: {sorted(file.name for file in left)}" if left else None
+
+
+def problem(reader: str, path: Path) -> str | None:
+    """The same, with a limit of time that ends this process."""
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)  # of the processor; it ends the process, whatever library it is in
+    signal.alarm(5 * SECONDS)  # where it waits, or other work takes the processor
+    try:
+        return unclean(reader, path)
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
-    left = set(path.parent.iterdir()) - set(before)
-    return f"left behind: {sorted(file.name for file in left)}" if left else None
 
 
 def limit_memory() -> None:
