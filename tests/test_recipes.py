@@ -1,5 +1,7 @@
 import argparse
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from animation.errors import InputError
 from animation.modules.attention_processor import IDAdapterAttnProcessor
 from animation.modules.unet import PoseGuidedUNet
 from DWPose.detector import PersonDetector
+from recipes import __main__ as every
 from recipes import card, detectors, fast_modes, figures, loop, pose_estimator, recogniser, videos
 from recipes.animation import UNET
 from recipes.figures import ablation
@@ -181,6 +184,21 @@ def test_figures_have_their_spread_and_become_the_card(tmp_path):
     path.write_text("no place\n")
     with pytest.raises(InputError, match="holds no place"):
         card.write_card({}, path)
+
+
+def test_one_command_runs_every_recipe_in_order(monkeypatch):
+    ran = []
+    monkeypatch.setattr(every.sys, "argv", ["recipes", "--output", "out"])
+    monkeypatch.setattr(
+        every.subprocess, "run", lambda command: ran.append(command) or SimpleNamespace(returncode=len(ran) // 3)
+    )
+    with pytest.raises(SystemExit):
+        every.main()
+    assert [command[2] for command in ran] == ["recipes.detectors", "recipes.pose_estimator", "recipes.detectors"]
+    assert all(command[-4:] == ["--output", "out", "--state", "recipes/state"] for command in ran)
+    names = [command[2].split(".")[1] for command in every.commands()]
+    assert names[-1] == "animation"
+    assert {f"{name}.py" for name in names} <= {path.name for path in Path(every.__file__).parent.glob("*.py")}
 
 
 def test_recogniser_sample():
