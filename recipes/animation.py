@@ -12,7 +12,6 @@ cores:
 
 import argparse
 import json
-import logging
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -29,8 +28,6 @@ from animation.files import read_json, write_text
 from animation.modules.unet import PoseGuidedUNet
 from animation.training.settings import checkpoint_folders
 from recipes.loop import fast_format
-
-logger = logging.getLogger(__name__)
 
 SIDE = 128  # pixels: sharp and small rather than large and blurred
 CLIPS, CLIP_FRAMES = 1600, 16
@@ -151,7 +148,7 @@ def export(checkpoint: Path, output: Path) -> None:
         save_file({name: tensor.half() for name, tensor in tensors.items()}, folder / f"{part}.safetensors")
     order = read_json(checkpoint / "checkpoint.json")["face_channel_order"]
     write_text(folder / "checkpoint.json", json.dumps({"face_channel_order": order}) + "\n")
-    logger.info(f"{checkpoint} is now in {folder}")
+    print(f"{checkpoint} is now in {folder}")
 
 
 def write_curve(log: Path, path: Path, every: int = 50) -> None:
@@ -195,10 +192,10 @@ def main() -> None:
             start_from = last_checkpoint(args.work, [stage])
     export(last_checkpoint(args.work, args.stages), args.output)
     args.state.mkdir(parents=True, exist_ok=True)
-    for stage in STAGES:
+    for stage in args.stages:
         log = args.work / stage / "training_log.jsonl"
         if log.is_file():
-            write_curve(log, args.state / f"animation_{stage}.jsonl")
+            write_curve(log, args.state / f"animation_{'finetuned_' if args.finetune else ''}{stage}.jsonl")
 
 
 if __name__ == "__main__":
