@@ -109,7 +109,7 @@ def do_all(
 
     Raises:
         InputError: Ray cannot be reached.
-        RunError: no worker starts.
+        RunError: no worker starts, or no machine is left.
         Exception: what a job raised, of its own kind.
     """
     if not jobs:
@@ -192,6 +192,8 @@ class _Queue:
                 if ended is not None:
                     left -= 1
                     yield ended
+            if not ready and not any(node["Alive"] for node in self.ray.nodes()):
+                raise RunError("Ray has lost all its machines; the same command goes on")
             self.on_tick(sum(number is not None for _, _, number in self.at_work.values()))
 
     def _end(self, reference: Any) -> tuple[int, Any] | None:

@@ -16,16 +16,17 @@ from animation.errors import InputError
 LOCK_FILE, OWNER_FILE = ".lock", ".lock.json"
 
 
-def write_whole(path: Path, write: Callable[[Path], object], shared: bool = False) -> None:
+def write_whole(path: Path, write: Callable[[Path], object], partial: Path | None = None) -> None:
     """Write a file atomically: under another name, then renamed. Killed at any moment, the old or the new one is there.
 
     Args:
         path: its folder is made where missing.
         write: writes the file that it is given, whose name has the same ending.
-        shared: whether other processes may write the same file at the same time.
+        partial: the other name, of the same ending and file system, where another process may write the same file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{os.getpid() if shared else ''}{path.name}")
+    partial = partial or path.with_name(f".partial-{path.name}")
+    for folder in (path.parent, partial.parent):
+        folder.mkdir(parents=True, exist_ok=True)
     partial.unlink(missing_ok=True)  # if it were a link, the file would be written to where that points
     try:
         write(partial)

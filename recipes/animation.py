@@ -4,15 +4,17 @@
 
 Makes clips with make_puppets.py and trains on them with train.py, with the VAE, the image encoder and the face networks
 that the other recipes made: from random weights on short cuts of many characters, then on whole windows, then on both
-halves of each. Training goes on from `--work` after an interrupt; where that folder is gone, `--finetune` runs the last
-stage from the shipped weights.
+halves of each. The same command goes on from `--work` after an interrupt. To train the shipped weights further, on two
+cores:
+
+    python -m recipes.animation --finetune --stages short polish --processes 2
 """
 
 import argparse
 import json
-import logging
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -20,11 +22,12 @@ import torch
 from diffusers import EulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 
+from animation import cli
+from animation.errors import InputError
 from animation.files import read_json, write_text
 from animation.modules.unet import PoseGuidedUNet
+from animation.training.settings import checkpoint_folders
 from recipes.loop import fast_format
-
-logger = logging.getLogger(__name__)
 
 SIDE = 128  # pixels: sharp and small rather than large and blurred
 CLIPS, CLIP_FRAMES = 1600, 16
@@ -128,13 +131,12 @@ def training_command(args: argparse.Namespace, stage: str, start_from: Path | No
     return [*start, "train.py", *(f"--{name}={value}" for name, value in flags.items())]
 
 
-def last_checkpoint(work: Path) -> Path:
-    """The newest checkpoint of the latest stage that has one."""
-    for stage in reversed(STAGES):
-        found = sorted((work / stage).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-        if found:
+def last_checkpoint(work: Path, stages: Sequence[str]) -> Path:
+    """The newest checkpoint of the latest of some stages that has one. Raises InputError where none has."""
+    for stage in reversed(stages):
+        if found := checkpoint_folders(work / stage):
             return found[-1]
-    raise SystemExit(f"{work}: holds no checkpoint; train first")
+    raise InputError(f"{work}: holds no checkpoint; train first")
 
 
 def export(checkpoint: Path, output: Path) -> None:
@@ -146,7 +148,7 @@ def export(checkpoint: Path, output: Path) -> None:
         save_file({name: tensor.half() for name, tensor in tensors.items()}, folder / f"{part}.safetensors")
     order = read_json(checkpoint / "checkpoint.json")["face_channel_order"]
     write_text(folder / "checkpoint.json", json.dumps({"face_channel_order": order}) + "\n")
-    logger.info(f"{checkpoint} is now in {folder}")
+    print(f"{checkpoint} is now in {folder}")
 
 
 def write_curve(log: Path, path: Path, every: int = 50) -> None:
@@ -161,36 +163,40 @@ def write_curve(log: Path, path: Path, every: int = 50) -> None:
 
 def main() -> None:
     """Make the data, train, export."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    cli.start_logging()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path(), help="the folder of checkpoints/ and models/")
     parser.add_argument("--state", type=Path, default=Path("recipes/state"), help="where the curve is kept")
     parser.add_argument("--work", type=Path, default=Path("output/puppet_training"), help="data and training state")
+    parser.add_argument("--clips", type=int, default=CLIPS, help="to train on")
+    parser.add_argument(
+        "--stages", nargs="+", choices=STAGES, default=list(STAGES), help="left out, all, in their order"
+    )
     parser.add_argument("--steps", type=int, help="of each stage; left out, 2000, 360 and 600, of about 32 frames each")
     parser.add_argument("--learning_rate", type=float, default=8e-4, help="the highest; a cosine leads to 0")
     parser.add_argument("--mixed_precision", choices=("no", "bf16"), default=fast_format())
     parser.add_argument("--processes", type=int, default=1, help="CPU processes, 1 to 4, that share each step")
     parser.add_argument("--checkpointing_steps", type=int, default=250)
-    parser.add_argument("--finetune", action="store_true", help="only the last stage, from the shipped weights")
+    parser.add_argument("--finetune", action="store_true", help="start the first stage from the shipped weights")
     parser.add_argument("--export_only", action="store_true", help="write the last checkpoint's weights, and stop")
     args = parser.parse_args()
     if not args.export_only:
         write_configs(args.output / "checkpoints/tiny/SVD")
         data = args.work / "data"
-        clips = ["training", data, f"--rec={CLIPS}", f"--rec_size={SIDE}x{SIDE}", f"--frames={CLIP_FRAMES}"]
+        clips = ["training", data, f"--rec={args.clips}", f"--rec_size={SIDE}x{SIDE}", f"--frames={CLIP_FRAMES}"]
         clips += ["--roams", "--hidden=2"]  # every other photo hides the face, so that face tokens are needed
         subprocess.run([sys.executable, "make_puppets.py", *map(str, clips)], check=True)
         start_from = args.output / "checkpoints/tiny/Animation" if args.finetune else None
-        for stage in ["polish"] if args.finetune else STAGES:
+        for stage in args.stages:
             subprocess.run(training_command(args, stage, start_from), check=True)
-            start_from = last_checkpoint(args.work)
-    export(last_checkpoint(args.work), args.output)
+            start_from = last_checkpoint(args.work, [stage])
+    export(last_checkpoint(args.work, args.stages), args.output)
     args.state.mkdir(parents=True, exist_ok=True)
-    for stage in STAGES:
+    for stage in args.stages:
         log = args.work / stage / "training_log.jsonl"
         if log.is_file():
-            write_curve(log, args.state / f"animation_{stage}.jsonl")
+            write_curve(log, args.state / f"animation_{'finetuned_' if args.finetune else ''}{stage}.jsonl")
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -66,6 +66,7 @@ class FigureSettings(Weights, Sampling):
     cases: int = flag(20, "of each kind", least=1)
     runs: list[str] = flag(RUNS, "KIND/VARIANT; left out, all", metavar="RUN")
     seeds: int = flag(3, "how many; the first is 0", least=1)
+    on_the_spot: bool = flag(False, "characters stay on their spot: smaller motions")
     card: str = flag("checkpoints/tiny/README.md", "whose tables are written", metavar="FILE")
 
 
@@ -176,13 +177,14 @@ def measure_run(name: str, pipeline: AnimationPipeline, settings: FigureSettings
     """Make the cases of a run, animate them with each seed, measure them."""
     kind, variant = name.split("/")
     work, of_seeds = Path(settings.work), []
+    case_kind, roams = "same" if kind == "long" else kind, not settings.on_the_spot
     truth, form = work / "cases" / kind, Format(width=SIDE, height=SIDE, num_frames=FRAMES[kind])
     truth.mkdir(parents=True, exist_ok=True)
     borders = window_borders(window_indices(FRAMES[kind], settings.tile_size, settings.frames_overlap))
     for seed in range(1 if variant in SEEDLESS else settings.seeds):
         results = work / "results" / name / f"seed-{seed}"
         for index in tqdm(range(settings.cases), desc=f"{name}, seed {seed}", unit="case"):
-            case = write_case(truth / f"case-{index + 1}", index, form, "same" if kind == "long" else kind, roams=True)
+            case = write_case(truth / f"case-{index + 1}", index, form, case_kind, roams)
             if not (results / case.name / "animation.mp4").is_file():
                 animate_case(pipeline, case, results / case.name, variant, settings, seed=seed)
         found = measure(results, truth, work / "evaluation" / name / f"seed-{seed}", settings)

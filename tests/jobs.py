@@ -3,7 +3,10 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+from animation.training.preparation import ClipJob
 
 
 class Recorder:
@@ -24,3 +27,21 @@ class Recorder:
         time.sleep(0.5 if name.startswith("slow") else 0)
         self.made += 1
         return name, os.getpid(), self.made - 1
+
+
+class Timed:
+    """Notes in a file when a stage was at work on which clip; one stage may kill its process, once."""
+
+    def __init__(self, make: Callable[[], Callable], name: str, log: Path, killed: str | None) -> None:
+        self.work, self.name, self.log, self.killed = make(), name, log, killed
+
+    def __call__(self, job: ClipJob) -> str | None:
+        """The stage's own result."""
+        begin, died = time.monotonic(), self.log.with_suffix(".died")
+        result = self.work(job)
+        if self.name == self.killed and not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        with self.log.open("a") as file:
+            file.write(f"{self.name} {job.folder.name} {os.getpid()} {begin} {time.monotonic()}\n")
+        return result

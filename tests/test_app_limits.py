@@ -13,6 +13,7 @@ from PIL import Image
 from animation.app.limits import check_picture, check_video, unpack_pictures
 from animation.app.settings import Limits
 from animation.errors import InputError
+from animation.media.containers import webp_durations
 from animation.media.writing import write_mp4
 
 LIMITS = Limits(bytes=1 << 20, pixels=100_000, seconds=3, frames=40)
@@ -98,6 +99,29 @@ def test_a_video_passes(tmp_path):
 def test_a_video_beyond_a_limit_is_refused(tmp_path, video, problem):
     with pytest.raises(InputError, match=problem):
         check_video(write_video(tmp_path / "driver.mp4", **video), LIMITS)
+
+
+def write_webp(path, frames=10, milliseconds=100, size=(32, 32)):
+    pictures = [Image.new("RGB", size, (20 * k % 250, 0, 0)) for k in range(frames)]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=milliseconds, lossless=True)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("video", "problem"),
+    [
+        ({"frames": 33}, "longer than 3 s"),
+        ({"frames": 50, "milliseconds": 10}, "more than 40 frames"),
+        ({"size": (400, 400)}, "400×400 pixels"),
+    ],
+)
+def test_an_animated_webp_is_a_video_within_the_same_limits(tmp_path, video, problem, monkeypatch):
+    check_video(write_webp(tmp_path / "driver.webp"), LIMITS)
+    assert list(webp_durations(tmp_path / "driver.webp")) == [100] * 10
+    write_webp(tmp_path / "driver.webp", **video)
+    monkeypatch.setattr(Image, "open", None)  # nothing of it is decoded
+    with pytest.raises(InputError, match=problem):
+        check_video(tmp_path / "driver.webp", LIMITS)
 
 
 def test_what_comes_after_the_chosen_end_does_not_count(tmp_path):

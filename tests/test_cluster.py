@@ -1,5 +1,7 @@
 """Many jobs over Ray, on a cluster of two nodes of one core each: nothing is lost, and nothing done twice."""
 
+import functools
+import itertools
 import json
 import os
 import signal
@@ -23,11 +25,14 @@ from animation.errors import InputError
 from animation.evaluation.evaluation import evaluate
 from animation.evaluation.settings import EvaluationSettings
 from animation.files import OWNER_FILE, read_json
-from animation.training.preparation import PreparationSettings, prepare
+from animation.media.writing import write_mp4
+from animation.training import preparation
+from animation.training.preparation import PreparationSettings, is_complete, prepare
+from tests import synthetic
 from tests.clips import clip_settings, flags_of, frames_of
-from tests.jobs import Recorder
+from tests.jobs import Recorder, Timed
 from tests.test_evaluate import folders  # noqa: F401
-from tests.test_prepare_data import networks, videos  # noqa: F401
+from tests.test_prepare_data import networks, somebody, videos  # noqa: F401
 
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="signals of a POSIX system")
@@ -140,6 +145,41 @@ def test_evaluation_and_data_sets_are_those_of_one_process(nodes, tmp_path, fold
         made.append({str(path.relative_to(tmp_path / root)): path.read_bytes() for path in pictures})
     assert made[0] == made[1]
     assert len(made[0]) == 3 * (5 + 4) + 2  # two clips whole, and the frames of the short one
+
+
+def test_stages_of_a_data_set_are_at_work_at_once(nodes, tmp_path, networks, monkeypatch):  # noqa: F811
+    """Each has processes of its own; one is killed after its work, and nothing but that is done again."""
+    (tmp_path / "videos").mkdir()
+    for k in range(6):
+        frames = (somebody(synthetic.draw_person((64, 64), 0.1 * i + k, skeleton=False)) for i in range(12))
+        write_mp4(tmp_path / "videos" / f"{k}.mp4", frames, 10)
+    flags = {name.removeprefix("--"): str(value) for name, value in networks.items()}
+    make_stages, names, files, works = preparation.make_stages, ("frames", "people", "drawing", "masks"), [], []
+    for root, address, killed in (("alone", None, None), ("shared", nodes.address, "drawing")):
+        log = tmp_path / f"{root}.log"
+        timed = [
+            replace(stage, make=functools.partial(Timed, stage.make, name, log, killed))
+            for name, stage in zip(names, make_stages(), strict=True)
+        ]
+        monkeypatch.setattr(preparation, "make_stages", lambda timed=timed: timed)
+        places = {"videos": str(tmp_path / "videos"), "root_path": str(tmp_path / root)}
+        settings = PreparationSettings(**flags, **places, least_frames=3, ray=address)
+        prepare(settings, settings.read_inputs())
+        assert all(is_complete(tmp_path / root / "rec" / f"{k + 1:05d}") for k in range(6))
+        found = sorted((tmp_path / root).rglob("*.png"))
+        files.append({str(path.relative_to(tmp_path / root)): path.read_bytes() for path in found})
+        lines = map(str.split, log.read_text().splitlines())
+        works.append([(*line[:3], float(line[3]), float(line[4])) for line in lines])
+    assert files[0] == files[1] and len(files[0]) == 6 * 3 * 12
+    assert log.with_suffix(".died").exists()
+    for work in works:
+        assert sorted(line[:2] for line in work) == sorted((n, f"{k + 1:05d}") for n in names for k in range(6))
+    pairs = [itertools.combinations(work, 2) for work in works]
+    at_once = [{frozenset((a[0], b[0])) for a, b in p if max(a[3], b[3]) < min(a[4], b[4])} for p in pairs]
+    assert at_once[0] == set()  # a control
+    assert {frozenset(pair) for pair in itertools.pairwise(names)} <= at_once[1]
+    stage_of = {process: name for name, _, process, *_ in works[1]}
+    assert all(stage_of[process] == name for name, _, process, *_ in works[1])
 
 
 def test_a_node_is_removed(nodes, tmp_path):

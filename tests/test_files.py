@@ -28,15 +28,15 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_a_file_that_was_planted_as_a_link_is_not_written_through(tmp_path, shared):
+@pytest.mark.parametrize("name", [None, ".other.txt"])
+def test_a_file_that_was_planted_as_a_link_is_not_written_through(tmp_path, name):
     outside = tmp_path / "outside.txt"
     outside.write_text("theirs")
     folder = tmp_path / "out"
     folder.mkdir()
-    for name in ("file.txt", ".partial-file.txt", f".partial-{os.getpid()}file.txt"):
-        (folder / name).symlink_to(outside)
-    write_whole(folder / "file.txt", lambda partial: partial.write_text("ours"), shared)
+    for planted in ("file.txt", ".partial-file.txt", ".other.txt"):
+        (folder / planted).symlink_to(outside)
+    write_whole(folder / "file.txt", lambda partial: partial.write_text("ours"), name and folder / name)
     assert outside.read_text() == "theirs"
     assert (folder / "file.txt").read_text() == "ours" and not (folder / "file.txt").is_symlink()
 

@@ -1,5 +1,7 @@
 import argparse
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,10 +9,13 @@ import torch
 from torch import nn
 
 from animation.errors import InputError
+from animation.flags import parse
 from animation.modules.attention_processor import IDAdapterAttnProcessor
 from animation.modules.unet import PoseGuidedUNet
+from animation.training.settings import TrainingSettings
 from DWPose.detector import PersonDetector
-from recipes import card, detectors, fast_modes, figures, loop, pose_estimator, recogniser, videos
+from recipes import __main__ as every
+from recipes import animation, card, detectors, fast_modes, figures, loop, pose_estimator, recogniser, videos
 from recipes.animation import UNET
 from recipes.figures import ablation
 
@@ -181,6 +186,40 @@ def test_figures_have_their_spread_and_become_the_card(tmp_path):
     path.write_text("no place\n")
     with pytest.raises(InputError, match="holds no place"):
         card.write_card({}, path)
+
+
+def test_one_command_runs_every_recipe_in_order(monkeypatch):
+    ran = []
+    monkeypatch.setattr(every.sys, "argv", ["recipes", "--output", "out"])
+    monkeypatch.setattr(
+        every.subprocess, "run", lambda command: ran.append(command) or SimpleNamespace(returncode=len(ran) // 3)
+    )
+    with pytest.raises(SystemExit):
+        every.main()
+    assert [command[2] for command in ran] == ["recipes.detectors", "recipes.pose_estimator", "recipes.detectors"]
+    assert all(command[-4:] == ["--output", "out", "--state", "recipes/state"] for command in ran)
+    names = [command[2].split(".")[1] for command in every.commands()]
+    assert names[-1] == "animation"
+    assert {f"{name}.py" for name in names} <= {path.name for path in Path(every.__file__).parent.glob("*.py")}
+
+
+def test_the_stages_of_the_animation_are_commands_that_training_reads(tmp_path):
+    args = argparse.Namespace(output=tmp_path, work=tmp_path, processes=2, steps=None)
+    vars(args).update(learning_rate=8e-4, checkpointing_steps=9, mixed_precision="no")
+    for stage, (frames, steps, share, _) in animation.STAGES.items():
+        command = animation.training_command(args, stage, tmp_path / "weights")
+        assert command[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+        settings = parse(TrainingSettings, None, command[command.index("train.py") + 1 :])
+        assert (settings.sample_n_frames, settings.max_train_steps) == (frames, steps)
+        assert settings.learning_rate == pytest.approx(8e-4 * share)
+        assert settings.finetune_mode
+        assert settings.unet_model_finetune_path == str(tmp_path / "weights" / "unet.safetensors")
+    assert not any("finetune" in flag for flag in animation.training_command(args, "short", None))
+    for number in (9, 10):
+        (tmp_path / "short" / f"checkpoint-{number}").mkdir(parents=True)
+    assert animation.last_checkpoint(tmp_path, ["short", "polish"]).name == "checkpoint-10"
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        animation.last_checkpoint(tmp_path, ["polish"])
 
 
 def test_recogniser_sample():

@@ -1,7 +1,11 @@
 """Clips, the plan of samples, reading them, and the check of a data set."""
 
 import itertools
+import os
+import platform
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +13,7 @@ import torch
 from PIL import Image
 
 from animation.errors import InputError
-from animation.training.cache import FrameCache
+from animation.training.cache import WRITING_FOLDER, FrameCache
 from animation.training.check import check_data
 from animation.training.clips import Bucket, ClipError, choose_frames, parse_bucket, read_buckets, read_clip
 from animation.training.dataset import ClipDataset, make_batch
@@ -259,6 +263,20 @@ def test_two_processes_may_keep_the_same_image(clips, tmp_path, monkeypatch):
     cache.write(image, np.arange(3.0))
     assert cache.read(image).tolist() == [0, 1, 2]
     assert [path.name for path in cache.path(image).parent.iterdir()] == [cache.path(image).name]
+    assert not list((cache.folder / WRITING_FOLDER).iterdir())
+
+
+def test_what_a_dead_process_left_in_the_cache_is_removed(clips, tmp_path):
+    cache, here = FrameCache(tmp_path / "cache"), platform.node()
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    left = {f"{here}+{ended.pid}+a.npy": False, f"{here}+words": False}
+    left |= {f"{here}+{os.getpid()}+a.npy": True, f"other{here}+{ended.pid}+a.npy": True}  # at work, or who knows
+    (cache.folder / WRITING_FOLDER).mkdir(parents=True)
+    for name in left:
+        (cache.folder / WRITING_FOLDER / name).touch()
+    cache.write(clips[0] / "images" / "frame_0.png", np.arange(3.0))
+    assert {name: (cache.folder / WRITING_FOLDER / name).exists() for name in left} == left
 
 
 def test_an_unreadable_clip_is_replaced_and_told(clips, face_models, tmp_path):

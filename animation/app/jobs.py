@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 WAITING, RUNNING, STOPPED, FAILED, DONE = "waiting", "running", "stopped", "failed", "done"
 NAME = re.compile(r"[0-9a-f]{24}")
 JOB_FILE, LOG_FILE, DRIVER_FOLDER = "job.json", "log.txt", "driver"
-VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".gif")  # that a copy may keep; others become .mp4
+VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".gif", ".webp")  # that a copy may keep; others become .mp4
 
 
 @dataclass

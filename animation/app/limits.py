@@ -1,10 +1,12 @@
 """Uploads checked before anything in them is decoded: bytes, pixels, seconds, frames, and what a zip would become."""
 
 import io
+import itertools
 import shutil
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import av
@@ -12,10 +14,9 @@ from PIL import Image
 
 from animation.app.settings import Limits
 from animation.errors import InputError
-from animation.media.images import IMAGE_SUFFIXES, frame_number
+from animation.media.containers import animated_webp_size, open_container, webp_durations
+from animation.media.images import FORMATS, IMAGE_SUFFIXES, frame_number
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # of pictures: no format that names other files
-CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,ogg,gif"  # likewise: no playlist, which would open what it names
 MOST_MEMBERS = 20_000  # of a zip, before its list is looked at
 
 
@@ -54,38 +55,46 @@ def check_video(path: Path, limits: Limits, end: float | None = None) -> None:
     """Check a video by its container and its packets, of which none is decoded.
 
     Args:
-        end: where a visitor stops it, seconds; what comes later counts in bytes alone.
+        end: where a visitor stops it, seconds; what comes later counts in bytes alone, unless it is an animated WebP,
+            of which everything is read.
 
     Raises:
         InputError: not a video, without pictures, or too large, too long, or of too many frames.
     """
     check_bytes(path, limits)
     try:
-        with av.open(str(path), metadata_errors="ignore", options={"format_whitelist": CONTAINERS}) as container:
+        if (size := animated_webp_size(path)) is not None:
+            _check_frame(*size, limits)
+            _check_length(itertools.accumulate(duration / 1000 for duration in webp_durations(path)), limits)
+            return
+        with open_container(path) as container:
             if not container.streams.video:
                 raise InputError("there are no pictures in the file, only sound; give a video")
             stream = container.streams.video[0]
-            if stream.width * stream.height > limits.pixels:
-                size = f"{stream.width}×{stream.height}"
-                raise InputError(f"the video's frames have {size} pixels; give at most {_megapixels(limits)}")
-            _check_length(container, stream, limits, end)
+            _check_frame(stream.width, stream.height, limits)
+            packets = (packet.pts for packet in container.demux(stream) if packet.size)
+            _check_length((None if pts is None else float(pts * stream.time_base) for pts in packets), limits, end)
     except InputError:
         raise
     except (av.error.FFmpegError, OSError, ValueError):
         raise InputError("the video cannot be read; give a video file such as MP4") from None
 
 
-def _check_length(container, stream, limits: Limits, end: float | None) -> None:
-    """Count the packets: what a header says of the length may be missing or wrong."""
+def _check_frame(width: int, height: int, limits: Limits) -> None:
+    if width * height > limits.pixels:
+        raise InputError(f"the video's frames have {width}×{height} pixels; give at most {_megapixels(limits)}")
+
+
+def _check_length(times: Iterable[float | None], limits: Limits, end: float | None = None) -> None:
+    """Count the frames by their times, seconds: what a header says of the length may be missing or wrong."""
     frames, first, last = 0, None, 0.0
-    for packet in container.demux(stream):
-        if packet.pts is not None:
-            time = float(packet.pts * stream.time_base)
+    for time in times:
+        if time is not None:
             first = time if first is None else min(first, time)
             if end is not None and time - first > end:
                 continue
             last = max(last, time - first)
-        frames += packet.size > 0
+        frames += 1
         if frames > limits.frames:
             raise InputError(f"the video has more than {limits.frames} frames; choose a shorter part of it")
         if last > limits.seconds:

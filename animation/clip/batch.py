@@ -86,7 +86,7 @@ def run_cases(cases: Sequence[Case], output: str | Path, cluster: Cluster) -> No
 
     Raises:
         InputError: Ray cannot be reached.
-        RunError: one or more failed, or no worker of Ray starts.
+        RunError: one or more failed, or Ray starts no worker, or loses all machines.
     """
     rows = {i: row_of(case, case.error, case.made) for i, case in enumerate(cases) if case.error or case.made}
     left = [i for i in range(len(cases)) if i not in rows]

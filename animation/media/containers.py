@@ -1,6 +1,8 @@
 """Video and sound files, opened so that nothing in them leads to another file, a device or the web."""
 
 import io
+import os
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,15 +25,29 @@ def open_container(path: str | Path) -> Any:  # PyAV's hints make everything opt
 
     Raises whatever PyAV and Pillow raise where it cannot be read.
     """
-    if _is_animated_webp(path):
+    if animated_webp_size(path) is not None:
         return av.open(_webp_as_matroska(path))
     return av.open(f"file:{path}", options={"format_whitelist": FORMATS, "protocol_whitelist": "file"})
 
 
-def _is_animated_webp(path: str | Path) -> bool:
+def animated_webp_size(path: str | Path) -> tuple[int, int] | None:
+    """Width and height that an animated WebP's head says, pixels; None of any other file."""
     with Path(path).open("rb") as file:
-        head = file.read(21)
-    return head.startswith(b"RIFF") and head[8:16] == b"WEBPVP8X" and len(head) > 20 and bool(head[20] & WEBP_ANIMATION)
+        head = file.read(30)
+    if len(head) < 30 or head[:4] + head[8:16] != b"RIFFWEBPVP8X" or not head[20] & WEBP_ANIMATION:
+        return None
+    return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:], "little") + 1
+
+
+def webp_durations(path: str | Path) -> Iterator[int]:
+    """Milliseconds of each frame of an animated WebP, by its list of chunks; nothing is decoded."""
+    with Path(path).open("rb") as file:
+        file.seek(12)
+        while len(chunk := file.read(24)) >= 8:
+            kind, size = chunk[:4], int.from_bytes(chunk[4:8], "little")
+            if kind == b"ANMF":
+                yield int.from_bytes(chunk[20:23], "little") or WEBP_DURATION
+            file.seek(8 + size + size % 2 - len(chunk), os.SEEK_CUR)
 
 
 def _webp_as_matroska(path: str | Path) -> io.BytesIO:

@@ -1,12 +1,18 @@
 """Arrays computed once from an image file, kept on disk: face embeddings and VAE latents."""
 
+import glob
 import hashlib
+import os
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from animation.files import write_whole
+
+WRITING_FOLDER = ".writing"  # where files are until they are whole: HOST+PROCESS+NAME
 
 
 @dataclass(frozen=True)
@@ -33,5 +39,10 @@ class FrameCache:
             return None
 
     def write(self, image: Path, array: np.ndarray) -> None:
-        """Keep the array of an image."""
-        write_whole(self.path(image), lambda partial: np.save(partial, array), shared=True)
+        """Keep the array of an image, and remove what processes of this machine that have ended left half-written."""
+        path, writing, own = self.path(image), self.folder / WRITING_FOLDER, f"{platform.node()}+"
+        for left in writing.glob(f"{glob.escape(own)}*"):
+            process = left.name.removeprefix(own).partition("+")[0]
+            if not (process.isdecimal() and psutil.pid_exists(int(process))):
+                left.unlink(missing_ok=True)
+        write_whole(path, lambda partial: np.save(partial, array), writing / f"{own}{os.getpid()}+{path.name}")

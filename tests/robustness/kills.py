@@ -15,7 +15,7 @@ import numpy as np
 
 from animation import cli
 
-STALE = ("partial", ".lock", ".unfinished", ".old")  # in names of what a finished run must not leave
+STALE = ("partial", ".lock", ".unfinished", ".old", ".writing/")  # in names of what a finished run must not leave
 FACTS = ("key", "num_frames", "outputs", "csim", "seams", "sound", "size", "driver", "face_found")  # of run.json
 LONGEST = 300  # seconds of a run
 
