@@ -64,7 +64,7 @@ def load_pipeline(
     if settings.attention == "xformers":
         runtime.use_xformers(pipeline, device)
     if settings.compile:
-        pipeline.unet.compile()
+        runtime.compile_blocks(pipeline.unet)
     pipeline.processes = processes
     pipeline.set_progress_bar_config(desc="denoising", unit="window")
     return pipeline

@@ -2,18 +2,24 @@
 
 import ctypes
 import logging
+import os
 import platform
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
 from animation.errors import InputError
+from animation.modules.unet import PoseGuidedUNet
 from animation.parallel import Processes
 from animation.pipeline import AnimationPipeline
 
 logger = logging.getLogger(__name__)
 
 MALLOC_OPTIONS = {-4: 0, -1: -1}  # glibc's M_MMAP_MAX: map nothing; M_TRIM_THRESHOLD: give nothing back
+COMPILED_VARIANTS = 256  # of blocks: their kinds, widths, numbers of pixels and of guidance branches
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -98,6 +104,21 @@ def keep_freed_memory() -> None:
     if platform.libc_ver()[0] == "glibc":
         for option, value in MALLOC_OPTIONS.items():
             ctypes.CDLL(None).mallopt(option, value)
+
+
+def compile_blocks(unet: PoseGuidedUNet, backend: str | Callable = "inductor") -> None:
+    """Compile a UNet's blocks as they first run, each kind once for all that are alike.
+
+    What is compiled is kept for later runs in the user's cache folder, or where TORCHINDUCTOR_CACHE_DIR says. Raises
+    InputError where there is no C++ compiler, which it needs on any device.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise InputError(f"--compile: {compiler} is not installed; install a C++ compiler, or leave --compile out")
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(caches / "stableanimator" / "compiled"))
+    torch._dynamo.config.recompile_limit = COMPILED_VARIANTS
+    unet.compile_repeated_blocks(backend=backend)
 
 
 def use_xformers(pipeline: AnimationPipeline, device: torch.device) -> None:

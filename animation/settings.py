@@ -130,11 +130,6 @@ class Sampling(Settings):
                 f"--frames_overlap {self.frames_overlap} is not below --tile_size {self.tile_size}; give at most "
                 f"{self.tile_size - 1}"
             )
-        if (self.cache or 1) > 1 and getattr(self, "compile", False):
-            raise InputError(
-                f"--cache {self.cache} with --compile: layers that come and go cannot be compiled; give --cache 1 or "
-                "leave --compile out"
-            )
         interval = self.guidance_interval
         if interval is not None and (len(interval) != 2 or not interval[0] < interval[1]):
             raise InputError(
@@ -164,7 +159,7 @@ class Levers(Settings):
     quantize: str = flag(
         "none", "store the weights of the UNet's linear layers in eight bits", choices=("none", "int8", "fp8")
     )
-    compile: bool = flag(False, "compile the UNet first, which takes minutes")
+    compile: bool = flag(False, "compile the UNet's blocks, which takes minutes once")
 
     def check(self) -> None:
         """Raise InputError for a setting that makes no sense."""

@@ -9,17 +9,17 @@ same time. A ratio is that of a repetition's two times, given as median (smalles
 """
 
 import argparse
+import copy
 import itertools
 import statistics
 from collections.abc import Callable
-from typing import Any, cast
 
 import numpy as np
 import torch
 
 from animation.modules.pose_net import PoseNet
 from animation.modules.unet import PoseGuidedUNet
-from animation.runtime import DTYPES, keep_freed_memory
+from animation.runtime import DTYPES, compile_blocks, keep_freed_memory
 from animation.sampling import Conditions, WindowedDenoiser
 from animation.windows import window_indices
 from benchmarks.naive import naive_unet, predict_video
@@ -52,7 +52,7 @@ def build_steps(
         unet = PoseGuidedUNet(**CONFIGS[args.config], cross_attention_dim=1024)
         pose_net = PoseNet(out_channels=unet.config.block_out_channels[0])
         torch.nn.init.normal_(pose_net.final_proj.weight, std=0.1)
-    unet, pose_net = (torch.nn.Module.to(model, dtype).eval().requires_grad_(False) for model in (unet, pose_net))
+    unet, pose_net = (torch.nn.Module.to(net, device, dtype).eval().requires_grad_(False) for net in (unet, pose_net))
     generator = torch.Generator().manual_seed(1)
 
     def random(*shape: int) -> torch.Tensor:
@@ -95,7 +95,8 @@ def build_steps(
     caching = WindowedDenoiser(unet, conditions, windows, device, cfg_batch=1, cache=2)
     caching.accumulate(latents.float(), timestep, True, lambda: None)
     caching.begin_step(1, whole=False)
-    compiled = cast(Any, torch.compile(unet))
+    compiled = copy.deepcopy(unet, {id(parameter): parameter for parameter in unet.parameters()})
+    compile_blocks(compiled)
     return steps | {
         f"ours {name}, channels-last": run_channels_last,
         f"ours {name}, one branch": lambda: run_ours(guided=False),

@@ -1,15 +1,17 @@
 """Each fast mode does nothing in its trivial case, and something in any other."""
 
-from dataclasses import replace
+import copy
 
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
+from torch._dynamo.testing import CompileCounter
 
 from animation.errors import InputError
+from animation.runtime import compile_blocks
 from animation.sampling import WindowedDenoiser, denoise
 from animation.schedules import ays_sigmas, guided_steps, set_timesteps, whole_steps
-from animation.settings import InferenceSettings, Sampling
+from animation.settings import Sampling
 from animation.windows import GOLDEN_RATIO, shifted_windows, windows_of_steps
 from tests.conftest import relative_error
 from tests.synthetic import SCHEDULER_CONFIG
@@ -120,10 +122,27 @@ def test_a_cache_runs_fewer_layers(components, conditions):  # noqa: F811
     assert relative_error(cached, whole) > 1e-3
 
 
-def test_a_compiled_unet_has_no_cache():
-    settings = InferenceSettings(validation_image="a", validation_control_folder="b", output_dir="c", compile=True)
-    with pytest.raises(InputError, match="--cache 2 with --compile"):
-        replace(settings, cache=2).check()
+@pytest.mark.slow
+@pytest.mark.long
+def test_blocks_are_compiled_once_for_all_that_are_alike(components, conditions, monkeypatch, tmp_path):  # noqa: F811
+    """With kept features too; a second run compiles nothing."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    unet, counter = copy.deepcopy(components["unet"]), CompileCounter()
+    compile_blocks(unet, counter)
+    blocks = [part for part in unet.modules() if type(part).__name__ in unet._repeated_blocks]
+    for options in ({"cache": 2}, {"guidance": 1.0}):
+        found = fast(components | {"unet": unet}, conditions, **options)
+        assert relative_error(found, fast(components, conditions, **options)) < 1e-4
+    compiled = counter.frame_count
+    assert 0 < compiled < 2 * len(blocks)  # for one branch and for the other
+    fast(components | {"unet": unet}, conditions)
+    assert counter.frame_count == compiled
+
+
+def test_where_nothing_can_be_compiled(components, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(InputError, match="--compile: no-such-compiler is not installed; install a C"):
+        compile_blocks(components["unet"])
 
 
 @pytest.mark.parametrize("interval", [[1.0], [2.0, 1.0], [1.0, 2.0, 3.0]])

@@ -1,6 +1,7 @@
 """SVD's UNet, guided by pose latents and by an ID-Adapter."""
 
 import functools
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,8 @@ class PoseGuidedUNet(UNetSpatioTemporalConditionModel):
     Attributes:
         channels_last: whether features lie so in memory, which takes fewer copies; None: on a CPU.
     """
+
+    _repeated_blocks: ClassVar = ["BasicTransformerBlock", "TemporalBlock", "SpatioTemporalResBlock"]  # compiled alike
 
     @functools.wraps(UNetSpatioTemporalConditionModel.__init__)  # type: ignore[misc]
     def __init__(self, *args, **kwargs):
