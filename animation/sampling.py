@@ -132,7 +132,7 @@ class WindowedDenoiser:
         window_pixels = len(windows[0]) * conditions.image_latents[0, 0].numel()
         self.cfg_batch = cfg_batch or automatic_cfg_batch(device, window_pixels)
         self._may_fall_back = cfg_batch is None
-        self._deep = DeepFeatures()
+        self.deep = DeepFeatures()
         self._layouts = [WindowLayout(step, conditions, device) for step in (windows, *later)]
         self.begin_step(0)
 
@@ -216,11 +216,11 @@ class WindowedDenoiser:
         if self.cache == 1:
             return call()
         if not self._whole:
-            with recall_deep(self.unet, self._deep.recall(branches, index)):
+            with recall_deep(self.unet, self.deep.recall(branches, index)):
                 return call()
         with keep_deep(self.unet) as kept:
             prediction = call()
-        self._deep.keep(branches, index, self.conditions.num_frames, kept[0])
+        self.deep.keep(branches, index, self.conditions.num_frames, kept[0])
         return prediction
 
 

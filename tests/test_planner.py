@@ -5,9 +5,13 @@ import json
 import math
 import re
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
 import animate
 from animation.errors import InputError
@@ -138,6 +142,32 @@ def test_the_time_grows_with_the_work():
     assert seconds(end_refine_step=4, **faces) > seconds(end_refine_step=0, **faces) > base
     assert seconds(end_refine_step=40, **faces) == seconds(end_refine_step=9, **faces)
     assert seconds(rate=2e9) == pytest.approx(base / 2)
+
+
+FAST = {"schedule": "ays", "guidance_interval": [0.5, 50.0], "cache": 2, "windows": "shifted", "tile_size": 4}
+
+
+@pytest.mark.slow
+def test_the_time_counts_what_fast_modes_leave_out():
+    """The arithmetic is what a run of the same settings does."""
+    settings = settings_of(num_inference_steps=5, cfg_batch="1", **FAST)
+    found = rehearse(settings).stages(settings)["denoise"].flops
+    pipeline = networks()[1]
+    photo, poses = Image.new("RGB", (64, 64)), [Image.new("RGB", (64, 64))] * 8
+    conditions = pipeline.encode(photo, poses, np.zeros(512), 64, 64)
+    with FlopCounterMode(display=False) as counter:
+        pipeline.denoise(conditions, num_inference_steps=5, overlap=1, cfg_batch=1, **FAST)
+    assert found == pytest.approx(counter.get_total_flops(), rel=0.05)  # which has no attention on a CPU
+    for left_out in ({"guidance_interval": None}, {"cache": 1}, {"schedule": "karras"}):
+        other = replace(settings, **left_out)
+        assert rehearse(other).stages(other)["denoise"].flops != pytest.approx(found, rel=0.06)
+
+
+def test_a_cache_takes_memory():
+    kept = 2 * 8 * 64 * 4 * 4 * 4  # branches, frames, channels, pixels, bytes
+    plain, caching = (rehearse(settings_of(cache=cache, cfg_batch="2")) for cache in (1, 2))
+    peaks = [rehearsal.stages(rehearsal.settings)["denoise"].peak for rehearsal in (plain, caching)]
+    assert peaks[1] - peaks[0] == pytest.approx(kept, rel=0.3)
 
 
 @pytest.mark.slow

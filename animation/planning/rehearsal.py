@@ -26,6 +26,7 @@ from animation.quantization import check_quantization, quantize, stored_tensors
 from animation.run import component_paths
 from animation.runtime import choose_dtype
 from animation.sampling import WindowedDenoiser, automatic_cfg_batch, denoise
+from animation.schedules import EVERYWHERE, guided_steps, set_timesteps, whole_steps
 from animation.settings import InferenceSettings
 from animation.weights.loading import load_arcface, load_components
 from animation.windows import windows_of_steps
@@ -90,9 +91,7 @@ class Rehearsal:
         batch, tile = self.cfg_batch(settings), min(settings.tile_size, self.num_frames)
         folding = settings.offload != "sequential"  # it reads weights that would lie elsewhere
         stage = self._rehearse("denoise", ("unet",), self._denoise, batch, tile, folding)
-        size = self.num_frames, settings.tile_size, settings.frames_overlap
-        of_steps = windows_of_steps(settings.windows, *size, settings.num_inference_steps)
-        stages["denoise"] = replace(stage, flops=stage.flops * sum(map(len, of_steps)))
+        stages["denoise"] = replace(stage, flops=self._sampling_flops(settings, batch, tile, folding))
         if settings.vae_device == "cpu":
             return stages
         chunk = settings.decode_chunk_size
@@ -159,10 +158,38 @@ class Rehearsal:
         scheduler = copy.deepcopy(self._pipeline.scheduler)
         scheduler.set_timesteps(1)  # which cannot be computed on the meta device
         scheduler.timesteps = scheduler.timesteps.to(META)
-        denoiser = WindowedDenoiser(self.networks["unet"], self._conditions, [range(tile)], META, cfg_batch=batch)
         left = [self._latents() for _ in range(1 + 2 * self.settings.guided)]  # predictions and v
-        denoise(denoiser, scheduler, self._latents(), self._guidance)
+        denoise(self._denoiser(batch, tile), scheduler, self._latents(), self._guidance)
         del left
+
+    def _sampling_flops(self, settings: InferenceSettings, batch: int, tile: int, folding: bool) -> float:
+        """Of all windows of all steps, of which some have no guidance or leave the deep layers out."""
+        scheduler, steps = copy.deepcopy(self._pipeline.scheduler), settings.num_inference_steps
+        set_timesteps(scheduler, steps, settings.schedule, "cpu")
+        within = guided_steps(scheduler.sigmas[:-1].tolist(), settings.guidance_interval or EVERYWHERE)
+        guided = [settings.guided and inside for inside in within]
+        size = self.num_frames, settings.tile_size, settings.frames_overlap
+        windows = windows_of_steps(settings.windows, *size, steps)
+        kinds = zip(guided, whole_steps(guided, settings.cache), strict=True)
+        flops = [self._rehearse("step", ("unet",), self._step, batch, tile, folding, *kind).flops for kind in kinds]
+        return sum(len(of_step) * each for of_step, each in zip(windows, flops, strict=True))
+
+    def _step(self, batch: int, tile: int, folding: bool, guided: bool, whole: bool) -> None:
+        """One window of a step, with guidance or without, of the whole UNet or with its deep layers cached."""
+        self.networks["unet"].set_folding(folding)
+        denoiser = self._denoiser(batch, tile)
+        denoiser.begin_step(0, whole)
+        denoiser.accumulate(self._latents(), torch.zeros((), device=META), guided, lambda: None)
+
+    def _denoiser(self, batch: int, tile: int) -> WindowedDenoiser:
+        """Of one window, with the deep features of all frames where there is a cache."""
+        unet, cache = self.networks["unet"], self.settings.cache
+        denoiser = WindowedDenoiser(unet, self._conditions, [range(tile)], META, cfg_batch=batch, cache=cache)
+        if cache > 1:
+            channels, (height, width) = unet.up_blocks[-2].upsamplers[0].channels, self._latent_size
+            shape = 2, self.num_frames, channels, height // 2, width // 2
+            denoiser.deep.kept = torch.empty(shape, device=META, dtype=unet.dtype)
+        return denoiser
 
     def _refine(self, chunk: int, crop: int | None, shown: int) -> None:
         """One gradient step on the first chunks, while the sampler waits."""
