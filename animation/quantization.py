@@ -28,7 +28,7 @@ def quantize(unet: nn.Module, name: str) -> None:
     """Store the weights of a UNet's linear layers in eight bits, int8 or fp8, with one float32 scale for each output.
 
     Products are computed in the dtype of the features. Convolutions stay as they are, and so do the two layers of
-    spatial cross-attention that are folded into the ID-Adapter, 2 % of the linear layers' weights.
+    spatial cross-attention that are folded into the ID-Adapter, 3 % of the linear layers' weights.
     """
     if name == "none":
         return

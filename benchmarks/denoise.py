@@ -53,8 +53,6 @@ def build_steps(
         pose_net = PoseNet(out_channels=unet.config.block_out_channels[0])
         torch.nn.init.normal_(pose_net.final_proj.weight, std=0.1)
     unet, pose_net = (torch.nn.Module.to(net, device, dtype).eval().requires_grad_(False) for net in (unet, pose_net))
-        torch.nn.Module.to(model, device, dtype).eval().requires_grad_(False) for model in (unet, pose_net)
-    )
     generator = torch.Generator().manual_seed(1)
 
     def random(*shape: int) -> torch.Tensor:

@@ -21,6 +21,8 @@ def test_the_benchmark_of_a_gpu_runs_on_a_cpu(monkeypatch, tmp_path, capsys):
     found = json.loads((tmp_path / "gpu.json").read_text())
     seconds = found["runs"][0]["seconds"]
     assert {"naive fp32", "fused fp32", "ours fp32", "ours fp32, deep layers cached"} < set(seconds)
+    assert {"decode 4 frames fp32, TAESD", "gradient of faces fp32", "training pass fp32"} < set(seconds)
+    assert found["runs"][0]["modelled_gib"] > 0
     assert all(times[0] > 0 for times in seconds.values())
     assert "| ours fp32, channels-last |" in capsys.readouterr().out
 
