@@ -58,9 +58,9 @@ def tables(figures: Mapping[str, Mapping]) -> str:
             cells = [_cell(*found[name], COLUMNS[name][1]) if name in found else "–" for name in columns]
             lines.append(f"| {ROWS[variant]} | {' | '.join(cells)} |")
         settings = {
-            ", ".join(f"{value} {name}" for name, value in found["settings"].items()) for found in rows.values()
+            ", ".join(f"{name} {value}" for name, value in found["settings"].items()) for found in rows.values()
         }
-        parts += ["\n".join(lines), f"{'; '.join(sorted(settings))}."]
+        parts += ["\n".join(lines), f"Numbers: {'; '.join(sorted(settings))}."]
     return "\n\n".join(parts)
 
 

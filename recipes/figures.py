@@ -66,7 +66,7 @@ class FigureSettings(Weights, Sampling):
     cases: int = flag(20, "of each kind", least=1)
     runs: list[str] = flag(RUNS, "KIND/VARIANT; left out, all", metavar="RUN")
     seeds: int = flag(3, "how many; the first is 0", least=1)
-    on_the_spot: bool = flag(False, "characters stay on their spot: smaller motions")
+    on_the_spot: bool = flag(False, "characters stay on their spot: smaller motions; leaves the card alone")
     card: str = flag("checkpoints/tiny/README.md", "whose tables are written", metavar="FILE")
 
 
@@ -203,7 +203,8 @@ def main() -> None:
         found = measure_run(name, pipeline, settings)
         print(name, found)
         write_json(path, read_json(path) | {name: {"settings": told} | found})
-    write_card(read_json(path), Path(settings.card))
+    if not settings.on_the_spot:
+        write_card(read_json(path), Path(settings.card))
 
 
 if __name__ == "__main__":

@@ -181,7 +181,7 @@ def test_figures_have_their_spread_and_become_the_card(tmp_path):
     assert text.endswith(f"{card.END}\nafter\n")
     assert "| whole | 25.00 ± 1.41 | – | 0.900 | – |" in text
     assert "| the photo copied into every frame | 20.00 | – | – | – |" in text
-    assert "20 cases, 2 seeds, 6 steps." in text
+    assert "Numbers: cases 20, seeds 2, steps 6." in text
     assert "old" not in text
     path.write_text("no place\n")
     with pytest.raises(InputError, match="holds no place"):
