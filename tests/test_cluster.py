@@ -20,8 +20,8 @@ import yaml
 from animation.clip.batch import CASES_FILE
 from animation.clip.flow import Models, make_clip
 from animation.clip.state import STATE_FOLDER
-from animation.cluster import Cluster, Stage, do_all
-from animation.errors import InputError
+from animation.cluster import LOCAL, Cluster, Stage, do_all
+from animation.errors import InputError, RunError
 from animation.evaluation.evaluation import evaluate
 from animation.evaluation.settings import EvaluationSettings
 from animation.files import OWNER_FILE, read_json
@@ -194,3 +194,17 @@ def test_a_node_is_removed(nodes, tmp_path):
     assert sorted(names) == sorted(name for _, name in jobs)
     begun = Counter(line.split()[0] for line in log.read_text().splitlines())
     assert sum(begun.values()) in (24, 25) and len(begun) == 24
+
+
+def test_a_cluster_that_loses_all_its_machines_ends_the_work(tmp_path):
+    """The control, with machines left, is the test before."""
+
+    def raylets():
+        return {process for process in psutil.Process().children(recursive=True) if process.name() == "raylet"}
+
+    others, jobs, number = raylets(), [(str(tmp_path / "log"), f"slow-{i}") for i in range(100)], 0
+    with pytest.raises(RunError, match="Ray has lost all its machines; the same command goes on"):
+        for number, _ in do_all(Cluster(ray=LOCAL), [Stage(Recorder)], jobs, lambda job, reason: reason):  # noqa: B007
+            for raylet in raylets() - others:
+                raylet.kill()
+    assert number < len(jobs) - 1
