@@ -108,7 +108,7 @@ def test_choices_that_make_no_sense_leave_no_folder(jobs, uploads, values, probl
         jobs.make(*uploads, values)
     with pytest.raises(InputError, match="not a picture"):
         jobs.make(uploads[1], uploads[1], {})
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="single picture"):
         jobs.make(uploads[0], uploads[0], {})
     with pytest.raises(InputError, match="no driver yet"):
         jobs.make(uploads[0], None, {})

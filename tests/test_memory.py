@@ -173,6 +173,8 @@ def modelled(rehearsal):
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tiny_vae", "name"), [(*kind[:2], name) for kind in KINDS for name in kind[2]])
 def test_the_model_meets_the_measurement(dtype, tiny_vae, name):
+    if dtype == torch.bfloat16 and "AVX512" not in torch.backends.cpu.get_cpu_capability():
+        pytest.skip("this CPU computes bf16 in float32, and its kernels' copies weigh as much as the features")
     expected = measured(dtype, tiny_vae, name)
     found = modelled(rehearse(*job_of(name), "cpu", dtype, tiny_vae))
     assert list(expected) == list(JOBS[name][1])

@@ -68,6 +68,8 @@ def check_video(path: Path, limits: Limits, end: float | None = None) -> None:
             _check_length(itertools.accumulate(duration / 1000 for duration in webp_durations(path)), limits)
             return
         with open_container(path) as container:
+            if container.format.name.endswith("_pipe"):  # FFmpeg's name for pictures
+                raise InputError("the driver is a single picture; give a video")
             if not container.streams.video:
                 raise InputError("there are no pictures in the file, only sound; give a video")
             stream = container.streams.video[0]
