@@ -163,9 +163,8 @@ class _Queue:
         self.max_retries, self.deaths, self.failed_starts = cluster.max_retries, Counter[int](), 0
         self.waiting = [deque(range(len(jobs))), *(deque[int]() for _ in stages[1:])]  # by stage, as the next
         self.idle: list[list] = [[] for _ in stages]
-        self.at_work: dict[
-            Any, tuple[Any, int, int | None]
-        ] = {}  # by what will be there: the worker, its stage and job
+        # By what will be there: the worker, its stage, and its job if any.
+        self.at_work: dict[Any, tuple[Any, int, int | None]] = {}
         resources = ray.cluster_resources()
         self.gpus = int(resources.get("GPU", 0))
         self.workers = min(len(jobs), cluster.ray_workers or self.gpus or int(resources.get("CPU", 1)))  # of a stage

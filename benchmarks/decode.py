@@ -20,14 +20,17 @@ WIDTHS = (128, 256, 512, 512)  # of SVD's VAE
 DECODERS = "SVD's decoder", "TAESD"
 
 
+def build_vae(widths: tuple[int, ...] = WIDTHS) -> AutoencoderKLTemporalDecoder:
+    """A VAE of SVD's class, with random weights."""
+    blocks = ("DownEncoderBlock2D",) * len(widths)
+    return AutoencoderKLTemporalDecoder(block_out_channels=widths, down_block_types=blocks, layers_per_block=2)
+
+
 def build_decoders(
     device: str, name: str, frames: int, height: int, width: int, widths: tuple[int, ...] = WIDTHS
 ) -> dict[str, Callable[[], torch.Tensor]]:
     """Decoding of so many frames, (frames, 3, height, width), by the decoder and the number format."""
-    full = AutoencoderKLTemporalDecoder(
-        block_out_channels=widths, down_block_types=("DownEncoderBlock2D",) * len(widths), layers_per_block=2
-    )
-    tiny = AutoencoderTiny()  # its defaults are TAESD's
+    full, tiny = build_vae(widths), AutoencoderTiny()  # whose defaults are TAESD's
     size = frames, 4, height // LATENT_SIZE, width // LATENT_SIZE
     latents = torch.zeros(size, device=device, dtype=DTYPES[name])
     vaes = [torch.nn.Module.to(vae, device, DTYPES[name]).eval() for vae in (full, tiny)]

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLTemporalDecoder
 
 from animation.face.boxes import FaceBox
 from animation.face_optimization import FaceOptimizer
@@ -23,7 +22,7 @@ from animation.modules.arcface import ArcFace
 from animation.modules.unet import PoseGuidedUNet
 from animation.planning.counting import META, FusedAttention, MetaCounter, cuda_workspace
 from animation.runtime import DTYPES
-from benchmarks.decode import WIDTHS, build_decoders
+from benchmarks.decode import WIDTHS, build_decoders, build_vae
 from benchmarks.denoise import CONFIGS, build_steps
 from benchmarks.timing import seconds_in_turn, spread
 
@@ -35,12 +34,8 @@ DECODED = 4  # frames at a time
 def build_gradients(args: argparse.Namespace, name: str) -> dict[str, Callable[[], object]]:
     """A gradient of the face optimisation on a chunk of frames, and a UNet's forward and backward pass on all."""
     device, dtype, released = args.device, DTYPES[name], args.config == "released"
-    vae = AutoencoderKLTemporalDecoder(
-        block_out_channels=WIDTHS if released else SMALL_WIDTHS,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        layers_per_block=2,
-    )
-    vae = torch.nn.Module.to(vae, device, dtype).eval().requires_grad_(False)
+    vae = build_vae(WIDTHS if released else SMALL_WIDTHS).eval().requires_grad_(False)
+    torch.nn.Module.to(vae, device, dtype)
     arcface = (ArcFace() if released else ArcFace(widths=(8, 8, 16, 16, 32), depths=(1, 2, 2, 1))).to(device)
     third, eighth = args.width // 3, args.height // 8
     boxes = [FaceBox(y_min=eighth, y_max=3 * eighth, x_min=third, x_max=2 * third)] * DECODED
