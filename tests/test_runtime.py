@@ -173,5 +173,5 @@ for _ in range(10):
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
     faults = int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
-    pages = 10 * 2**26 // 4096
-    assert faults < pages / 100 if keep else faults > pages / 2, faults
+    pages = 10 * 2**26 // 4096  # one of the ten may still be cut from a fresh piece: a tenth of them
+    assert faults < pages / 4 if keep else faults > pages / 2, faults
