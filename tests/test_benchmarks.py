@@ -4,17 +4,25 @@ import json
 import sys
 
 import pytest
+import torch
+from PIL import Image
 
-from benchmarks import denoise, gpu
+from benchmarks import denoise, gpu, job
 from benchmarks.timing import in_a_process, seconds_in_turn
 
 TINY = {"block_out_channels": (32, 32, 64, 64), "num_attention_heads": (2, 2, 4, 4)}
 
 
+@pytest.fixture
+def tiny_networks(monkeypatch):
+    """The small configuration made tiny."""
+    monkeypatch.setitem(denoise.CONFIGS, "small", TINY)
+    monkeypatch.setitem(job.VAE_SHARE, "small", 4)
+
+
 @pytest.mark.slow
 @pytest.mark.long
-def test_the_benchmark_of_a_gpu_runs_on_a_cpu(monkeypatch, tmp_path, capsys):
-    monkeypatch.setitem(denoise.CONFIGS, "small", TINY)
+def test_the_benchmark_of_a_gpu_runs_on_a_cpu(tiny_networks, monkeypatch, tmp_path, capsys):
     flags = ["--device", "cpu", "--config", "small", "--dtypes", "fp32", "--sizes", "64x64x2", "--repeats", "1"]
     monkeypatch.setattr(sys, "argv", ["gpu", *flags, "--no_compile", "--output", str(tmp_path / "gpu.json")])
     gpu.main()
@@ -25,6 +33,34 @@ def test_the_benchmark_of_a_gpu_runs_on_a_cpu(monkeypatch, tmp_path, capsys):
     assert found["runs"][0]["modelled_gib"] > 0
     assert all(times[0] > 0 for times in seconds.values())
     assert "| ours fp32, channels-last |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_both_sides_of_the_whole_job_make_the_same_latents(tiny_networks, tmp_path):
+    job.write_networks(tmp_path, "small")
+    poses = [Image.effect_noise((64, 64), 50 + i).convert("RGB") for i in range(4)]
+
+    def latents(side, **options):
+        pipeline = side.from_pretrained(tmp_path)
+        pipeline.set_progress_bar_config(disable=True)
+        # PoseNet's last layer starts at zero.
+        torch.nn.init.normal_(pipeline.pose_net.final_proj.weight, std=0.1, generator=torch.Generator().manual_seed(1))
+        options |= {"num_inference_steps": 2, "generator": torch.Generator().manual_seed(0)}
+        return pipeline(poses[0], poses, torch.ones(512), 64, 64, output_type="latent", **options).frames
+
+    ours, plain = latents(job.AnimationPipeline), latents(job.PlainPipeline)
+    assert (plain - ours).abs().max() < 1e-3 * ours.abs().max()
+    other = latents(job.AnimationPipeline, guidance_scale=2.0)
+    assert (other - ours).abs().max() > 1e-2 * ours.abs().max()
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_the_benchmark_of_the_whole_job_runs(tiny_networks, monkeypatch, capsys):
+    flags = ["--frames", "10", "--steps", "1", "--height", "64", "--width", "64", "--repeats", "1"]
+    monkeypatch.setattr(sys, "argv", ["job", *flags])
+    job.main()
+    assert "the whole job's ratio is" in capsys.readouterr().out
 
 
 def test_calls_are_timed_in_turn_once_they_are_steady():
@@ -44,6 +80,4 @@ def test_a_process_answers_for_each_call():
 
 
 def _calls(number):
-    import torch
-
     return {"plus": lambda: torch.tensor([1, 2]) + number, "times": lambda: torch.tensor([1, 2]) * number}

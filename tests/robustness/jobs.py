@@ -2,11 +2,12 @@
 
     python -m tests.robustness.jobs TRIALS [COMMAND]
 
-ends each so many times by SIGKILL, half as often by SIGTERM and by Ctrl-C, starts each twice at once and on a full
-disk, and prints what went wrong.
+ends each so many times by SIGKILL, half as often by SIGTERM and by Ctrl-C, takes the right to write from each half as
+often (as root), starts each twice at once and on a full disk, and prints what went wrong.
 """
 
 import contextlib
+import os
 import random
 import shutil
 import signal
@@ -26,7 +27,17 @@ from animation.media.writing import write_mp4
 from tests import pose_models, synthetic
 from tests.clips import clip_settings, flags_of, write_keypoints
 from tests.face_models import write_face_models
-from tests.robustness.kills import Command, log_of, on_small_disk, second_run, start, try_to_end, uninterrupted, wait
+from tests.robustness.kills import (
+    Command,
+    log_of,
+    on_small_disk,
+    second_run,
+    start,
+    try_to_end,
+    uninterrupted,
+    wait,
+    without_permission,
+)
 from tests.test_animate import write_dance
 from tests.test_prepare_data import somebody
 
@@ -142,6 +153,14 @@ def end_all(named: dict[str, Command], root: Path, trials: int, seed: int = 0) -
             found += [f"{name}, {sign.name}: took {slowest:.1f} s to end"] if slowest > LONGEST_END else []
             print(f"{name}: {count} times {sign.name}, {len(found)} problems, slowest end {slowest:.2f} s", flush=True)
             problems += found
+        if hasattr(os, "geteuid") and os.geteuid() == 0:
+            found = [
+                f"{name}, without permission: {problem}"
+                for _ in range(trials // 2)
+                for problem in without_permission(command, fresh(folder), expected, length, rng)
+            ]
+            print(f"{name}: {trials // 2} times without permission, {len(found)} problems", flush=True)
+            problems += found
     return problems
 
 
@@ -169,6 +188,7 @@ def main() -> int:
     torch.set_num_threads(1)  # threads do not survive the copying of a process
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
+        root.chmod(0o755)  # for another user
         inputs = fresh(root / "inputs")
         if wait(start(Command(lambda: write_inputs(inputs), []), inputs)) != 0:
             raise RuntimeError(log_of(inputs).read_text())

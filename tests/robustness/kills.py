@@ -1,5 +1,6 @@
 """Commands that are ended at random moments, and started again: the results must be those of an uninterrupted run."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from animation import cli
 STALE = ("partial", ".lock", ".unfinished", ".old", ".writing/")  # in names of what a finished run must not leave
 FACTS = ("key", "num_frames", "outputs", "csim", "seams", "sound", "size", "driver", "face_found")  # of run.json
 LONGEST = 300  # seconds of a run
+NOBODY = 65534  # a user and a group without rights
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,12 @@ def log_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.log").absolute()
 
 
-def start(command: Command, folder: Path) -> int:
-    """Start a command in a process of its own, a copy of this one, whose imports are done; its number."""
+def start(command: Command, folder: Path, user: int | None = None) -> int:
+    """Start a command in a process of its own, a copy of this one, whose imports are done; its number.
+
+    Args:
+        user: whose rights it has, if not this process's.
+    """
     process = os.fork()
     if process:
         return process
@@ -50,6 +56,10 @@ def start(command: Command, folder: Path) -> int:
         log = os.open(log_of(folder), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        if user is not None:
+            os.setgroups([])
+            os.setgid(user)
+            os.setuid(user)
         sys.argv = ["command", *command.arguments]
         signal.signal(signal.SIGINT, signal.default_int_handler)
         cli.run(command.main)
@@ -104,6 +114,23 @@ def stale(folder: Path) -> list[str]:
     return [name for name in names if any(part in name for part in STALE)]
 
 
+def compare(command: Command, folder: Path, expected: dict[str, str]) -> list[str]:
+    """What is wrong with what a command has written by its end."""
+    found = results(folder / command.output)
+    different = [name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)]
+    found = {"other results": different, "left behind": stale(folder)}
+    return [f"{what}: {', '.join(names[:5])}" for what, names in found.items() if names]
+
+
+def not_one_line(status: int | None, folder: Path) -> list[str]:
+    """What is wrong with how a command that could not go on said so; its log is gone then."""
+    told = log_of(folder).read_text(errors="replace")
+    log_of(folder).unlink()
+    lines = [line for line in told.splitlines() if line.startswith("error: ")]
+    clear = status in (1, 2) and "Traceback" not in told and len(lines) == 1
+    return [] if clear else [f"status {status}: {told[-1500:]}"]
+
+
 @dataclass(frozen=True)
 class Trial:
     """What came of a run that was ended: `problems` in words, and the seconds that the signal took."""
@@ -129,12 +156,7 @@ def try_to_end(
     status = wait(start(command, folder))
     if status != 0:
         problems.append(f"status {status} when started again: {log_of(folder).read_text()[-500:]}")
-    found = results(folder / command.output)
-    different = [name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)]
-    problems += [f"other results: {', '.join(different[:5])}"] if different else []
-    left = stale(folder)
-    problems += [f"left behind: {', '.join(left[:5])}"] if left else []
-    return Trial(problems, seconds)
+    return Trial(problems + compare(command, folder, expected), seconds)
 
 
 def uninterrupted(command: Command, folder: Path) -> tuple[dict[str, str], float]:
@@ -170,17 +192,37 @@ def on_small_disk(command: Command, disk: Path, expected: dict[str, str], grow: 
     problems, size = [], 1 << 14
     log_of(disk).unlink(missing_ok=True)
     while (status := wait(start(command, disk))) != 0:
-        told = log_of(disk).read_text(errors="replace")
-        log_of(disk).unlink()
-        lines = [line for line in told.splitlines() if line.startswith("error: ")]
-        if status not in (1, 2) or "Traceback" in told or len(lines) != 1:
-            problems.append(f"on a disk of {size} bytes status {status}: {told[-1500:]}")
+        problems += [f"on a disk of {size} bytes {problem}" for problem in not_one_line(status, disk)]
         size *= 2
         if size > 1 << 28:
             return [*problems, "it does not end on a large disk either"]
         grow(size)
-    found = results(disk / command.output)
-    different = [name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)]
-    problems += [f"other results after a full disk: {', '.join(different[:5])}"] if different else []
-    left = stale(disk)
-    return problems + ([f"left behind after a full disk: {', '.join(left[:5])}"] if left else [])
+    return problems + [f"after a full disk {problem}" for problem in compare(command, disk, expected)]
+
+
+def without_permission(
+    command: Command, folder: Path, expected: dict[str, str], length: float, rng: random.Random
+) -> list[str]:
+    """What is wrong with how a command takes it that at a random moment nothing can be written any more in its folder.
+
+    This process must have the rights of root. `length`: seconds of an uninterrupted run.
+    """
+    log_of(folder).unlink(missing_ok=True)
+    give(folder, NOBODY)
+    process = start(command, folder, NOBODY)
+    if (status := wait(process, rng.uniform(0, length))) is None:
+        give(folder, 0)
+        status = wait(process)
+    problems = not_one_line(status, folder) if status != 0 else []
+    give(folder, NOBODY)
+    if (status := wait(start(command, folder, NOBODY))) != 0:
+        problems.append(f"status {status} when started again: {log_of(folder).read_text()[-500:]}")
+    return problems + compare(command, folder, expected)
+
+
+def give(folder: Path, user: int) -> None:
+    """Make a user the owner of a folder and of all that is in it now; what vanishes meanwhile is none's."""
+    for place, _, names in os.walk(folder):
+        for path in (Path(place), *(Path(place, name) for name in names)):
+            with contextlib.suppress(FileNotFoundError):
+                os.chown(path, user, user, follow_symlinks=False)
