@@ -42,11 +42,15 @@ class RunReport:
         self.facts["seconds"][name] = round(time.perf_counter() - start, 3)
 
     def add_files(self, paths: Iterable[str | Path]) -> None:
-        """Record files' sizes and SHA-256 hashes; they are hashed in the background."""
+        """Record files' sizes and SHA-256 hashes, or why one cannot be read; they are hashed in the background."""
         paths = list(paths)
 
         def describe() -> None:
-            self._files.update({str(path): describe_file(Path(path)) for path in paths})
+            for path in paths:
+                try:
+                    self._files[str(path)] = describe_file(Path(path))
+                except OSError as error:
+                    self._files[str(path)] = {"error": error.strerror or str(error)}
 
         if self.hashing:
             self._threads.append(threading.Thread(target=describe, daemon=True))  # a failed run does not wait for it

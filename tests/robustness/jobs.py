@@ -192,6 +192,8 @@ def main() -> int:
         inputs = fresh(root / "inputs")
         if wait(start(Command(lambda: write_inputs(inputs), []), inputs)) != 0:
             raise RuntimeError(log_of(inputs).read_text())
+        for path in inputs.rglob("*"):
+            path.chmod(0o755)
         named = {
             name: command for name, command in commands(inputs).items() if name in sys.argv[2:] or not sys.argv[2:]
         }
