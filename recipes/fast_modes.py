@@ -34,6 +34,7 @@ from recipes.figures import SIDE, FigureSettings, animate_case, measure, open_pi
 from recipes.videos import motion_figures
 
 QUALITIES = {"psnr": "PSNR, dB", "csim_photo": "CSIM to the photo"}
+TICKS = 5_000, 10_000, 20_000, 40_000  # TFLOP
 FRAMES = 22  # four windows of 8 frames that share 2
 SVD_NOISE = {"prediction_type": "v_prediction", "timestep_type": "continuous", "use_karras_sigmas": True}
 LONG = {"num_frames": 450, "tile_size": 16, "overlap": 4}
@@ -111,10 +112,13 @@ def draw(figures: Mapping[str, Mapping[str, float]], path: Path) -> list[str]:
         points = sorted((values["tflop"], values[quality], name) for name, values in figures.items())
         front = [point for i, point in enumerate(points) if all(point[1] > other[1] for other in points[:i])]
         panel.plot(*zip(*[point[:2] for point in front], strict=True), color="tab:blue", alpha=0.5)
-        for tflop, value, name in points:
+        for i, (tflop, value, name) in enumerate(points):
             panel.plot(tflop, value, "o", color="tab:orange" if name in PRESETS else "tab:blue")
-            panel.annotate(name, (tflop, value), xytext=(5, 4), textcoords="offset points", fontsize=8)
-        panel.set(xlabel="TFLOP, 450 frames of 512×512", ylabel=label, xscale="log")
+            side = ({"xytext": (-5, 4), "ha": "right"}, {"xytext": (5, -11)})[i % 2]  # neighbours stay legible
+            panel.annotate(name, (tflop, value), textcoords="offset points", fontsize=8, **side)
+        panel.set(xlabel="TFLOP, 450 frames of 512×512", ylabel=label, xscale="log", xlim=(4e3, 6e4))
+        panel.set_xticks(TICKS, [f"{tick:,}" for tick in TICKS])
+        panel.minorticks_off()
         fronts.append([name for *_, name in front])
     figure.savefig(path, dpi=100)
     plt.close(figure)
