@@ -8,6 +8,7 @@ given as median (smallest to largest).
 """
 
 import argparse
+import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,8 +35,8 @@ from benchmarks.decode import WIDTHS, build_vae
 from benchmarks.denoise import CONFIGS
 from benchmarks.naive import naive_unet
 from benchmarks.timing import in_a_process, spread
+from recipes.animation import SCHEDULER
 
-SVD_NOISE = {"prediction_type": "v_prediction", "timestep_type": "continuous", "use_karras_sigmas": True}
 TILE, OVERLAP = 8, 2
 VAE_SHARE = {"small": 2, "released": 1}  # of the released decoder's widths
 GOAL = 0.9  # the whole job's ratio over that of denoising
@@ -49,7 +50,7 @@ def write_networks(folder: Path, config: str) -> None:
         build_vae(tuple(width // VAE_SHARE[config] for width in WIDTHS)),
         CLIPVisionModelWithProjection(CLIPVisionConfig(num_hidden_layers=4, patch_size=32, projection_dim=1024)),
         PoseGuidedUNet(**CONFIGS[config], cross_attention_dim=1024),
-        EulerDiscreteScheduler(**SVD_NOISE, sigma_min=0.002, sigma_max=700.0),
+        EulerDiscreteScheduler(**SCHEDULER),
         CLIPImageProcessorPil(),
         PoseNet(out_channels=widths[0]),
         FaceEncoder(),
@@ -59,7 +60,9 @@ def write_networks(folder: Path, config: str) -> None:
 class PlainDenoiser(WindowedDenoiser):
     """Calls the UNet for each branch with all tokens, and PoseNet for each window."""
 
-    pose_net: PoseNet
+    def __init__(self, pose_net: PoseNet, *args, **options):
+        super().__init__(*args, **options)
+        self.pose_net = pose_net
 
     def _run_unet(self, sample, timestep, poses, index):
         tokens, time_ids = self.conditions.tokens, self.conditions.added_time_ids
@@ -77,8 +80,7 @@ class PlainPipeline(AnimationPipeline):
 
     def denoise(self, conditions, **options):
         self.register_modules(unet=naive_unet(self.unet, fused=True))
-        PlainDenoiser.pose_net = self.pose_net
-        with mock.patch("animation.pipeline.WindowedDenoiser", PlainDenoiser):
+        with mock.patch("animation.pipeline.WindowedDenoiser", functools.partial(PlainDenoiser, self.pose_net)):
             return super().denoise(conditions, **options | {"cfg_batch": 1})
 
 
@@ -123,11 +125,7 @@ def main() -> None:
     args = parser.parse_args()
     with TemporaryDirectory() as name:
         write_networks(Path(name), args.config)
-        jobs = {
-            side: call
-            for ours in (False, True)
-            for side, call in in_a_process(build_job, Path(name), args, ours).items()
-        }
+        jobs = in_a_process(build_job, Path(name), args, False) | in_a_process(build_job, Path(name), args, True)
         rounds = [{side: call() for side, call in jobs.items()} for _ in range(1 + args.repeats)][1:]  # one warms up
     whole, denoising = ([[float(each[side][i]) for each in rounds] for side in ("fused", "ours")] for i in range(2))
     print(f"{args.config} widths, {args.frames} frames of {args.width}×{args.height}, {args.steps} steps")

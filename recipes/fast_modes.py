@@ -30,13 +30,13 @@ from animation.schedules import EVERYWHERE, guided_steps, set_timesteps, whole_s
 from animation.weights.layout import fill_in
 from animation.windows import window_indices, windows_of_steps
 from puppets.writing import Format, write_case
+from recipes.animation import SCHEDULER
 from recipes.figures import SIDE, FigureSettings, animate_case, measure, open_pipeline
 from recipes.videos import motion_figures
 
 QUALITIES = {"psnr": "PSNR, dB", "csim_photo": "CSIM to the photo"}
 TICKS = 5_000, 10_000, 20_000, 40_000  # TFLOP
 FRAMES = 22  # four windows of 8 frames that share 2
-SVD_NOISE = {"prediction_type": "v_prediction", "timestep_type": "continuous", "use_karras_sigmas": True}
 LONG = {"num_frames": 450, "tile_size": 16, "overlap": 4}
 AYS, INTERVAL = {"schedule": "ays", "num_inference_steps": 10}, {"guidance_interval": [0.5, 50.0]}
 SHIFTED = {"windows": "shifted"}
@@ -90,7 +90,7 @@ def arithmetic(mode: Mapping[str, Any], num_steps: int = 25) -> tuple[int, float
     chosen = SimpleNamespace(
         **{"schedule": "karras", "num_inference_steps": num_steps, "windows": "overlapping", "cache": 1} | mode
     )
-    scheduler = EulerDiscreteScheduler(**SVD_NOISE, sigma_min=0.002, sigma_max=700.0)
+    scheduler = EulerDiscreteScheduler(**SCHEDULER)
     set_timesteps(scheduler, chosen.num_inference_steps, chosen.schedule, "cpu")
     guided = guided_steps(scheduler.sigmas[:-1].tolist(), mode.get("guidance_interval") or EVERYWHERE)
     windows = windows_of_steps(chosen.windows, *LONG.values(), chosen.num_inference_steps)

@@ -153,7 +153,7 @@ def end_all(named: dict[str, Command], root: Path, trials: int, seed: int = 0) -
             found += [f"{name}, {sign.name}: took {slowest:.1f} s to end"] if slowest > LONGEST_END else []
             print(f"{name}: {count} times {sign.name}, {len(found)} problems, slowest end {slowest:.2f} s", flush=True)
             problems += found
-        if hasattr(os, "geteuid") and os.geteuid() == 0:
+        if os.geteuid() == 0:
             found = [
                 f"{name}, without permission: {problem}"
                 for _ in range(trials // 2)

@@ -118,8 +118,15 @@ def compare(command: Command, folder: Path, expected: dict[str, str]) -> list[st
     """What is wrong with what a command has written by its end."""
     found = results(folder / command.output)
     different = [name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)]
-    found = {"other results": different, "left behind": stale(folder)}
-    return [f"{what}: {', '.join(names[:5])}" for what, names in found.items() if names]
+    problems = {"other results": different, "left behind": stale(folder)}
+    return [f"{what}: {', '.join(names[:5])}" for what, names in problems.items() if names]
+
+
+def start_again(command: Command, folder: Path, expected: dict[str, str], user: int | None = None) -> list[str]:
+    """What is wrong with how a command goes on, and with what it ends with."""
+    status = wait(start(command, folder, user))
+    failed = [f"status {status} when started again: {log_of(folder).read_text()[-500:]}"] if status != 0 else []
+    return failed + compare(command, folder, expected)
 
 
 def not_one_line(status: int | None, folder: Path) -> list[str]:
@@ -153,10 +160,7 @@ def try_to_end(
         seconds = max(seconds, taken)
         if status not in (0, -sign, 130 if sign != signal.SIGKILL else -sign):
             problems.append(f"ended with status {status}")
-    status = wait(start(command, folder))
-    if status != 0:
-        problems.append(f"status {status} when started again: {log_of(folder).read_text()[-500:]}")
-    return Trial(problems + compare(command, folder, expected), seconds)
+    return Trial(problems + start_again(command, folder, expected), seconds)
 
 
 def uninterrupted(command: Command, folder: Path) -> tuple[dict[str, str], float]:
@@ -215,9 +219,7 @@ def without_permission(
         status = wait(process)
     problems = not_one_line(status, folder) if status != 0 else []
     give(folder, NOBODY)
-    if (status := wait(start(command, folder, NOBODY))) != 0:
-        problems.append(f"status {status} when started again: {log_of(folder).read_text()[-500:]}")
-    return problems + compare(command, folder, expected)
+    return problems + start_again(command, folder, expected, NOBODY)
 
 
 def give(folder: Path, user: int) -> None:
