@@ -1,7 +1,6 @@
 """Write a mask for each picture of a folder, or each frame of a video: faces white, all else black."""
 
 from animation import cli
-from animation.commands.face_mask_extraction import main
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run_command("face_mask_extraction")

@@ -1,7 +1,6 @@
 """Animate a photo with a folder of skeleton images, and draw each frame's face towards the photo's on the way."""
 
 from animation import cli
-from animation.commands.inference_op import main
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run_command("inference_op")

@@ -1,20 +1,33 @@
 """What all scripts share: a plain log, and errors in one line."""
 
+import importlib
 import itertools
 import json
 import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
+from types import FrameType
 
 from animation.errors import InputError, RunError
 
 logger = logging.getLogger(__name__)
 
 INTERRUPTED = "interrupted; nothing half-written was left"
+IMPORT_SYSTEM = "<frozen importlib"  # how its files are called in the frames of a stack
+SECONDS_BETWEEN_TRIES = 0.05
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the command to end.
+
+    A class of its own, because Python ends with the status of the signal itself once a plain KeyboardInterrupt has
+    passed through `exec`, whoever caught it in the end.
+    """
 
 
 def listed(names: Collection[object], most: int = 20) -> str:
@@ -46,7 +59,9 @@ def run(main: Callable[[], None]) -> None:
 
     An interrupt or a termination signal lets the script put away what is half-written, then ends with status 130.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as of a job in the background of a shell
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         return main()
     except InputError as error:
@@ -59,6 +74,23 @@ def run(main: Callable[[], None]) -> None:
         status, message = 130, INTERRUPTED
     _tell(message)
     sys.exit(status)
+
+
+def run_command(name: str) -> None:
+    """Import one of `animation.commands`, and run it; an interrupt of the import ends as one at work does."""
+    run(lambda: importlib.import_module(f"animation.commands.{name}").main())
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise Interrupted, after the imports that are at work: extension modules swallow it there, or abort."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(IMPORT_SYSTEM):
+            again = threading.Timer(SECONDS_BETWEEN_TRIES, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+            return
+        frame = frame.f_back
+    raise Interrupted
 
 
 def _tell(message: str) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import doctor
 from animation import cli
+from animation.commands import doctor
 from animation.weights import diagnosis
 from animation.weights.verification import OK, PROBLEM, WARNING
 from DWPose.keypoints import People

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-import evaluate
 from animation import cli
+from animation.commands import evaluate
 from animation.errors import InputError
 from animation.evaluation import evaluation, measures, metrics
 from animation.evaluation.cases import find_cases

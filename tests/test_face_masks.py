@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-import face_mask_extraction
 from animation import cli
+from animation.commands import face_mask_extraction
 from animation.face.boxes import bounds_of_points, box_from_mask
 from animation.face.detection import Face, FaceFinder, find_face_models
 from animation.face.embedding import embed_face

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import make_puppets
 from animation import cli
+from animation.commands import make_puppets
 from animation.errors import InputError
 from animation.evaluation.cases import find_cases
 from animation.evaluation.evaluation import measure_case

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-import animate
+from animation.commands import animate
 from animation.errors import InputError
 from animation.face.settings import FaceOptimizationSettings
 from animation.planning import planner

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import prepare_data
 from animation import cli
+from animation.commands import prepare_data
 from animation.media.images import list_frames
 from animation.media.writing import write_mp4
 from animation.training.check import check_data
 from animation.training.clips import read_buckets, read_clip
-from animation.training.preparation import is_complete
+from animation.training.preparation import PreparationSettings, is_complete
 from tests import synthetic
 from tests.face_models import write_face_models
 from tests.pose_models import write_models
@@ -152,6 +152,16 @@ def test_a_video_that_comes_later_gets_a_number_of_its_own(monkeypatch, networks
     assert sources == {"00001": "a.mp4", "00002": "b.mp4", "00004": "aa.mp4"}
     assert run(monkeypatch, flags | {"--fps": 2}) == 2
     assert "or with another --fps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "numbers"), [(".lock", [1, 2, 3, 4]), ("note.txt", [5, 2, 3, 4])])
+def test_a_folder_with_nothing_but_a_lock_is_free(networks, videos, tmp_path, name, numbers):
+    folder = tmp_path / "data" / "rec" / "00001"  # of a run that was killed at once
+    folder.mkdir(parents=True)
+    (folder / name).touch()
+    flags = {flag.removeprefix("--"): str(value) for flag, value in networks.items()}
+    settings = PreparationSettings(root_path=str(tmp_path / "data"), videos=str(videos), **flags)
+    assert [int(job.folder.name) for job in settings.read_inputs()] == numbers
 
 
 def test_nothing_that_can_be_used_is_an_error_and_leaves_no_folder(monkeypatch, networks, videos, tmp_path, capsys):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import skeleton_extraction
+from animation.commands import skeleton_extraction
 from animation.errors import InputError
 from animation.skeletons import estimation
 from animation.skeletons.extraction import extract

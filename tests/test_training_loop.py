@@ -21,10 +21,9 @@ from diffusers import UNetSpatioTemporalConditionModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import inference_basic
-import train
 import train_single
 from animation import cli
+from animation.commands import inference_basic, train
 from animation.errors import InputError
 from animation.evaluation.metrics import psnr
 from animation.flags import LATENTS, add_flags, parse

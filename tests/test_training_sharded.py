@@ -8,8 +8,8 @@ import torch
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 
-import train
 from animation import cli
+from animation.commands import train
 from animation.pipeline import AnimationPipeline
 from tests.conftest import relative_error
 from tests.processes import posix, together

@@ -3,7 +3,6 @@
 stableanimator animate --photo me.jpg --video dance.mp4 --output out
 """
 
-import importlib
 import sys
 from pathlib import Path
 
@@ -22,7 +21,7 @@ def dispatch() -> None:
     if name not in NAMES:
         raise InputError(f"{name}: no such command; give one of {', '.join(NAMES)}")
     sys.argv[:2] = [f"stableanimator {name}"]
-    importlib.import_module(f"animation.commands.{name}").main()
+    cli.run_command(name)
 
 
 def main() -> None:

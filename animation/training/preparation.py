@@ -104,7 +104,8 @@ class PreparationSettings(Cluster):
             raise InputError(f"{source}: no such folder; give a folder of videos")
         paths = sorted(path for path in source.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
         made = {read_json(record).get("video"): record.parent for record in root.glob(f"*/*/{SOURCE_FILE}")}
-        taken = {int(folder.name) for folder in root.glob("*/*/") if folder.name.isdecimal()}
+        holding = {path.parent for path in root.glob("*/*/[!.]*")}  # a run that ended early may leave a lock alone
+        taken = {int(folder.name) for folder in holding if folder.name.isdecimal()}
         later = itertools.count(max([len(paths), *taken]) + 1)
         for number, path in enumerate(paths, start=1):
             folder = made.get(path.name)

@@ -188,12 +188,9 @@ def main() -> int:
     torch.set_num_threads(1)  # threads do not survive the copying of a process
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        root.chmod(0o755)  # for another user
         inputs = fresh(root / "inputs")
         if wait(start(Command(lambda: write_inputs(inputs), []), inputs)) != 0:
             raise RuntimeError(log_of(inputs).read_text())
-        for path in inputs.rglob("*"):
-            path.chmod(0o755)
         named = {
             name: command for name, command in commands(inputs).items() if name in sys.argv[2:] or not sys.argv[2:]
         }

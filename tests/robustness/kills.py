@@ -1,6 +1,7 @@
 """Commands that are ended at random moments, and started again: the results must be those of an uninterrupted run."""
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
@@ -19,7 +20,8 @@ from animation import cli
 STALE = ("partial", ".lock", ".unfinished", ".old", ".writing/")  # in names of what a finished run must not leave
 FACTS = ("key", "num_frames", "outputs", "csim", "seams", "sound", "size", "driver", "face_found")  # of run.json
 LONGEST = 300  # seconds of a run
-NOBODY = 65534  # a user and a group without rights
+OTHER_USER = 65534
+CAPABILITIES_VERSION = 0x20080522  # of capset(2): two blocks of effective, permitted and inheritable ones
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,11 @@ def log_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.log").absolute()
 
 
-def start(command: Command, folder: Path, user: int | None = None) -> int:
+def start(command: Command, folder: Path, privileged: bool = True) -> int:
     """Start a command in a process of its own, a copy of this one, whose imports are done; its number.
 
     Args:
-        user: whose rights it has, if not this process's.
+        privileged: whether it keeps what root may do beyond other users: write anywhere, above all.
     """
     process = os.fork()
     if process:
@@ -56,10 +58,8 @@ def start(command: Command, folder: Path, user: int | None = None) -> int:
         log = os.open(log_of(folder), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        if user is not None:
-            os.setgroups([])
-            os.setgid(user)
-            os.setuid(user)
+        if not privileged:
+            give_up_privileges()
         sys.argv = ["command", *command.arguments]
         signal.signal(signal.SIGINT, signal.default_int_handler)
         cli.run(command.main)
@@ -70,6 +70,13 @@ def start(command: Command, folder: Path, user: int | None = None) -> int:
         os.write(2, f"Traceback: {error!r}\n".encode())
         os._exit(99)
     os._exit(0)
+
+
+def give_up_privileges() -> None:
+    """Let this process, of root, write only what is root's, as any other user writes only what is theirs."""
+    header = (ctypes.c_uint32 * 2)(CAPABILITIES_VERSION, 0)
+    if ctypes.CDLL(None, use_errno=True).capset(header, (ctypes.c_uint32 * 6)()) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 def wait(process: int, seconds: float = LONGEST) -> int | None:
@@ -122,9 +129,9 @@ def compare(command: Command, folder: Path, expected: dict[str, str]) -> list[st
     return [f"{what}: {', '.join(names[:5])}" for what, names in problems.items() if names]
 
 
-def start_again(command: Command, folder: Path, expected: dict[str, str], user: int | None = None) -> list[str]:
+def start_again(command: Command, folder: Path, expected: dict[str, str], privileged: bool = True) -> list[str]:
     """What is wrong with how a command goes on, and with what it ends with."""
-    status = wait(start(command, folder, user))
+    status = wait(start(command, folder, privileged))
     failed = [f"status {status} when started again: {log_of(folder).read_text()[-500:]}"] if status != 0 else []
     return failed + compare(command, folder, expected)
 
@@ -212,14 +219,13 @@ def without_permission(
     This process must have the rights of root. `length`: seconds of an uninterrupted run.
     """
     log_of(folder).unlink(missing_ok=True)
-    give(folder, NOBODY)
-    process = start(command, folder, NOBODY)
+    process = start(command, folder, privileged=False)
     if (status := wait(process, rng.uniform(0, length))) is None:
-        give(folder, 0)
+        give(folder, OTHER_USER)
         status = wait(process)
     problems = not_one_line(status, folder) if status != 0 else []
-    give(folder, NOBODY)
-    return problems + start_again(command, folder, expected, NOBODY)
+    give(folder, os.geteuid())
+    return problems + start_again(command, folder, expected, privileged=False)
 
 
 def give(folder: Path, user: int) -> None:

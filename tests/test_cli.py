@@ -1,0 +1,74 @@
+"""How commands end when a signal reaches them: between statements, within `exec`, and while modules are imported."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from animation import cli
+
+# Imports a module that, as extension modules do, makes something else of an exception in its midst.
+MODULE = """
+import os, signal
+try:
+    os.kill(os.getpid(), signal.{name})
+    for _ in range(1000):
+        pass
+except BaseException:
+    {swallow}
+"""
+RUN = """
+import signal, sys, time
+import animation.commands
+from animation import cli
+{before}
+def main():
+    {statement}
+    time.sleep(20)
+cli.run(main)
+"""
+ROOT = Path(__file__).parents[1]
+PLAIN = "cli._interrupt = signal.default_int_handler"
+
+
+def ended(tmp_path, statement, before=""):
+    """The status and the last line of a command that runs a statement."""
+    (tmp_path / "command.py").write_text(RUN.format(statement=statement, before=before))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "command"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    return done.returncode, done.stderr.strip().split("\n")[-1]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("swallow", ["raise ImportError('initialization failed')", "pass"])
+def test_a_signal_waits_for_the_end_of_an_import(tmp_path, name, swallow):
+    (tmp_path / "extension.py").write_text(MODULE.format(name=name, swallow=swallow))
+    statement = "try: import extension\n    except ImportError: sys.exit(5)"
+    assert ended(tmp_path, statement) == (130, f"error: {cli.INTERRUPTED}")
+    status, _ = ended(tmp_path, f"{statement}\n    sys.exit(4)", PLAIN)
+    assert status == (5 if "raise" in swallow else 4)
+
+
+def test_a_signal_within_exec_ends_as_any_other(tmp_path):
+    statement = "exec('signal.raise_signal(signal.SIGTERM)')"
+    assert ended(tmp_path, statement) == (130, f"error: {cli.INTERRUPTED}")
+    assert ended(tmp_path, statement, PLAIN)[0] == -signal.SIGINT
+
+
+def test_an_ignored_interrupt_stays_ignored(tmp_path):
+    statement = "signal.raise_signal(signal.SIGINT); sys.exit(3)"
+    assert ended(tmp_path, statement, "signal.signal(signal.SIGINT, signal.SIG_IGN)")[0] == 3
+    assert ended(tmp_path, statement)[0] == 130
+
+
+def test_a_command_is_interrupted_while_it_is_imported(tmp_path):
+    module = MODULE.format(name="SIGTERM", swallow="raise")
+    (tmp_path / "slow.py").write_text(f"{module}\ndef main():\n    import time\n    time.sleep(20)\n")
+    before = f"animation.commands.__path__.append({str(tmp_path)!r})"
+    assert ended(tmp_path, "cli.run_command('slow')", before)[0] == 130
