@@ -2,8 +2,8 @@
 
     python -m recipes.long_videos
 
-Animates held-out characters over 300 frames with `animate.py`'s settings, in each way, and writes the figures. What is
-done already is not done again.
+Animates held-out characters over 300 frames in each way, at animate.py's settings but for the few steps without
+guidance that the small networks recommend, and writes the figures. What is done already is not done again.
 """
 
 from dataclasses import dataclass
@@ -41,6 +41,8 @@ class LongSettings(Settings):
     work: str = flag("output/long_videos", "cases and results", metavar="DIR")
     figures: str = flag("recipes/state/long_videos.json", "where the figures go", metavar="FILE")
     cases: int = flag(4, "characters", least=1)
+    num_inference_steps: int = flag(6, "denoising steps", least=1)
+    guidance_scale: float = flag(1.0, "how strongly the conditions are followed", least=1)
 
 
 def drift(frames: np.ndarray, truth: np.ndarray) -> list[float]:
@@ -78,6 +80,8 @@ def main() -> None:
                 fps=FPS,
                 tile_size=TILE,
                 frames_overlap=OVERLAP,
+                num_inference_steps=settings.num_inference_steps,
+                guidance_scale=settings.guidance_scale,
                 no_figures=True,
                 **options,
             ).resolve()
