@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -17,9 +16,8 @@ from animation.errors import InputError, RunError
 
 logger = logging.getLogger(__name__)
 
-INTERRUPTED = "interrupted; nothing half-written was left"
+INTERRUPTED, INTERRUPTED_STATUS = "interrupted; nothing half-written was left", 130
 IMPORT_SYSTEM = "<frozen importlib"  # how its files are called in the frames of a stack
-SECONDS_BETWEEN_TRIES = 0.05
 
 
 class Interrupted(KeyboardInterrupt):
@@ -71,7 +69,7 @@ def run(main: Callable[[], None]) -> None:
     except OSError as error:
         status, message = 1, f"{error.filename or 'writing failed'}: {error.strerror or error}"
     except KeyboardInterrupt:
-        status, message = 130, INTERRUPTED
+        status, message = INTERRUPTED_STATUS, INTERRUPTED
     _tell(message)
     sys.exit(status)
 
@@ -82,13 +80,11 @@ def run_command(name: str) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Raise Interrupted, after the imports that are at work: extension modules swallow it there, or abort."""
+    """Raise Interrupted; within an import end at once, as extension modules would swallow it there, or abort."""
     while frame is not None:
         if frame.f_code.co_filename.startswith(IMPORT_SYSTEM):
-            again = threading.Timer(SECONDS_BETWEEN_TRIES, os.kill, (os.getpid(), number))
-            again.daemon = True
-            again.start()
-            return
+            _tell(INTERRUPTED)
+            os._exit(INTERRUPTED_STATUS)  # all can go on, as after SIGKILL
         frame = frame.f_back
     raise Interrupted
 

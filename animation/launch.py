@@ -12,7 +12,7 @@ import subprocess
 import sys
 from typing import Any
 
-from animation.cli import INTERRUPTED
+from animation.cli import INTERRUPTED, INTERRUPTED_STATUS
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
         how = f"by signal {-status} ({failure.signal_name()})" if status < 0 else f"with status {status}"
         told = said or f"process {rank} ended {how}, and with it the others"
     except (KeyboardInterrupt, SignalException):
-        status, told = 130, INTERRUPTED
+        status, told = INTERRUPTED_STATUS, INTERRUPTED
     if told is not None:
         print(f"error: {told}", file=sys.stderr)
     sys.exit(status if status >= 0 else 128 - status)  # as a shell tells of a signal

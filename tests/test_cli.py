@@ -1,11 +1,13 @@
 """How commands end when a signal reaches them: between statements, within `exec`, and while modules are imported."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from animation import cli
@@ -47,7 +49,7 @@ def ended(tmp_path, statement, before=""):
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("swallow", ["raise ImportError('initialization failed')", "pass"])
-def test_a_signal_waits_for_the_end_of_an_import(tmp_path, name, swallow):
+def test_a_signal_within_an_import_ends_at_once(tmp_path, name, swallow):
     (tmp_path / "extension.py").write_text(MODULE.format(name=name, swallow=swallow))
     statement = "try: import extension\n    except ImportError: sys.exit(5)"
     assert ended(tmp_path, statement) == (130, f"error: {cli.INTERRUPTED}")
@@ -68,7 +70,24 @@ def test_an_ignored_interrupt_stays_ignored(tmp_path):
 
 
 def test_a_command_is_interrupted_while_it_is_imported(tmp_path):
-    module = MODULE.format(name="SIGTERM", swallow="raise")
-    (tmp_path / "slow.py").write_text(f"{module}\ndef main():\n    import time\n    time.sleep(20)\n")
+    (tmp_path / "slow.py").write_text(MODULE.format(name="SIGTERM", swallow="raise"))
     before = f"animation.commands.__path__.append({str(tmp_path)!r})"
     assert ended(tmp_path, "cli.run_command('slow')", before)[0] == 130
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_starts_ends_within_seconds_at_any_moment(tmp_path, number):
+    photo, driver = ROOT / "inference" / "case-2" / "reference.png", ROOT / "inference" / "driver.mp4"
+    flags = {"photo": photo, "video": driver, "output": tmp_path / "out", "num_inference_steps": 200}
+    command = [sys.executable, "animate.py", *(f"--{name}={value}" for name, value in flags.items())]
+    moments = np.arange(1.5, 6.5, 0.5)  # seconds; most of them are spent on imports
+    for moment in moments:
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(moment)
+        process.send_signal(number)
+        told = process.communicate(timeout=5)[1]
+        assert process.returncode == cli.INTERRUPTED_STATUS, f"after {moment:.1f} s: {told}"
+        assert told.endswith(f"error: {cli.INTERRUPTED}\n")

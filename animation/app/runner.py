@@ -21,12 +21,13 @@ from pathlib import Path
 import animation
 from animation.app.jobs import DONE, FAILED, LOG_FILE, RUNNING, STOPPED, WAITING, Job
 from animation.app.progress import Progress, read_bar
+from animation.cli import INTERRUPTED_STATUS
 from animation.clip.settings import ClipSettings
 from animation.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-STOPPED_BY_US = 130, -signal.SIGTERM  # status of a run that put its state away, or had not begun
+STOPPED_BY_US = INTERRUPTED_STATUS, -signal.SIGTERM  # status of a run that put its state away, or had not begun
 PATIENCE = 30.0  # seconds that a run has to put its state away
 MOST_LOG = 1 << 20  # bytes that are kept of a run's output
 ERROR = "error: "
