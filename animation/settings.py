@@ -147,7 +147,11 @@ class Levers(Settings):
     TITLE: ClassVar = "speed and memory (docs/performance.md says what each costs)"
 
     device: str = flag("auto", "auto, cuda, cuda:N, mps or cpu")
-    dtype: str = flag("auto", "auto: fp16 on CUDA, else fp32", choices=("auto", "fp16", "bf16", "fp32"))
+    dtype: str = flag(
+        "auto",
+        "auto: fp16 on CUDA, else fp32; animate.py takes bf16 on a CPU that has instructions for it",
+        choices=("auto", "fp16", "bf16", "fp32"),
+    )
     decode_chunk_size: int = flag(4, "frames that are decoded together", least=1, affects=FRAMES)
     cfg_batch: str = flag("auto", "guidance branches that run in one batch", choices=("auto", "1", "2"))
     offload: str = flag(

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from animation import cli
+from animation import cli, runtime
 from animation.clip.cases import check_cases, read_cases
 from animation.clip.colours import matcher, moving_mean, statistics
 from animation.clip.driver import are_skeletons, open_driver, pick
@@ -242,6 +242,16 @@ def test_noise_and_colours(tmp_path, checkpoint, case, models):
         return np.mean([np.abs(statistics(frame) - statistics(photo))[0].mean() for frame in frames])
 
     assert distance(results["matched"]) < 0.3 * distance(results["plain"])
+
+
+def test_a_cpu_that_computes_in_bf16_does_so_unless_told_otherwise(tmp_path, checkpoint, case, models, monkeypatch):
+    monkeypatch.setattr(runtime, "computes_in_bf16", lambda: True)
+    found = {}
+    for dtype in ("auto", "bf16", "fp32"):
+        settings = clip_settings(tmp_path, checkpoint, case, dtype=dtype, output=str(tmp_path / dtype))
+        found[dtype] = make(settings, models)["dtype"], (tmp_path / dtype / "animated_images/frame_0.png").read_bytes()
+    assert found["auto"] == found["bf16"] and found["auto"][0] == "bfloat16"
+    assert found["fp32"][0] == "float32" and found["fp32"][1] != found["auto"][1]
 
 
 def test_colours_of_a_drift_are_the_photos():

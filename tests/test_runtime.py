@@ -56,6 +56,16 @@ def test_dtypes(monkeypatch):
         runtime.choose_dtype("fp8", CUDA)
 
 
+@pytest.mark.parametrize(
+    ("abilities", "name"), [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({"avx512_f": True}, "auto")]
+)
+def test_the_fast_format_of_a_cpu_is_bf16_where_it_computes_in_it(monkeypatch, abilities, name):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities)
+    assert runtime.fast_dtype("auto", CPU) == name
+    assert runtime.fast_dtype("fp32", CPU) == "fp32"
+    assert runtime.fast_dtype("auto", CUDA) == "auto"
+
+
 @pytest.mark.parametrize("offload", ["model", "sequential"])
 def test_offloading_needs_a_gpu(pipe, offload):
     with pytest.raises(InputError, match=f"--offload {offload}: .* the device is the CPU"):

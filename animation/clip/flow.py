@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -94,8 +94,8 @@ class _Clip:
         self.settings, self.inputs, self.models, self.processes = settings, inputs, models, models.processes
         self.output, self.photo = Path(settings.output), settings.intermediate / PHOTO_FILE
         self.framing = inputs.framing
-        self.run = settings.inference_settings(self.framing, inputs.driver.fps)
         self.device = runtime.join(self.processes, settings.device)
+        self.run = self._inference_settings()
         self.weights = weights_files(self.run, self.device)  # before minutes of work
         self.channel_order = choose_channel_order(self.run)
         self.report = RunReport(asdict(settings), self.device, self.processes.is_first)
@@ -112,6 +112,10 @@ class _Clip:
                 return self.earlier
             resumed = self._sample_and_decode(state)
         return self._write(state, embedding, resumed) if self.processes.is_first else {}
+
+    def _inference_settings(self, face_boxes: bool = False) -> InferenceSettings:
+        run = self.settings.inference_settings(self.framing, self.inputs.driver.fps, face_boxes)
+        return replace(run, dtype=runtime.fast_dtype(run.dtype, self.device))
 
     def _prepare(self) -> tuple[np.ndarray, Framing]:
         """Make the intermediate files and the sound; return the face's embedding, and how the photo lies."""
@@ -199,9 +203,7 @@ class _Clip:
                 self.inputs.driver.path,
                 KEYPOINTS_FILE,
             )
-        self.run = self.settings.inference_settings(
-            self.framing, self.inputs.driver.fps, face_boxes=keypoints.is_file()
-        )
+        self.run = self._inference_settings(face_boxes=keypoints.is_file())
         self.run_inputs = self.run.read_inputs(self.models.networks)
 
     def _dependencies(self, poses: str, embedding: np.ndarray) -> tuple[dict, dict, dict]:
@@ -212,7 +214,7 @@ class _Clip:
         sampling |= decoding if optimises else {}  # it decodes on the way
         sampling |= {
             "--device": device_name(torch.device(self.device.type)),
-            "--dtype": str(runtime.choose_dtype(settings.dtype, self.device)),
+            "--dtype": str(runtime.choose_dtype(self.run.dtype, self.device)),
             "face optimisation": optimises,
             "the size": [self.run.width, self.run.height],
             "the photo on its canvas": describe_file(self.photo)["sha256"],

@@ -70,8 +70,10 @@ def fit(settings: ClipSettings, inputs: ClipInputs, asked: ClipSettings) -> tupl
         InputError: a checkpoint or a device does not do, or nothing fits.
     """
     from animation.planning.planner import LEVERS, plan_run  # it imports torch
+    from animation.runtime import choose_device, fast_dtype
 
     run = settings.inference_settings(inputs.framing, inputs.driver.fps, face_boxes=True)
+    run = replace(run, dtype=fast_dtype(run.dtype, choose_device(run.device)))
     defaults = {field.name: field.default for field in fields(asked)}
     fixed = [name for name in LEVERS if getattr(asked, name) != defaults[name]]
     plan = plan_run(run, num_frames(settings, inputs), settings.max_vram, fixed)
