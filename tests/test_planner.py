@@ -225,7 +225,7 @@ def test_a_dry_run_tells_what_the_run_does(tmp_path, checkpoint, case, monkeypat
 @pytest.mark.slow
 def test_a_limit_is_kept_to_by_the_run(tmp_path, checkpoint, case, monkeypatch, capsys):
     """Less than a run takes makes it decode fewer frames together; what still does not fit is refused."""
-    settings = clip_settings(tmp_path, checkpoint, case, decode_chunk_size=None)
+    settings = clip_settings(tmp_path, checkpoint, case, decode_chunk_size=None, dtype="fp32")
     flags = flags_of(settings)
     _, told, _ = run(monkeypatch, capsys, *flags, "--dry_run")
     assert "--decode_chunk_size 4" in told and "chosen" not in told
