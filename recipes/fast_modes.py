@@ -111,15 +111,15 @@ def draw(figures: Mapping[str, Mapping[str, float]], path: Path) -> list[str]:
     for panel, (quality, label) in zip(panels, QUALITIES.items(), strict=True):
         points = sorted((values["tflop"], values[quality], name) for name, values in figures.items())
         front = [point for i, point in enumerate(points) if all(point[1] > other[1] for other in points[:i])]
-        panel.plot(*zip(*[point[:2] for point in front], strict=True), color="tab:blue", alpha=0.5)
-        for i, (tflop, value, name) in enumerate(points):
-            panel.plot(tflop, value, "o", color="tab:orange" if name in PRESETS else "tab:blue")
-            side = ({"xytext": (-5, 4), "ha": "right"}, {"xytext": (5, -11)})[i % 2]  # neighbours stay legible
-            panel.annotate(name, (tflop, value), textcoords="offset points", fontsize=8, **side)
+        panel.plot(*zip(*[point[:2] for point in front], strict=True), color="grey", zorder=0)
+        for name, values in figures.items():
+            marker = {"marker": "*", "markersize": 13} if name in PRESETS else {"marker": "o", "markersize": 7}
+            panel.plot(values["tflop"], values[quality], linestyle="none", label=name, **marker)
         panel.set(xlabel="TFLOP, 450 frames of 512×512", ylabel=label, xscale="log", xlim=(4e3, 6e4))
         panel.set_xticks(TICKS, [f"{tick:,}" for tick in TICKS])
         panel.minorticks_off()
         fronts.append([name for *_, name in front])
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", title="stars: presets")
     figure.savefig(path, dpi=100)
     plt.close(figure)
     return fronts[0]
