@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ def open_container(path: str | Path) -> Any:  # PyAV's hints make everything opt
     Raises whatever PyAV and Pillow raise where it cannot be read.
     """
     if animated_webp_size(path) is not None:
-        return av.open(_webp_as_matroska(path))
+        status = Path(path).stat()
+        return av.open(io.BytesIO(_webp_as_matroska(path, status.st_size, status.st_mtime_ns)))
     return av.open(f"file:{path}", options={"format_whitelist": FORMATS, "protocol_whitelist": "file"})
 
 
@@ -50,8 +52,13 @@ def webp_durations(path: str | Path) -> Iterator[int]:
             file.seek(8 + size + size % 2 - len(chunk), os.SEEK_CUR)
 
 
-def _webp_as_matroska(path: str | Path) -> io.BytesIO:
-    """The frames of an animated WebP, which FFmpeg does not read, at their times, lossless."""
+@lru_cache(maxsize=1)  # a driver is opened several times: for its size, its rate, its frames
+def _webp_as_matroska(path: str | Path, size: int, modified_ns: int) -> bytes:
+    """The frames of an animated WebP, which FFmpeg does not read, at their times, lossless.
+
+    Args:
+        size, modified_ns: of the file, so that a changed one is read again.
+    """
     video, time = io.BytesIO(), 0
     with Image.open(path, formats=("WEBP",)) as image, av.open(video, "w", "matroska") as container:
         image.load()
@@ -65,5 +72,4 @@ def _webp_as_matroska(path: str | Path) -> io.BytesIO:
             container.mux(stream.encode(frame))
             time += frame.duration
         container.mux(stream.encode(None))
-    video.seek(0)
-    return video
+    return video.getvalue()

@@ -10,7 +10,7 @@ import av
 import cv2
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageSequence
 
 from animation.clip.driver import open_driver
 from animation.commands import animate
@@ -170,6 +170,15 @@ def test_drivers(tmp_path, name):
     assert driver.frames.size == ((47, 33) if "odd" in name else (WIDTH, HEIGHT))
     part = open_driver(driver.path, start=0.5, end=0.9)
     assert numbers(part.frames) == [5, 6, 7, 8]
+
+
+def test_an_animated_webp_is_converted_once(tmp_path, monkeypatch):
+    converted, walk_through = [], ImageSequence.Iterator
+    monkeypatch.setattr(ImageSequence, "Iterator", lambda image: converted.append(image) or walk_through(image))
+    for count in (12, 5):
+        driver = open_driver(write_pillow(tmp_path / "a.webp", pictures(count), lossless=True))
+        assert numbers(driver.frames) == list(range(count))
+    assert len(converted) == 2  # a changed file is another
 
 
 def test_a_variable_frame_rate_is_taken_evenly(tmp_path):
