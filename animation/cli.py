@@ -1,5 +1,6 @@
 """What all scripts share: a plain log, and errors in one line."""
 
+import contextlib
 import importlib
 import itertools
 import json
@@ -8,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 INTERRUPTED, INTERRUPTED_STATUS = "interrupted; nothing half-written was left", 130
 IMPORT_SYSTEM = "<frozen importlib"  # how its files are called in the frames of a stack
+_SIGNALS: list[int] = []  # that asked the command at work to end
 
 
 class Interrupted(KeyboardInterrupt):
@@ -57,19 +59,14 @@ def run(main: Callable[[], None]) -> None:
 
     An interrupt or a termination signal lets the script put away what is half-written, then ends with status 130.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as of a job in the background of a shell
-        signal.signal(signal.SIGINT, _interrupt)
     try:
-        return main()
-    except InputError as error:
-        status, message = 2, str(error)
-    except RunError as error:
-        status, message = 1, str(error)
-    except OSError as error:
-        status, message = 1, f"{error.filename or 'writing failed'}: {error.strerror or error}"
-    except KeyboardInterrupt:
-        status, message = INTERRUPTED_STATUS, INTERRUPTED
+        with _signals_interrupt():
+            return main()
+    except (Exception, KeyboardInterrupt) as error:
+        ending = _ending(error)
+        if ending is None:
+            raise
+        status, message = ending
     _tell(message)
     sys.exit(status)
 
@@ -79,8 +76,38 @@ def run_command(name: str) -> None:
     run(lambda: importlib.import_module(f"animation.commands.{name}").main())
 
 
+def _ending(error: BaseException) -> tuple[int, str] | None:
+    """Status and line for what ended a command; None for a defect. After a signal, libraries may raise anything."""
+    if _SIGNALS or isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED_STATUS, INTERRUPTED
+    if isinstance(error, InputError):
+        return 2, str(error)
+    if isinstance(error, RunError):
+        return 1, str(error)
+    if isinstance(error, OSError):
+        return 1, f"{error.filename or 'writing failed'}: {error.strerror or error}"
+    return None
+
+
+@contextlib.contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Let signals raise Interrupted here, and have their former effect once the work is done and the process ends."""
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGTERM, signal.SIGINT)}
+    if before[signal.SIGINT] is signal.SIG_IGN:  # as of a job in the background of a shell
+        del before[signal.SIGINT]
+    _SIGNALS.clear()
+    try:
+        for number in before:
+            signal.signal(number, _interrupt)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """Raise Interrupted; within an import end at once, as extension modules would swallow it there, or abort."""
+    _SIGNALS.append(number)
     while frame is not None:
         if frame.f_code.co_filename.startswith(IMPORT_SYSTEM):
             _tell(INTERRUPTED)

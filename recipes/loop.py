@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, default_collate
 from tqdm import tqdm
 
 from animation.files import write_whole
+from animation.runtime import computes_in_bf16
 from animation.training.dataset import ignore_interrupts
 
 logger = logging.getLogger(__name__)
@@ -46,11 +47,8 @@ def recipe_arguments(
 
 
 def fast_format() -> str:
-    """The number format of activations that is fast here: bf16 where there is arithmetic for it, else float32.
-
-    A processor of AVX2 alone takes 10 times as long in bf16, since it computes in float32 and converts.
-    """
-    return "bf16" if torch.cuda.is_available() or "AVX512" in torch.backends.cpu.get_cpu_capability() else "no"
+    """The number format of activations that is fast here: bf16 where there is arithmetic for it, else float32."""
+    return "bf16" if torch.cuda.is_available() or computes_in_bf16() else "no"
 
 
 def train(

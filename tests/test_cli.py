@@ -57,10 +57,43 @@ def test_a_signal_within_an_import_ends_at_once(tmp_path, name, swallow):
     assert status == (5 if "raise" in swallow else 4)
 
 
+def test_what_a_library_makes_of_a_signal_does_not_count(tmp_path):
+    """As safetensors, in whose midst Python's own exceptions become others."""
+    statement = "try: os.kill(os.getpid(), signal.SIGTERM); time.sleep(1)\n    except BaseException: raise {} from None"
+    for error in ("ValueError('no shape')", "cli.InputError('damaged')"):
+        assert ended(tmp_path, statement.format(error), "import os") == (130, f"error: {cli.INTERRUPTED}")
+    status, line = ended(tmp_path, "raise ValueError('no shape')")
+    assert (status, line) == (1, "ValueError: no shape")  # control: a defect stays one
+
+
 def test_a_signal_within_exec_ends_as_any_other(tmp_path):
     statement = "exec('signal.raise_signal(signal.SIGTERM)')"
     assert ended(tmp_path, statement) == (130, f"error: {cli.INTERRUPTED}")
     assert ended(tmp_path, statement, PLAIN)[0] == -signal.SIGINT
+
+
+@pytest.mark.parametrize("end", ["", "raise cli.InputError('bad')", "raise KeyboardInterrupt"])
+def test_signals_mean_what_they_did_once_a_command_has_ended(end):
+    """Else one that comes while Python ends would end in a traceback."""
+    kinds, during = (signal.SIGTERM, signal.SIGINT), []
+    before = [*map(signal.getsignal, kinds)]
+
+    def main():
+        during.extend(map(signal.getsignal, kinds))
+        exec(end)
+
+    with contextlib.suppress(SystemExit):
+        cli.run(main)
+    assert during == [cli._interrupt] * 2 and before == [*map(signal.getsignal, kinds)]
+
+
+def test_a_signal_after_the_work_leaves_no_traceback(tmp_path):
+    late = "atexit.register(os.kill, os.getpid(), signal.SIGTERM); sys.exit(0)"
+    keep = (
+        "signal.signal = lambda number, handler, set=signal.signal: handler is cli._interrupt and set(number, handler)"
+    )
+    assert ended(tmp_path, late, "import atexit, os") == (-signal.SIGTERM, "")
+    assert "Interrupted" in ended(tmp_path, late, f"import atexit, os\n{keep}")[1]  # control
 
 
 def test_an_ignored_interrupt_stays_ignored(tmp_path):

@@ -22,6 +22,7 @@ from animation.pipeline import AnimationPipeline
 from animation.planning import rehearsal as rehearsing
 from animation.planning.counting import META
 from animation.planning.rehearsal import Rehearsal
+from animation.runtime import computes_in_bf16
 from animation.sampling import automatic_cfg_batch
 from animation.settings import InferenceSettings
 from tests import synthetic
@@ -173,7 +174,7 @@ def modelled(rehearsal):
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tiny_vae", "name"), [(*kind[:2], name) for kind in KINDS for name in kind[2]])
 def test_the_model_meets_the_measurement(dtype, tiny_vae, name):
-    if dtype == torch.bfloat16 and "AVX512" not in torch.backends.cpu.get_cpu_capability():
+    if dtype == torch.bfloat16 and not computes_in_bf16():
         pytest.skip("this CPU computes bf16 in float32, and its kernels' copies weigh as much as the features")
     expected = measured(dtype, tiny_vae, name)
     found = modelled(rehearse(*job_of(name), "cpu", dtype, tiny_vae))

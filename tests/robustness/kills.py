@@ -9,6 +9,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,8 +67,8 @@ def start(command: Command, folder: Path, privileged: bool = True) -> int:
         sys.stdout.flush()
     except SystemExit as ended:
         os._exit(int(ended.code or 0))
-    except BaseException as error:
-        os.write(2, f"Traceback: {error!r}\n".encode())
+    except BaseException:
+        os.write(2, traceback.format_exc().encode())
         os._exit(99)
     os._exit(0)
 
@@ -166,7 +167,7 @@ def try_to_end(
         status, taken = end(start(command, folder), sign, rng.uniform(0, length))
         seconds = max(seconds, taken)
         if status not in (0, -sign, 130 if sign != signal.SIGKILL else -sign):
-            problems.append(f"ended with status {status}")
+            problems.append(f"ended with status {status}: {log_of(folder).read_text()[-1500:]}")
     return Trial(problems + start_again(command, folder, expected), seconds)
 
 
