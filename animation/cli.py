@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -60,13 +60,16 @@ def run(main: Callable[[], None]) -> None:
     An interrupt or a termination signal lets the script put away what is half-written, then ends with status 130.
     """
     try:
-        with _signals_interrupt():
+        with _interruptible():
             return main()
-    except (Exception, KeyboardInterrupt) as error:
-        ending = _ending(error)
-        if ending is None:
-            raise
-        status, message = ending
+    except InputError as error:
+        status, message = 2, str(error)
+    except RunError as error:
+        status, message = 1, str(error)
+    except OSError as error:
+        status, message = 1, f"{error.filename or 'writing failed'}: {error.strerror or error}"
+    except KeyboardInterrupt:
+        status, message = INTERRUPTED_STATUS, INTERRUPTED
     _tell(message)
     sys.exit(status)
 
@@ -76,33 +79,31 @@ def run_command(name: str) -> None:
     run(lambda: importlib.import_module(f"animation.commands.{name}").main())
 
 
-def _ending(error: BaseException) -> tuple[int, str] | None:
-    """Status and line for what ended a command; None for a defect. After a signal, libraries may raise anything."""
-    if _SIGNALS or isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED_STATUS, INTERRUPTED
-    if isinstance(error, InputError):
-        return 2, str(error)
-    if isinstance(error, RunError):
-        return 1, str(error)
-    if isinstance(error, OSError):
-        return 1, f"{error.filename or 'writing failed'}: {error.strerror or error}"
-    return None
+@contextlib.contextmanager
+def handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Let a handler take some signals within the context, and afterwards whatever took them before."""
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in numbers}
+    try:
+        for number in before:
+            signal.signal(number, handler)
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 @contextlib.contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """Let signals raise Interrupted here, and have their former effect once the work is done and the process ends."""
-    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGTERM, signal.SIGINT)}
-    if before[signal.SIGINT] is signal.SIG_IGN:  # as of a job in the background of a shell
-        del before[signal.SIGINT]
+def _interruptible() -> Iterator[None]:
+    """Let a signal end what runs within by Interrupted, whatever error a library makes of that in its midst."""
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as of a job in the background of a shell
     _SIGNALS.clear()
-    try:
-        for number in before:
-            signal.signal(number, _interrupt)
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with handled((signal.SIGTERM,) if ignored else (signal.SIGTERM, signal.SIGINT), _interrupt):
+        try:
+            yield
+        except Exception:
+            if _SIGNALS:
+                raise Interrupted from None
+            raise
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, default_collate
 from tqdm import tqdm
 
+from animation import cli
 from animation.files import write_whole
 from animation.runtime import computes_in_bf16
 from animation.training.dataset import ignore_interrupts
@@ -120,15 +121,8 @@ def _batch(make: Callable[[int], dict[str, np.ndarray]], numbers: list[int]) -> 
 def _interruptible() -> Iterator[list]:
     """A list that an interrupt or a termination fills, so that the step at work is finished and kept."""
     received: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _frame: received.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
+    with cli.handled((signal.SIGINT, signal.SIGTERM), lambda number, _frame: received.append(number)):
         yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _keep(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
