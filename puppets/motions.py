@@ -86,12 +86,12 @@ def _sided(motion: Motion, leading: Limb, other: Limb) -> tuple[Limb, Limb]:
 
 
 def _roam(motion: Motion, pose: Pose, phase: float) -> Pose:
-    sway, crouch = motion.strength * np.sin(phase + motion.style[0]), 1 - 0.11 * (1 - np.cos(phase + motion.style[1]))
+    sway, crouch = motion.strength * np.sin(phase + motion.style[0]), 1 - 0.05 * (1 - np.cos(phase + motion.style[1]))
     legs = {
         name: replace(leg, upper=crouch * leg.upper, lower=crouch * leg.lower)
         for name, leg in (("left_leg", pose.left_leg), ("right_leg", pose.right_leg))
     }
-    return replace(pose, **legs, shift=pose.shift + 0.13 * sway, lean=pose.lean + 0.1 * sway)
+    return replace(pose, **legs, shift=pose.shift + 0.055 * sway, lean=pose.lean + 0.05 * sway)
 
 
 def _walk(motion: Motion, phase: float) -> Pose:
