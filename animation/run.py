@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from animation import runtime
@@ -26,7 +25,7 @@ from animation.quantization import check_quantization, quantize
 from animation.report import RunReport
 from animation.sampling import Checkpoint
 from animation.schedules import EVERYWHERE
-from animation.settings import CONDITIONED_FPS, InferenceSettings, Inputs, Weights
+from animation.settings import CONDITIONED_FPS, InferenceSettings, Inputs, Person, Weights
 from animation.weights.loading import component_files, read_face_channel_order, resolve_svd_folder
 
 logger = logging.getLogger(__name__)
@@ -77,15 +76,22 @@ def choose_channel_order(settings: Weights) -> str:
 
 
 def embed_photo(
-    photo: Image.Image,
+    person: Person,
     settings: InferenceSettings,
     channel_order: str,
     device: torch.device,
     networks: Networks = ANEW,
 ) -> tuple[np.ndarray, Face | None]:
-    """The embedding of a photo's face, (512,) float32, and the face; zeros and None where there is none."""
+    """The embedding of a person's face, (512,) float32, and the face in the photo: what `find_and_embed` gives."""
     return find_and_embed(
-        photo, settings.face_models, channel_order, device.type, settings.face, settings.dwpose_models, networks
+        person.photo,
+        settings.face_models,
+        channel_order,
+        device.type,
+        settings.face,
+        settings.dwpose_models,
+        networks,
+        person.face_photo,
     )
 
 
@@ -191,7 +197,7 @@ def animate(settings: InferenceSettings, inputs: Inputs, processes: Processes = 
         with report.stage("face_embedding"):
             channel_order = choose_channel_order(settings)
             if inputs.face_embedding is None:
-                found, _ = processes.first(lambda: embed_photo(inputs.photo, settings, channel_order, device))
+                found, _ = processes.first(lambda: embed_photo(inputs, settings, channel_order, device))
                 inputs = replace(inputs, face_embedding=found)
         with report.stage("load"):
             pipeline = load_pipeline(settings, device, report, processes)
@@ -203,10 +209,9 @@ def animate(settings: InferenceSettings, inputs: Inputs, processes: Processes = 
         with report.stage("decode_and_write"), writer:
             for frames in chunks:
                 writer.write(frames)
-    report.add_files([settings.validation_image, *inputs.poses.paths])
-    if settings.face_embedding is not None:
-        report.add_files([settings.face_embedding])
-    else:
+    named = filter(None, (settings.validation_image, settings.face_photo, settings.face_embedding))
+    report.add_files([*named, *inputs.poses.paths])
+    if settings.face_embedding is None:
         report.add_files(sorted(find_face_models(settings.face_models).glob("*.onnx")))
     output_dir = Path(settings.output_dir)
     report.write(

@@ -27,12 +27,25 @@ CHANNEL_ORDERS = ("rgb", "bgr")
 
 
 @dataclass
-class Inputs:
-    """What a run reads before any model: the photo, the poses, and the face embedding (None: to be computed)."""
+class Person:
+    """Who is animated.
+
+    Attributes:
+        photo: RGB, upright.
+        face_photo: the picture that the face is taken from; None: the photo.
+        face_embedding: 512 numbers; None: to be computed.
+    """
 
     photo: Image.Image
-    poses: FrameFolder
+    face_photo: Image.Image | None
     face_embedding: np.ndarray | None
+
+
+@dataclass
+class Inputs(Person):
+    """What a run reads before any model: the person and the skeletons."""
+
+    poses: FrameFolder
 
 
 @dataclass(kw_only=True)
@@ -111,9 +124,16 @@ class Sampling(Settings):
     face: int | None = flag(
         None, "which of several faces in the photo, from the left and from 0; left out, the largest", least=0
     )
+    face_photo: str | None = flag(
+        None,
+        "another picture of the same person, whose largest face is kept in place of the photo's: for a photo that "
+        "shows the face small, turned away or in shadow",
+        metavar="FILE",
+        affects=NOTHING,
+    )
     face_embedding: str | None = flag(
         None,
-        "a stored vector of 512 numbers; left out, it is computed from the photo",
+        "a stored vector of 512 numbers; left out, it is computed from --face_photo or the photo",
         metavar="FILE.npy",
         affects=NOTHING,
     )
@@ -122,6 +142,10 @@ class Sampling(Settings):
     def guided(self) -> bool:
         """Whether any frame's guidance scale is above 1, so that there is an unconditional branch."""
         return max(self.guidance_scale or 0, self.min_guidance_scale or 0) > 1
+
+    def read_face_photo(self) -> Image.Image | None:
+        """The picture that the face is taken from, where it is not the photo. Raises InputError."""
+        return None if self.face_photo is None else load_photo(self.face_photo)
 
     def check(self) -> None:
         """Raise InputError for a setting that makes no sense."""
@@ -230,4 +254,4 @@ class InferenceSettings(Weights, Sampling, Levers):
             size,
             "crop it to this shape, give --width and --height of its own, or use animate.py, whose --fit crops or pads",
         )
-        return Inputs(photo, poses, embedding)
+        return Inputs(photo, self.read_face_photo(), embedding, poses)

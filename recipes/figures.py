@@ -29,7 +29,6 @@ from animation.evaluation.settings import EvaluationSettings
 from animation.face.settings import FaceOptimizationSettings
 from animation.files import read_json, write_json
 from animation.flags import flag, parse
-from animation.media.images import load_photo
 from animation.media.writing import AnimationWriter
 from animation.modules.attention_processor import IDAdapterAttnProcessor, ImageTokenAttnProcessor
 from animation.modules.unet import PoseGuidedUNet
@@ -128,6 +127,7 @@ def animate_case(
         **settings.shared(Weights) | settings.shared(Sampling) | mode,
         **{"end_refine_step": settings.num_inference_steps} if variant == "hjb" else {},
         validation_image=str(case / "reference.png"),
+        face_photo=str(case / "face.png") if (case / "face.png").is_file() else None,
         validation_control_folder=str(case / "poses"),
         output_dir=str(output),
         height=SIDE,
@@ -142,9 +142,8 @@ def animate_case(
         if variant == "vae":
             writer.write(round_trip(pipeline.vae, load_frames(case / "truth")))
             return
-        device, face = torch.device("cpu"), case / "face.png"
-        photo = load_photo(face) if face.is_file() else inputs.photo
-        inputs.face_embedding, _ = embed_photo(photo, run, choose_channel_order(run), device)
+        device = torch.device("cpu")
+        inputs.face_embedding, _ = embed_photo(inputs, run, choose_channel_order(run), device)
         if variant == "no_poses":
             inputs.poses = [Image.new("RGB", pose.size) for pose in inputs.poses]
         with ablation(pipeline.unet, variant):

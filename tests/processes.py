@@ -1,5 +1,6 @@
 """Several processes that work together over gloo, forked from a test, which saves them its imports."""
 
+import faulthandler
 import os
 import pickle
 import socket
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+PATIENCE = 300  # seconds, after which a process prints where it hangs, and ends
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and signals")
 
 
@@ -19,6 +21,7 @@ def together(folder: Path, count: int, make) -> list:
         port = free.getsockname()[1]
 
     def work(rank: int) -> None:
+        faulthandler.dump_traceback_later(PATIENCE, exit=True)
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
         os.environ.update({name: str(value) for name, value in (address | ranks).items()})
@@ -29,6 +32,7 @@ def together(folder: Path, count: int, make) -> list:
     for process in running:
         process.start()
     for process in running:
-        process.join(200)
-    assert [process.exitcode for process in running] == [0] * count
+        process.join()
+    ended = [process.exitcode for process in running]
+    assert ended == [0] * count, f"the processes ended with {ended}"
     return [pickle.loads((folder / f"made-by-{rank}").read_bytes()) for rank in range(count)]

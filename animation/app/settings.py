@@ -14,7 +14,8 @@ from animation.settings import LARGEST_SEED, Weights
 MAIN = ("preset", "size", "seed", "face_optimization", "anchor", "no_audio", "alignment", "person", "start", "end")
 SERVERS = {  # a clip's settings that are the server's: paths, what the page itself decides, and the machine
     *(field.name for field in dataclasses.fields(Weights)),
-    *("photo", "video", "output", "driver_kind", "face_embedding", "face_embedding_extractor_weight_path"),
+    *("photo", "video", "output", "driver_kind"),
+    *("face_photo", "face_embedding", "face_embedding_extractor_weight_path"),
     *("side_by_side", "no_png", "again", "device", "max_vram"),
 }
 CHOSEN = tuple(field.name for field in dataclasses.fields(ClipSettings) if field.name not in SERVERS)

@@ -175,6 +175,7 @@ class _Clip:
             networks = find_face_models(settings.face_models).glob("*.onnx")
             made_of = {
                 "photo": describe_file(Path(settings.photo)),
+                "face_photo": settings.face_photo and describe_file(Path(settings.face_photo)),
                 "networks": [describe_file(network) for network in sorted(networks)],
                 "channel_order": self.channel_order,
                 "face": settings.face,
@@ -184,9 +185,7 @@ class _Clip:
             if made.get("of") == made_of and path.is_file():
                 logger.info("%s: the face embedding of an earlier run is taken", path)
                 return np.load(path, allow_pickle=False), made.get("box")
-            embedding, face = embed_photo(
-                self.inputs.photo, self.run, self.channel_order, self.device, self.models.networks
-            )
+            embedding, face = embed_photo(self.inputs, self.run, self.channel_order, self.device, self.models.networks)
             box = None if face is None else face.box.tolist()
         made_file.unlink(missing_ok=True)
         write_whole(path, lambda partial: np.save(partial, embedding))
@@ -220,6 +219,7 @@ class _Clip:
             "the photo on its canvas": describe_file(self.photo)["sha256"],
             "the skeletons": poses,
             "the face embedding": hashlib.sha256(embedding.tobytes()).hexdigest(),
+            "--face_photo": settings.face_photo and describe_file(Path(settings.face_photo))["sha256"],
             "the weights": {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in self.weights},
             "the libraries": library_versions(LIBRARIES),
         }

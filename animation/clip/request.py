@@ -13,7 +13,7 @@ from animation.weights.layout import PLACES
 
 RUN_FILE = "run.json"
 LIBRARIES = ("torch", "diffusers", "transformers")
-NAMED = (*PLACES, "face_embedding_extractor_weight_path", "vae", "photo", "face_embedding")  # settings that name files
+NAMED = (*PLACES, "face_embedding_extractor_weight_path", "vae", "photo", "face_photo", "face_embedding")  # files
 
 
 def request_key(settings: ClipSettings, inputs: ClipInputs) -> str:

@@ -5,9 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from animation.clip.driver import KINDS, Driver, open_driver
 from animation.errors import InputError
 from animation.face.detection import find_face_models
@@ -17,7 +14,7 @@ from animation.flags import FILES, FRAMES, NOTHING, flag
 from animation.media.framing import AUTO, FITS, Framing, frame_photo
 from animation.media.images import load_photo
 from animation.media.writing import FRAMES_FOLDER, PARTIAL_FOLDER, check_writable
-from animation.settings import SCHEDULES, WINDOWS, InferenceSettings, Levers, Sampling
+from animation.settings import SCHEDULES, WINDOWS, InferenceSettings, Levers, Person, Sampling
 from animation.skeletons.settings import SkeletonChoices, SkeletonSettings
 from animation.weights.layout import Checkpoints, fill_in, find_file, set_of
 from DWPose.outliers import OUTLIERS
@@ -73,20 +70,16 @@ PRESETS_HELP = "; ".join(f"{preset}: {purpose} ({_set_by(preset)})" for preset, 
 
 
 @dataclass
-class ClipInputs:
+class ClipInputs(Person):
     """What a clip reads before any network.
 
     Attributes:
-        photo: RGB, upright.
-        framing: how it lies on the canvas of the model's size.
+        framing: how the photo lies on the canvas of the model's size.
         driver: what moves it.
-        face_embedding: 512 numbers; None: to be computed.
     """
 
-    photo: Image.Image
     framing: Framing
     driver: Driver
-    face_embedding: np.ndarray | None
 
 
 @dataclass(kw_only=True)
@@ -213,7 +206,7 @@ class ClipSettings(Sampling, Levers, SkeletonChoices, FaceOptimization):
         embedding = None if self.face_embedding is None else load_face_embedding(self.face_embedding)
         check_writable(Path(self.output), FRAMES_FOLDER, PARTIAL_FOLDER, *INNER_FOLDERS)
         self._check_places()
-        return ClipInputs(photo, framing, driver, embedding)
+        return ClipInputs(photo, self.read_face_photo(), embedding, framing, driver)
 
     def _check_networks(self, driver: Driver) -> None:
         """That the files which are needed are there."""

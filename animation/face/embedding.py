@@ -15,6 +15,7 @@ from animation.networks import ANEW, Networks
 logger = logging.getLogger(__name__)
 
 EMBEDDING_DIM = 512
+NO_FACE = "no face was found in it; give a picture with a larger, frontal, unobstructed face"
 
 
 def load_face_embedding(path: str | Path) -> np.ndarray:
@@ -89,8 +90,9 @@ def find_and_embed(
     face_number: int | None = None,
     dwpose_folder: str | Path | None = None,
     networks: Networks = ANEW,
+    face_photo: Image.Image | None = None,
 ) -> tuple[np.ndarray, Face | None]:
-    """Choose one face of a photo, an RGB image, and embed it.
+    """Choose one face of a photo, an RGB image, and embed it, or the largest face of another picture in its place.
 
     Args:
         models_folder, dwpose_folder, device: see `FaceFinder`.
@@ -98,16 +100,22 @@ def find_and_embed(
             the checkpoint that the embedding is for.
         face_number: which face, from the left and from 0; None: the largest.
         networks: that are open already.
+        face_photo: RGB, the other picture.
 
     Returns:
-        (512,) float32, raw (not normalised), and the face; zeros and None, with a warning, where no face is found.
+        (512,) float32, raw (not normalised), and the photo's face; without one, None and, with a warning, zeros.
 
     Raises:
-        InputError: the models are missing or damaged, or there is no face of that number.
+        InputError: the models are missing or damaged, there is no face of that number, or none in the other picture.
     """
     pixels = np.asarray(image)
     finder = networks.open(FaceFinder, models_folder, dwpose_folder, device, networks)
     faces, way = finder(pixels, channel_order)
+    if face_photo is not None:
+        embedding = embed_largest(finder, np.asarray(face_photo), channel_order)
+        if embedding is None:
+            raise InputError(f"--face_photo: {NO_FACE}")
+        return embedding, choose_face(faces, face_number) if faces else None
     if not faces:
         unseen = "" if finder.dwpose_paths else "; DWPose's networks are not there to look too"
         logger.warning(

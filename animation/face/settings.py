@@ -21,7 +21,7 @@ from animation.face.boxes import (
     largest_face,
 )
 from animation.face.detection import RECOGNISER, FaceFinder, find_face_models
-from animation.face.embedding import choose_face
+from animation.face.embedding import NO_FACE, choose_face
 from animation.files import describe_file
 from animation.flags import NOTHING, flag
 from animation.media.images import FrameFolder, frame_number, load_photo, warn_if_stretched
@@ -45,7 +45,7 @@ class FaceInputs(Inputs):
 
     Attributes:
         face_boxes: the face's pixels in each output frame, or None.
-        photo_face: the photo's face, cut out of it.
+        photo_face: the face that the frames' are drawn towards, cut out of its picture.
         extractor_path: ArcFace's weights.
         face_files: what the boxes came from, for the report.
     """
@@ -149,6 +149,8 @@ class FaceOptimizationSettings(InferenceSettings, FaceOptimization):
         """Raise InputError for a setting that makes no sense."""
         super().check()
         self.check_refined_steps(self.num_inference_steps)
+        if self.face_photo is not None and self.validation_image_mask is not None:
+            raise InputError("--face_photo and --validation_image_mask name different faces; give one of them")
 
     def memory_remedies(self) -> list[str]:
         """What else would lower the memory need: decoding the faces alone."""
@@ -163,14 +165,19 @@ class FaceOptimizationSettings(InferenceSettings, FaceOptimization):
         inputs = super().read_inputs(networks)
         extractor_path = self.find_extractor()
         path = Path(self.keypoints or Path(self.validation_control_folder) / KEYPOINTS_FILE)
-        needed = self.validation_control_mask_folder is None or self.validation_image_mask is None
+        needed = self.validation_control_mask_folder is None or not (self.validation_image_mask or self.face_photo)
         recording = load_recording(path) if self.keypoints or (needed and path.is_file()) else None
         boxes, files = self._find_frame_boxes(inputs.poses, recording, path)
-        box, photo_files = self._find_photo_face(inputs.photo, recording, path, networks)
+        if inputs.face_photo is None:
+            picture, (box, photo_files) = inputs.photo, self._find_photo_face(inputs.photo, recording, path, networks)
+        else:
+            picture, box, photo_files = inputs.face_photo, self._detect_face(inputs.face_photo, networks), []
+            if box is None:
+                raise InputError(f"--face_photo {self.face_photo}: {NO_FACE}")
         return FaceInputs(
             **vars(inputs),
             face_boxes=boxes,
-            photo_face=inputs.photo.crop((box.x_min, box.y_min, box.x_max + 1, box.y_max + 1)),
+            photo_face=picture.crop((box.x_min, box.y_min, box.x_max + 1, box.y_max + 1)),
             extractor_path=extractor_path,
             face_files=list(dict.fromkeys([*files, *photo_files])),
         )
@@ -244,19 +251,27 @@ class FaceOptimizationSettings(InferenceSettings, FaceOptimization):
             if box is not None:
                 logger.info(f"the photo's face, which the frames are drawn towards, is {recording_path}'s")
                 return box, files
+        box = self._detect_face(photo, networks, self.face, near)
+        if box is None:
+            raise InputError(
+                f"{self.validation_image}: no face was found in it, so the frames cannot be drawn towards it; paint it "
+                "white on a black --validation_image_mask, or give another picture of the person as --face_photo"
+            )
+        return box, files
+
+    def _detect_face(
+        self, picture: Image.Image, networks: Networks, number: int | None = None, near: np.ndarray | None = None
+    ) -> FaceBox | None:
+        """The face of `choose_face` in a picture; None where none is found."""
         try:
             finder = networks.open(FaceFinder, self.face_models, self.dwpose_models, "cpu", networks)
         except InputError as error:
             raise InputError(f"where the photo's face is is unknown: give --validation_image_mask ({error})") from None
-        faces, way = finder(np.asarray(photo))
-        box = clip_box(choose_face(faces, self.face, near).box, photo.height, photo.width) if faces else None
-        if box is None:
-            raise InputError(
-                f"{self.validation_image}: no face was found in it, so the frames cannot be drawn towards it; paint it "
-                "white on a black --validation_image_mask"
-            )
-        logger.info(f"the photo's face, which the frames are drawn towards, was found by {way}")
-        return box, files
+        faces, way = finder(np.asarray(picture))
+        if not faces:
+            return None
+        logger.info(f"the face, which the frames are drawn towards, was found by {way}")
+        return clip_box(choose_face(faces, number, near).box, picture.height, picture.width)
 
 
 def _recorded_face(recording: Recording, photo: Image.Image) -> FaceBox | None:
