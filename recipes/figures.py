@@ -65,7 +65,6 @@ class FigureSettings(Weights, Sampling):
     cases: int = flag(20, "of each kind", least=1)
     runs: list[str] = flag(RUNS, "KIND/VARIANT; left out, all", metavar="RUN")
     seeds: int = flag(3, "how many; the first is 0", least=1)
-    on_the_spot: bool = flag(False, "characters stay on their spot: smaller motions; leaves the card alone")
     card: str = flag("checkpoints/tiny/README.md", "whose tables are written", metavar="FILE")
 
 
@@ -176,14 +175,14 @@ def measure_run(name: str, pipeline: AnimationPipeline, settings: FigureSettings
     """Make the cases of a run, animate them with each seed, measure them."""
     kind, variant = name.split("/")
     work, of_seeds = Path(settings.work), []
-    case_kind, roams = "same" if kind == "long" else kind, not settings.on_the_spot
+    case_kind = "same" if kind == "long" else kind
     truth, form = work / "cases" / kind, Format(width=SIDE, height=SIDE, num_frames=FRAMES[kind])
     truth.mkdir(parents=True, exist_ok=True)
     borders = window_borders(window_indices(FRAMES[kind], settings.tile_size, settings.frames_overlap))
     for seed in range(1 if variant in SEEDLESS else settings.seeds):
         results = work / "results" / name / f"seed-{seed}"
         for index in tqdm(range(settings.cases), desc=f"{name}, seed {seed}", unit="case"):
-            case = write_case(truth / f"case-{index + 1}", index, form, case_kind, roams)
+            case = write_case(truth / f"case-{index + 1}", index, form, case_kind, roams=True)
             if not (results / case.name / "animation.mp4").is_file():
                 animate_case(pipeline, case, results / case.name, variant, settings, seed=seed)
         found = measure(results, truth, work / "evaluation" / name / f"seed-{seed}", settings)
@@ -202,8 +201,7 @@ def main() -> None:
         found = measure_run(name, pipeline, settings)
         print(name, found)
         write_json(path, read_json(path) | {name: {"settings": told} | found})
-    if not settings.on_the_spot:
-        write_card(read_json(path), Path(settings.card))
+    write_card(read_json(path), Path(settings.card))
 
 
 if __name__ == "__main__":

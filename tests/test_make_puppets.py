@@ -148,10 +148,10 @@ def test_the_shipped_cases_are_made_anew_to_the_byte(tmp_path, name):
     """Every picture of inference/ comes from its seed: characters, motions and drawing are as they were."""
     shipped = Path(__file__).parents[1] / "inference" / name
     facts = json.loads((shipped / "puppets.json").read_text())
-    index, kind = facts.pop("index"), facts.pop("kind")
-    made = write_case(tmp_path / name, index, Format(**facts), kind)
+    index, kind, roams = (facts.pop(name) for name in ("index", "kind", "roams"))
+    made = write_case(tmp_path / name, index, Format(**facts), kind, roams)
     paths = sorted(path.relative_to(shipped) for path in shipped.rglob("*.png"))
-    assert len(paths) == 1 + 4 * 16
+    assert len(paths) == 1 + 4 * 16 + (kind == "hidden")
     for path in paths:
         np.testing.assert_array_equal(pixels(made / path), pixels(shipped / path), err_msg=str(path))
 
