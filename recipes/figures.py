@@ -121,12 +121,12 @@ def animate_case(
     The face is embedded from face.png where the case has one. `copy` is the photo in every frame, `vae` the truth
     through the VAE and back.
     """
-    cls = FaceOptimizationSettings if variant == "hjb" else InferenceSettings
+    cls, face = FaceOptimizationSettings if variant == "hjb" else InferenceSettings, case / "face.png"
+    mode |= {"face_photo": str(face)} if face.is_file() else {}
     run = cls(
         **settings.shared(Weights) | settings.shared(Sampling) | mode,
         **{"end_refine_step": settings.num_inference_steps} if variant == "hjb" else {},
         validation_image=str(case / "reference.png"),
-        face_photo=str(case / "face.png") if (case / "face.png").is_file() else None,
         validation_control_folder=str(case / "poses"),
         output_dir=str(output),
         height=SIDE,

@@ -1,6 +1,6 @@
 """The cases of inference/, from their seeds.
 
-    python -m recipes.shipped_cases
+python -m recipes.shipped_cases
 """
 
 import argparse
@@ -11,7 +11,7 @@ from animation import cli
 from puppets.writing import Format, write_case
 
 FORM = Format(width=128, height=128, num_frames=16)
-CASES = {"case-1": (8, "same"), "case-2": (1, "cross"), "case-3": (11, "hidden")}  # number and kind of `write_case`
+CASES = {"case-1": (8, "same"), "case-2": (1, "cross"), "case-3": (6, "hidden")}  # number and kind of `write_case`
 
 
 def main() -> None:

@@ -1,7 +1,6 @@
 """A face that is taken from another picture than the photo, which hides it; by the shipped networks."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,9 +78,9 @@ def test_without_a_face_it_is_told(hidden, tmp_path):
     with pytest.raises(InputError, match="--face_photo: no face was found in it"):
         animate(run, run.read_inputs())
     run = settings(hidden, tmp_path / "out", FaceOptimizationSettings, face_photo=str(empty), end_refine_step=0)
-    with pytest.raises(InputError, match="--face_photo .*empty.png: no face was found in it"):
+    with pytest.raises(InputError, match=r"--face_photo .*empty\.png: no face was found in it"):
         run.read_inputs()
-    with pytest.raises(InputError, match="nowhere.png"):
+    with pytest.raises(InputError, match=r"nowhere\.png"):
         replace(run, face_photo=str(tmp_path / "nowhere.png")).read_inputs()
 
 
