@@ -311,8 +311,12 @@ def test_presets_set_what_no_flag_does(caplog):
         changed = ClipSettings(preset=name, num_inference_steps=7, face_optimization=not sets["face_optimization"])
         changed = changed.resolve(Checkpoints(*[Path("x")] * 7))
         assert (changed.num_inference_steps, changed.face_optimization) == (7, not sets["face_optimization"])
-    tiny = Checkpoints(*[Path("x/y")] * 7, tiny=True, suits={"width": 128, "height": 192, "canvas": 300})
+    tiny = Checkpoints(
+        *[Path("x/y")] * 7, tiny=True, suits={"width": 128, "height": 192, "canvas": 300, "num_inference_steps": 9}
+    )
     found = ClipSettings().resolve(tiny)
+    assert [ClipSettings(preset=name).resolve(tiny).num_inference_steps for name in ("draft", "best")] == [8, 9]
+    assert ClipSettings(num_inference_steps=25).resolve(tiny).num_inference_steps == 25
     assert (found.size, found.canvas, found.unet_model_name_or_path) == ("128x192", 300, "x/y")
     assert "SMALL" in caplog.text
 

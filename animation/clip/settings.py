@@ -171,13 +171,15 @@ class ClipSettings(Sampling, Levers, SkeletonChoices, FaceOptimization):
         if self.preset not in PRESETS:
             raise InputError(f"--preset {self.preset!r} is unknown; give one of {', '.join(PRESETS)}")
         sets: dict[str, Any] = dict(PRESETS[self.preset])
+        found = set_of(self.unet_model_name_or_path, checkpoints)
+        if found.tiny:
+            sets["num_inference_steps"] = min(sets["num_inference_steps"], found.suits["num_inference_steps"])
         sets["frames_overlap"] = min(sets["frames_overlap"], max(self.tile_size - 1, 0))
         told = (
             f"{name} {value}" + ("" if getattr(self, name) is None else f" (--{name}: {getattr(self, name)})")
             for name, value in sets.items()
         )
         logger.info("preset %s: %s", self.preset, ", ".join(told))
-        found = set_of(self.unet_model_name_or_path, checkpoints)
         sets["size"] = f"{found.suits['width']}x{found.suits['height']}" if found.tiny else AUTO
         left_open = {name: value for name, value in sets.items() if getattr(self, name) is None}
         return fill_in(replace(self, **left_open), checkpoints)
