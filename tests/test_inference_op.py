@@ -223,7 +223,7 @@ def test_boxes_of_the_photo_and_the_frames_from_key_points(flags, tmp_path, capl
     Image.open(flags["--validation_image"]).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(other)
     write_face_models(tmp_path / "antelopev2", [(160, 320, 90)])
     inputs = read({**flags, "--keypoints": path, "--validation_image": other})
-    assert "the photo's face, which the frames are drawn towards, was found by the face detector" in caplog.text
+    assert "the face, which the frames are drawn towards, was found by the face detector" in caplog.text
     assert abs(inputs.photo_face.width - 2 * 90 * 128 / 640) <= 2
 
 
