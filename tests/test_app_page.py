@@ -88,7 +88,7 @@ def test_uploads_are_looked_at_cancelled_and_gone_on_with(visitor):
     visitor.upload("photo", PHOTO)
     visitor.upload("driver", VIDEO)
     told = visitor.wait_for("#findings", "✓")
-    for part in ("Photo's face: 30×28 pixels", "Driver's person: 1 found", "0.02 of a body height"):
+    for part in ("Photo's face: 31×29 pixels", "Driver's person: 1 found", "0.03 of a body height"):
         assert part in told
     assert len(visitor.find("#check img")) == 3
     assert "24 frames at 12 a second" in visitor.wait_for("#plan", "24 frames")
