@@ -143,9 +143,20 @@ class Sampling(Settings):
         """Whether any frame's guidance scale is above 1, so that there is an unconditional branch."""
         return max(self.guidance_scale or 0, self.min_guidance_scale or 0) > 1
 
-    def read_face_photo(self) -> Image.Image | None:
-        """The picture that the face is taken from, where it is not the photo. Raises InputError."""
-        return None if self.face_photo is None else load_photo(self.face_photo)
+    def read_face(self, models_folder: str | Path) -> tuple[Image.Image | None, np.ndarray | None]:
+        """What `Person` has as `face_photo` and `face_embedding`.
+
+        Raises:
+            InputError: one of them cannot be read, or the models that would make the embedding are not there.
+        """
+        face_photo = None if self.face_photo is None else load_photo(self.face_photo)
+        if self.face_embedding is not None:
+            return face_photo, load_face_embedding(self.face_embedding)
+        try:
+            find_face_models(models_folder)
+        except InputError as error:
+            raise InputError(f"{error}, or give a stored vector with --face_embedding") from None
+        return face_photo, None
 
     def check(self) -> None:
         """Raise InputError for a setting that makes no sense."""
@@ -237,14 +248,7 @@ class InferenceSettings(Weights, Sampling, Levers):
         self.check()
         photo = load_photo(self.validation_image)
         poses = FrameFolder(self.validation_control_folder, self.max_frames)
-        embedding = None
-        if self.face_embedding is not None:
-            embedding = load_face_embedding(self.face_embedding)
-        else:
-            try:
-                find_face_models(self.face_models)
-            except InputError as error:
-                raise InputError(f"{error}, or give a stored vector with --face_embedding") from None
+        face = self.read_face(self.face_models)
         check_writable(Path(self.output_dir), FRAMES_FOLDER, PARTIAL_FOLDER)
         size = self.width, self.height
         warn_if_stretched("poses", poses.sizes, size, "extract them at the output's aspect ratio, or they may not fit")
@@ -254,4 +258,4 @@ class InferenceSettings(Weights, Sampling, Levers):
             size,
             "crop it to this shape, give --width and --height of its own, or use animate.py, whose --fit crops or pads",
         )
-        return Inputs(photo, self.read_face_photo(), embedding, poses)
+        return Inputs(photo, *face, poses)

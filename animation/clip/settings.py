@@ -7,8 +7,6 @@ from typing import Any
 
 from animation.clip.driver import KINDS, Driver, open_driver
 from animation.errors import InputError
-from animation.face.detection import find_face_models
-from animation.face.embedding import load_face_embedding
 from animation.face.settings import FaceOptimization, FaceOptimizationSettings
 from animation.flags import FILES, FRAMES, NOTHING, flag
 from animation.media.framing import AUTO, FITS, Framing, frame_photo
@@ -205,10 +203,10 @@ class ClipSettings(Sampling, Levers, SkeletonChoices, FaceOptimization):
         framing = frame_photo(photo.size, self.size, self.fit)
         driver = open_driver(self.video, self.driver_kind, self.start, self.end, self.max_seconds, self.fps)
         self._check_networks(driver)
-        embedding = None if self.face_embedding is None else load_face_embedding(self.face_embedding)
+        face = self.read_face(self.face_models)
         check_writable(Path(self.output), FRAMES_FOLDER, PARTIAL_FOLDER, *INNER_FOLDERS)
         self._check_places()
-        return ClipInputs(photo, self.read_face_photo(), embedding, framing, driver)
+        return ClipInputs(photo, *face, framing, driver)
 
     def _check_networks(self, driver: Driver) -> None:
         """That the files which are needed are there."""
@@ -228,11 +226,6 @@ class ClipSettings(Sampling, Levers, SkeletonChoices, FaceOptimization):
                         f"{path}: no such file, and skeletons are found with it; download_weights.py "
                         "fetches it, or name its folder with --dwpose_models"
                     )
-        if self.face_embedding is None:
-            try:
-                find_face_models(self.face_models)
-            except InputError as error:
-                raise InputError(f"{error}, or give a stored vector with --face_embedding") from None
 
     def _check_places(self) -> None:
         """That the result does not fall on what it is made of."""
