@@ -17,6 +17,8 @@ FORMATS = (
     "mov,matroska,gif,apng,avi,flv,asf,mpegts,mpeg,mpegvideo,m4v,h264,hevc,av1,obu,ivf,mjpeg,ogg,mxf,nut,dv,"
     "yuv4mpegpipe,png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe,wav,w64,aiff,flac,mp3,aac,ac3"
 )
+LARGEST_FRAME = 64 << 20  # pixels of a frame: decoding one takes up to 8 bytes each, for as many frames as threads
+WEBP_SIDE = 16383  # pixels, the most that WebP encoders write; a damaged head says up to 2²⁴
 WEBP_ANIMATION = 0x02  # among the flags of a WebP file's head
 WEBP_DURATION = 100  # milliseconds of a frame that says none
 
@@ -24,9 +26,12 @@ WEBP_DURATION = 100  # milliseconds of a frame that says none
 def open_container(path: str | Path) -> Any:  # PyAV's hints make everything optional that a video always has
     """A file of one of `FORMATS`, or an animated WebP, whatever characters its name has.
 
-    Raises whatever PyAV and Pillow raise where it cannot be read.
+    Raises whatever PyAV and Pillow raise where it cannot be read, and ValueError of a WebP too large to be decoded.
     """
-    if animated_webp_size(path) is not None:
+    if (size := animated_webp_size(path)) is not None:
+        if max(size) > WEBP_SIDE or size[0] * size[1] > LARGEST_FRAME:
+            most = f"a side has at most {WEBP_SIDE} and a frame {LARGEST_FRAME >> 20} million"
+            raise ValueError(f"{size[0]}×{size[1]} pixels, where {most}")
         status = Path(path).stat()
         return av.open(io.BytesIO(_webp_as_matroska(path, status.st_size, status.st_mtime_ns)))
     return av.open(f"file:{path}", options={"format_whitelist": FORMATS, "protocol_whitelist": "file"})

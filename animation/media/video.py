@@ -13,7 +13,7 @@ import av
 import numpy as np
 
 from animation.errors import InputError
-from animation.media.containers import open_container
+from animation.media.containers import LARGEST_FRAME, open_container
 from animation.media.images import FrameFolder, counted
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,6 @@ FOLDER_FPS = 30.0  # of a frame folder, which does not say
 LARGEST_FPS = 240
 LONGEST = 24 * 3600  # seconds of a driver that may be asked for
 TIME_TOLERANCE = 1e-6  # seconds
-LARGEST_FRAME = 64 << 20  # pixels of a frame: decoding one takes up to 8 bytes each, for as many frames as threads
 INDEXED = ("mov", "matroska", "avi")  # FFmpeg's formats in which a frame is found by its time; others are read through
 LONGEST_GAP = 4.5  # frames between two neighbours, before it is told
 MISSING_END = 0.2  # seconds, beside two frames, that may be missing at the end of what a file declares

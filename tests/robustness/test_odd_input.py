@@ -14,6 +14,7 @@ from PIL import ExifTags, Image, ImageSequence
 
 from animation.clip.driver import open_driver
 from animation.commands import animate
+from animation.errors import InputError
 from animation.media.images import FrameFolder, load_photo
 from animation.media.video import VideoFrames
 from tests import pose_models
@@ -179,6 +180,18 @@ def test_an_animated_webp_is_converted_once(tmp_path, monkeypatch):
         driver = open_driver(write_pillow(tmp_path / "a.webp", pictures(count), lossless=True))
         assert numbers(driver.frames) == list(range(count))
     assert len(converted) == 2  # a changed file is another
+
+
+@pytest.mark.parametrize(("width", "height"), [(WIDTH, 16384), (16000, 16000)])
+def test_an_animated_webp_that_says_to_be_huge(tmp_path, monkeypatch, width, height):
+    path = write_pillow(tmp_path / "a.webp", pictures(), lossless=True)
+    assert VideoFrames(path).size == (WIDTH, HEIGHT)
+    content = bytearray(path.read_bytes())
+    content[24:30] = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    path.write_bytes(content)
+    monkeypatch.setattr(Image, "open", None)  # nothing of it is decoded
+    with pytest.raises(InputError, match=rf"a\.webp: not a readable video \({width}×{height} pixels"):
+        VideoFrames(path)
 
 
 def test_a_variable_frame_rate_is_taken_evenly(tmp_path):
