@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from animation.app import runner as runner_module
-from animation.app.jobs import DONE, FAILED, NAME, RUNNING, STOPPED, WAITING, Jobs
+from animation.app.jobs import DONE, FAILED, NAME, RUNNING, STOPPED, WAITING, Jobs, Uploads
 from animation.app.progress import NAMES, Progress, read_bar
 from animation.app.runner import Runner, flags_of
 from animation.app.settings import CHOSEN, Limits, chosen_settings
@@ -77,7 +77,7 @@ def wait_for(told, seconds=20):
 
 def made(jobs, uploads, *marks, **values):
     """A clip that is shown, with files that tell its run what to do."""
-    job = jobs.make(*uploads, values)
+    job = jobs.make(Uploads(*uploads), values)
     jobs.add(job)
     for mark in marks:
         (job.folder / mark).touch()
@@ -85,7 +85,7 @@ def made(jobs, uploads, *marks, **values):
 
 
 def test_uploads_get_names_of_ours_in_a_folder_by_chance(jobs, uploads):
-    first, second = (jobs.make(*uploads, {"seed": 1}) for _ in range(2))
+    first, second = (jobs.make(Uploads(*uploads), {"seed": 1}) for _ in range(2))
     assert first.name != second.name
     assert NAME.fullmatch(first.name)
     assert sorted(path.name for path in first.folder.iterdir()) == ["driver.mp4", "photo.png"]
@@ -95,9 +95,19 @@ def test_uploads_get_names_of_ours_in_a_folder_by_chance(jobs, uploads):
 
 def test_a_zip_of_skeletons_becomes_a_folder(jobs, uploads, tmp_path):
     path = write_zip(tmp_path / "poses.zip", [(f"frame_{number}.png", png()) for number in range(3)])
-    job = jobs.make(uploads[0], path, {})
+    job = jobs.make(Uploads(uploads[0], path), {})
     assert job.settings().video == str(job.folder / "driver")
     assert len(list((job.folder / "driver").iterdir())) == 3
+
+
+def test_another_picture_of_the_face_comes_along(jobs, uploads):
+    job = jobs.make(Uploads(*uploads, face_photo=uploads[0]), {})
+    for found in (job, jobs.again(job)):
+        assert found.settings().face_photo == str(found.folder / "face_photo.png")
+        assert (found.folder / "face_photo.png").read_bytes() == uploads[0].read_bytes()
+    assert jobs.make(Uploads(*uploads), {}).settings().face_photo is None
+    with pytest.raises(InputError, match="the picture of the face is not a picture"):
+        jobs.make(Uploads(*uploads, face_photo=uploads[1]), {})
 
 
 @pytest.mark.parametrize(
@@ -105,18 +115,18 @@ def test_a_zip_of_skeletons_becomes_a_folder(jobs, uploads, tmp_path):
 )
 def test_choices_that_make_no_sense_leave_no_folder(jobs, uploads, values, problem):
     with pytest.raises(InputError, match=problem):
-        jobs.make(*uploads, values)
+        jobs.make(Uploads(*uploads), values)
     with pytest.raises(InputError, match="not a picture"):
-        jobs.make(uploads[1], uploads[1], {})
+        jobs.make(Uploads(uploads[1], uploads[1]), {})
     with pytest.raises(InputError, match="single picture"):
-        jobs.make(uploads[0], uploads[0], {})
+        jobs.make(Uploads(uploads[0], uploads[0]), {})
     with pytest.raises(InputError, match="no driver yet"):
-        jobs.make(uploads[0], None, {})
+        jobs.make(Uploads(uploads[0], None), {})
     assert list(jobs.folder.iterdir()) == []
 
 
 def test_messages_tell_no_path_and_no_dashes(jobs, uploads):
-    job = jobs.make(*uploads, {"end": 0.0})
+    job = jobs.make(Uploads(*uploads), {"end": 0.0})
     with pytest.raises(InputError) as told:
         jobs.read(job)
     assert str(told.value) == "end 0 is not after start 0; give seconds, at most 86400"
@@ -124,10 +134,10 @@ def test_messages_tell_no_path_and_no_dashes(jobs, uploads):
 
 
 def test_a_clip_beyond_the_limits_is_refused(jobs, uploads):
-    settings, inputs = jobs.read(jobs.make(*uploads, {"loop": 5}))
+    settings, inputs = jobs.read(jobs.make(Uploads(*uploads), {"loop": 5}))
     assert (settings.loop, inputs.driver.fps) == (5, 10)
     with pytest.raises(InputError, match=r"70 frames, 7\.0 s; at most are 5 s and 100 frames"):
-        jobs.read(jobs.make(*uploads, {"loop": 7}))
+        jobs.read(jobs.make(Uploads(*uploads), {"loop": 7}))
 
 
 def test_settings_become_flags_that_are_read_as_the_same():
@@ -240,7 +250,7 @@ def test_again_takes_the_inputs_and_what_was_made_on_the_way(jobs, uploads):
 
 
 def test_old_clips_are_removed_and_those_at_work_are_not(jobs, uploads):
-    old, new, running, checked = (jobs.make(*uploads, {}) for _ in range(4))
+    old, new, running, checked = (jobs.make(Uploads(*uploads), {}) for _ in range(4))
     for job in (old, new, running):
         jobs.add(job)
     running.set(RUNNING)

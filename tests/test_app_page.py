@@ -16,6 +16,7 @@ from PIL import Image
 from animation.app.settings import AppSettings
 from animation.media.video import VideoFrames
 from animation.media.writing import write_mp4
+from puppets.writing import Format, write_case
 from tests.browser import PATIENCE, ROOT, Page, visiting
 from tests.test_app_limits import png, png_header, write_zip
 
@@ -51,9 +52,9 @@ def ask(address, data=None, **headers):
         return error.code, error.read()
 
 
-def call(address, photo, driver, settings):
+def call(address, photo, driver, settings, face_photo=None):
     """What `/animate` says to inputs as a client sends them."""
-    body = json.dumps({"data": [photo, driver, settings]}).encode()
+    body = json.dumps({"data": [photo, driver, settings, face_photo]}).encode()
     status, answer = ask(f"{address}gradio_api/call/animate", body, **{"Content-Type": "application/json"})
     if status != 200:
         return answer.decode()
@@ -110,6 +111,18 @@ def test_uploads_are_looked_at_cancelled_and_gone_on_with(visitor):
     assert duration == pytest.approx(4 / 12, abs=0.05)
 
 
+def test_another_picture_of_the_face_is_looked_at(visitor, tmp_path):
+    case = write_case(tmp_path / "case", 2, Format(width=128, height=128, num_frames=2), "hidden")
+    visitor.upload("photo", case / "reference.png")
+    visitor.upload("driver", VIDEO)
+    assert "Photo's face" in visitor.wait_for("#findings", "✓")
+    visitor.click("#another-face-button")
+    visitor.upload("face-photo", case / "face.png")
+    visitor.wait_until(lambda: "Face's own picture" in visitor.text("#findings"))
+    assert "Photo's face" not in visitor.text("#findings")
+    visitor.shoot("another-face")
+
+
 def test_a_click_chooses_the_person(visitor, tmp_path):
     """Of a driver with two people, who move alike."""
     video = VideoFrames(VIDEO)
@@ -150,7 +163,7 @@ def wrong_files(folder):
 def test_wrong_files_get_one_line(visitor, tmp_path):
     for field, path, told in wrong_files(tmp_path):
         if field == "zip":
-            visitor.click("button[role=tab]:nth-of-type(2)")
+            visitor.click("#zipped-button")
         visitor.upload(field, path)
         shown = visitor.wait_for("#check .error", told) if told else visitor.wait_for("#findings", "✓")
         assert "Traceback" not in visitor.driver.page_source
@@ -208,7 +221,7 @@ def test_files_outside_are_not_served(page, path):
         status, body = ask(f"{page.address}gradio_api/{address}")
         assert status in (403, 404)
         assert body[:5] != Path(path).read_bytes()[:5]
-    answer = call(page.address, file_of(path), file_of(path), {})
+    answer = call(page.address, file_of(path), file_of(path), {}, file_of(path))
     assert "error" in answer
     assert "root:" not in answer
 
@@ -217,7 +230,7 @@ def test_nothing_is_fetched_for_a_visitor(page):
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(3)
         address = f"http://127.0.0.1:{server.getsockname()[1]}/photo.png"
-        assert "error" in call(page.address, file_of(address), file_of(address), {})
+        assert "error" in call(page.address, *[file_of(address)] * 2, {}, file_of(address))
         for place in (f"file={address}", "file=http://example.org/", f"proxy={address}"):
             assert ask(f"{page.address}gradio_api/{place}")[0] == 403
         with pytest.raises(TimeoutError):

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from animation.app import results
-from animation.app.jobs import DONE, FAILED, RUNNING, WAITING
+from animation.app.jobs import DONE, FAILED, RUNNING, WAITING, Uploads
 from animation.app.server import Server
 from animation.app.uploads import as_path
 from animation.clip.request import RUN_FILE
@@ -19,13 +19,20 @@ LOOK = 0.5  # seconds between looks at the run
 def add_api(server: Server) -> None:
     """Add the endpoint to the page that is being built."""
 
-    async def animate(photo: str, driver: str, settings: Any, progress: Any = gr.Progress()) -> tuple[str, str, dict]:  # noqa: B008
+    async def animate(
+        photo: str,
+        driver: str,
+        settings: Any,
+        face_photo: str | None = None,
+        progress: Any = gr.Progress(),  # noqa: B008
+    ) -> tuple[str, str, dict]:
         """Animate a photo with a driver, and wait for it.
 
         Args:
             photo: a picture.
             driver: a video, or a zip of numbered pictures.
             settings: of the clip, by the names of animate.py's flags.
+            face_photo: another picture of the same person, whose face is kept.
 
         Returns:
             The clip, the same side by side with photo, driver and skeleton, and what run.json says.
@@ -33,7 +40,7 @@ def add_api(server: Server) -> None:
         try:
             if not isinstance(settings or {}, dict):
                 raise InputError("settings are no object; give settings by their names")
-            job = await asyncio.to_thread(server.begin, photo, driver, settings or {})
+            job = await asyncio.to_thread(server.begin, Uploads(photo, driver, face_photo), settings or {})
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from None
         while job.state in (WAITING, RUNNING):
@@ -51,6 +58,7 @@ def add_api(server: Server) -> None:
             as_path(gr.Image(label="photo", type="filepath")),
             as_path(gr.File(label="driver")),
             gr.JSON(label="settings", value={}),
+            as_path(gr.Image(label="face_photo", type="filepath")),
         ]
         outputs = [gr.File(label="clip"), gr.File(label="side by side"), gr.JSON(label="run")]
         gr.Button().click(animate, inputs, outputs, api_name="animate", concurrency_limit=None)

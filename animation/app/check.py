@@ -87,10 +87,13 @@ class Checker:
         people = find_people.estimate(pixels)
         check.photo = _small(canvas)
         _frame_people(check.photo, canvas.size, people, None)
-        if faces:
+        if faces and inputs.face_photo is None:
             near = framing.face and np.multiply(framing.face, canvas.size)
             _frame_faces(check.photo, canvas.size, faces, choose_face(faces, near=near))
-        yield judge_faces(canvas.size, faces, way)
+        if inputs.face_photo is None:
+            yield judge_faces(canvas.size, faces, way)
+        else:
+            yield judge_faces(inputs.face_photo.size, *find_faces(np.asarray(inputs.face_photo)), own=False)
         recording = Recording(people, canvas.size, [], (1, 1), inputs.driver.fps, face=framing.face)
         found = photo_person(recording, settings.person == "all", settings.confidence)
         yield Finding(OK, "photo's person", f"found, confidence {found.scores[:, :18].mean():.2f}")

@@ -9,7 +9,7 @@ import gradio as gr
 from animation.app import looks, results
 from animation.app.check import Check, nearest_person
 from animation.app.components import value_of
-from animation.app.jobs import DONE, FAILED, RUNNING, STOPPED, WAITING, Job
+from animation.app.jobs import DONE, FAILED, RUNNING, STOPPED, WAITING, Job, Uploads
 from animation.app.server import Server
 from animation.app.settings import CHOSEN
 from animation.clip.results import CSIM_PLOT, SIDE_BY_SIDE
@@ -34,14 +34,14 @@ class Events:
     def __init__(self, server: Server, parts: SimpleNamespace):
         self.server, self.parts = server, parts
 
-    def look(self, photo: str | None, video: str | None, packed: str | None, *shown: Any) -> dict:
+    def look(self, *shown: Any) -> dict:
         """What is found in the inputs, as soon as they are there."""
-        driver = video or packed
+        uploads, choices = given(shown)
         try:
-            if photo is None or driver is None:
-                self.server.jobs.check(photo, driver)
+            if uploads.photo is None or uploads.driver is None:
+                self.server.jobs.check(uploads)
                 return self._looked("", Check())
-            check = self.server.look(photo, driver, chosen(shown))
+            check = self.server.look(uploads, chosen(choices))
         except InputError as error:
             return self._looked(looks.error(str(error)), Check())
         return self._looked(looks.findings(check.findings), check)
@@ -59,13 +59,13 @@ class Events:
             parts.plan: "",
         } | ({parts.empty: gr.update(visible=False)} if told else {})
 
-    def plan(self, photo: str | None, video: str | None, packed: str | None, *shown: Any) -> str:
+    def plan(self, *shown: Any) -> str:
         """How long the clip will take, and how much memory."""
-        driver = video or packed
-        if photo is None or driver is None:
+        uploads, choices = given(shown)
+        if uploads.photo is None or uploads.driver is None:
             return ""
         try:
-            return looks.plan(self.server.plan(photo, driver, chosen(shown)))
+            return looks.plan(self.server.plan(uploads, chosen(choices)))
         except InputError:
             return ""  # the look has told it, or the start will
 
@@ -74,15 +74,17 @@ class Events:
         number = nearest_person(centres, *event.index)
         return "track" if number is None or len(centres) == 1 else str(number)
 
-    def start(self, photo: str | None, video: str | None, packed: str | None, *shown: Any) -> dict:
+    def start(self, *shown: Any) -> dict:
         """Put a clip into the queue."""
-        return self._begun(lambda: self.server.begin(photo, video or packed, chosen(shown)))
+        uploads, choices = given(shown)
+        return self._begun(lambda: self.server.begin(uploads, chosen(choices)))
 
     def example(self) -> dict:
         """Put the example's clip into the queue, and its photo and driver on the page."""
         photo, driver = map(str, EXAMPLE)
-        begun = self._begun(lambda: self.server.begin(photo, driver, EXAMPLE_VALUES))
-        return begun | {self.parts.photo: photo, self.parts.video: driver, self.parts.packed: None}
+        begun = self._begun(lambda: self.server.begin(Uploads(photo, driver), EXAMPLE_VALUES))
+        parts = self.parts
+        return begun | {parts.photo: photo, parts.face_photo: None, parts.video: driver, parts.packed: None}
 
     def again(self, name: str | None) -> dict:
         """Put the shown clip into the queue with another seed."""
@@ -169,6 +171,12 @@ class Events:
     def _status(self, job: Job) -> str:
         runner = self.server.runner
         return looks.run(job, runner.progress(job), runner.place(job), results.figures(job))
+
+
+def given(shown: tuple) -> tuple[Uploads, tuple]:
+    """The uploads, and the choices, of what the page's components show."""
+    photo, face_photo, video, packed, *choices = shown
+    return Uploads(photo, video or packed, face_photo), tuple(choices)
 
 
 def chosen(shown: tuple) -> dict[str, Any]:

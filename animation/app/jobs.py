@@ -2,6 +2,7 @@
 
 clips/NAME/job.json          what was asked for, and how it stands
 clips/NAME/photo.png         and driver.mp4, or driver/ with pictures: the uploads under names of ours
+clips/NAME/face_photo.png    where another picture of the face was given
 clips/NAME/log.txt           what the run printed
 clips/NAME/result/           the output folder of animate.py
 """
@@ -32,6 +33,22 @@ WAITING, RUNNING, STOPPED, FAILED, DONE = "waiting", "running", "stopped", "fail
 NAME = re.compile(r"[0-9a-f]{24}")
 JOB_FILE, LOG_FILE, DRIVER_FOLDER = "job.json", "log.txt", "driver"
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".gif", ".webp")  # that a copy may keep; others become .mp4
+PICTURES = {"photo": "the photo", "face_photo": "the picture of the face"}  # uploads, and their names in messages
+
+
+@dataclass(frozen=True)
+class Uploads:
+    """Paths of what a visitor gave; None where nothing was given.
+
+    Attributes:
+        photo: a picture.
+        driver: a video, or a zip of pictures.
+        face_photo: another picture of the same person, whose face is kept.
+    """
+
+    photo: str | Path | None
+    driver: str | Path | None
+    face_photo: str | Path | None = None
 
 
 @dataclass
@@ -42,6 +59,7 @@ class Job:
         folder: its own, of a random name.
         photo, driver: its inputs, by their names in the folder.
         values: what was chosen of a clip's settings, by name.
+        face_photo: another picture of the face, by its name in the folder; None: the photo's face is kept.
         state: `WAITING`, `RUNNING`, `STOPPED` (it can go on), `FAILED` or `DONE`.
         error: why it failed, in one line.
         created, changed: seconds since the epoch.
@@ -51,6 +69,7 @@ class Job:
     photo: str
     driver: str
     values: dict[str, Any]
+    face_photo: str | None = None
     state: str = STOPPED
     error: str | None = None
     created: float = field(default_factory=time.time)
@@ -71,6 +90,7 @@ class Job:
         chosen = vars(chosen_settings(self.values)) | servers
         places = {
             "photo": str(self.folder / self.photo),
+            "face_photo": str(self.folder / self.face_photo) if self.face_photo else None,
             "video": str(self.folder / self.driver),
             "output": str(self.result),
         }
@@ -128,34 +148,35 @@ class Jobs:
         """The clips that began last, the last one first."""
         return sorted(self._known.values(), key=lambda job: job.created, reverse=True)[:most]
 
-    def check(self, photo: str | Path | None, driver: str | Path | None, end: float | None = None) -> str:
-        """Check uploads, as far as they are there, and return the photo's ending. Raises InputError."""
-        if driver is not None and not zipfile.is_zipfile(driver):
-            check_video(Path(driver), self.limits, end)
-        return "" if photo is None else check_picture(Path(photo), self.limits)
+    def check(self, uploads: Uploads, end: float | None = None) -> dict[str, str]:
+        """Check uploads, as far as they are there, and return the pictures' names in a folder. Raises InputError."""
+        if uploads.driver is not None and not zipfile.is_zipfile(uploads.driver):
+            check_video(Path(uploads.driver), self.limits, end)
+        given = {name: path for name in PICTURES if (path := getattr(uploads, name)) is not None}
+        return {name: name + check_picture(Path(path), self.limits, PICTURES[name]) for name, path in given.items()}
 
-    def make(self, photo: str | Path | None, driver: str | Path | None, values: dict[str, Any]) -> Job:
+    def make(self, uploads: Uploads, values: dict[str, Any]) -> Job:
         """Check uploads and choices, and take them into a new folder.
 
         Args:
-            photo: an uploaded picture.
-            driver: an uploaded video, or a zip of pictures.
+            uploads: photo and driver at least.
             values: what was chosen of a clip's settings, by name.
 
         Raises:
             InputError: something is missing, too large, unreadable, or makes no sense.
         """
-        if photo is None or driver is None:
-            raise InputError(f"there is no {'photo' if photo is None else 'driver'} yet; give one")
-        photo, driver = Path(photo), Path(driver)
-        chosen = chosen_settings(values)
-        suffix, zipped = self.check(photo, driver, chosen.end), zipfile.is_zipfile(driver)
+        if uploads.photo is None or uploads.driver is None:
+            raise InputError(f"there is no {'photo' if uploads.photo is None else 'driver'} yet; give one")
+        driver, chosen = Path(uploads.driver), chosen_settings(values)
+        pictures, zipped = self.check(uploads, chosen.end), zipfile.is_zipfile(driver)
         folder = self.folder / secrets.token_hex(12)
         folder.mkdir(mode=0o700)
         try:
             kept = driver.suffix.lower() if driver.suffix.lower() in VIDEO_SUFFIXES else ".mp4"
-            job = Job(folder, f"photo{suffix}", DRIVER_FOLDER if zipped else f"driver{kept}", values)
-            _take(photo, folder / job.photo)
+            taken = DRIVER_FOLDER if zipped else f"driver{kept}"
+            job = Job(folder, pictures["photo"], taken, values, pictures.get("face_photo"))
+            for name, file in pictures.items():
+                _take(Path(getattr(uploads, name)), folder / file)
             if zipped:
                 unpack_pictures(driver, folder / job.driver, self.limits)
             else:
@@ -193,8 +214,9 @@ class Jobs:
         """The same clip with other choices, in a folder of its own, with the skeletons of the first one."""
         folder = self.folder / secrets.token_hex(12)
         folder.mkdir(mode=0o700)
-        new = Job(folder, job.photo, job.driver, job.values | changes)
-        for source in (job.folder / job.photo, job.folder / job.driver, job.result / INTERMEDIATE_FOLDER):
+        new = Job(folder, job.photo, job.driver, job.values | changes, job.face_photo)
+        uploads = (job.folder / name for name in (job.photo, job.driver, job.face_photo) if name)
+        for source in (*uploads, job.result / INTERMEDIATE_FOLDER):
             target = folder / source.relative_to(job.folder)
             if source.is_dir():
                 shutil.copytree(source, target)

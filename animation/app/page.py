@@ -51,15 +51,13 @@ def _inputs(parts: SimpleNamespace, preset: str, example: bool) -> None:
     with gr.Row(elem_classes="uploads"):
         with gr.Column(min_width=240):
             gr.HTML(looks.heading("Photo"))
-            picture = gr.Image(
-                type="filepath",
-                label="Photo of the person",
-                sources=["upload", "clipboard", "webcam"],
-                height=UPLOAD_HEIGHT,
-                buttons=[],
-                elem_id="photo",
-                placeholder="Drop or paste a photo, or click to choose",
-            )
+            picture: dict[str, Any] = {"type": "filepath", "sources": ["upload", "clipboard", "webcam"]}
+            picture |= {"height": below, "buttons": [], "placeholder": "Drop or paste a photo, or click to choose"}
+            with gr.Tabs(elem_classes="kinds"):
+                with gr.Tab("Person"):
+                    photo = gr.Image(label="Photo of the person", elem_id="photo", **picture)
+                with gr.Tab("Face", elem_id="another-face"):
+                    face = gr.Image(label="Another picture that shows the face", elem_id="face-photo", **picture)
         with gr.Column(min_width=240):
             gr.HTML(looks.heading("Driver"))
             with gr.Tabs(elem_classes="kinds"):
@@ -67,9 +65,9 @@ def _inputs(parts: SimpleNamespace, preset: str, example: bool) -> None:
                     video = gr.Video(
                         label="Video whose movement is taken", sources=["upload"], height=below, elem_id="driver"
                     )
-                with gr.Tab("Skeletons"):
+                with gr.Tab("Skeletons", elem_id="zipped"):
                     packed = gr.File(label="Zip of numbered pictures", file_types=[".zip"], height=below, elem_id="zip")
-    parts.photo, parts.video, parts.packed = map(as_path, (picture, video, packed))
+    parts.photo, parts.face_photo, parts.video, parts.packed = map(as_path, (photo, face, video, packed))
     parts.problem = gr.HTML(visible=False, elem_id="problem")
     with gr.Row():
         parts.go = gr.Button("Animate", variant="primary", elem_id="go", scale=3, min_width=120)
@@ -154,14 +152,15 @@ def _gallery(parts: SimpleNamespace) -> None:
 def _connect(page: gr.Blocks, parts: SimpleNamespace, events: Events) -> None:
     """What happens when."""
     settings = parts.settings
-    inputs = [parts.photo, parts.video, parts.packed, *(settings[name] for name in CHOSEN)]
+    uploads = [parts.photo, parts.face_photo, parts.video, parts.packed]
+    inputs = [*uploads, *(settings[name] for name in CHOSEN)]
     looked = [parts.check, parts.findings, parts.pictures, parts.found_photo, parts.found_driver, parts.aligned]
     looked += [parts.centres, parts.plan, parts.empty]
     shown = [parts.shown, parts.seen, parts.timer, parts.status, parts.cancel, parts.go_on, parts.again, parts.remove]
     shown += [parts.skeletons, parts.preview, parts.result, parts.clip, parts.side_by_side, parts.likeness, parts.files]
     shown += [parts.gallery, parts.gallery_heading, parts.listed, parts.empty, parts.problem]
     latest: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": 1} | QUIET
-    given = [part.change for part in (parts.photo, parts.video, parts.packed)]
+    given = [part.change for part in uploads]
     looking = gr.on([*given, *(settings[name].change for name in LOOKED_AT)], events.look, inputs, looked, **latest)
     looking.then(events.plan, inputs, parts.plan, **latest)
     gr.on([settings[name].change for name in PLANNED_WITH], events.plan, inputs, parts.plan, **latest)
@@ -170,7 +169,7 @@ def _connect(page: gr.Blocks, parts: SimpleNamespace, events: Events) -> None:
     parts.found_driver.select(events.pick_person, parts.centres, settings["person"], **QUIET)
     parts.die.click(drawn_seed, None, settings["seed"], **QUIET)
     begun = parts.go.click(events.start, inputs, shown, **QUIET)
-    example = parts.example.click(events.example, None, [*shown, parts.photo, parts.video, parts.packed], **QUIET)
+    example = parts.example.click(events.example, None, [*shown, *uploads], **QUIET)
     for event in (begun, example):
         event.then(None, js=TO_OUTCOME)
     for button in ("cancel", "go_on", "again", "remove"):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from animation.app.check import Check, Checker
-from animation.app.jobs import Job, Jobs
+from animation.app.jobs import Job, Jobs, Uploads
 from animation.app.preview import Previews
 from animation.app.runner import Runner, command_of, run_environment
 from animation.errors import InputError
@@ -32,9 +32,9 @@ class Server:
     previews: Previews
     checker: Checker = field(default_factory=Checker)
 
-    def begin(self, photo: str | None, driver: str | None, values: dict[str, Any]) -> Job:
+    def begin(self, uploads: Uploads, values: dict[str, Any]) -> Job:
         """Check everything, and put a new clip into the queue. Raises InputError."""
-        return self._queue(self.jobs.make(photo, driver, values))
+        return self._queue(self.jobs.make(uploads, values))
 
     def again(self, job: Job, **changes: Any) -> Job:
         """The same clip with other choices, in the queue. Raises InputError."""
@@ -55,9 +55,9 @@ class Server:
             raise
         return job
 
-    def look(self, photo: str | None, driver: str | None, values: dict[str, Any]) -> Check:
+    def look(self, uploads: Uploads, values: dict[str, Any]) -> Check:
         """What is found in a clip's inputs. Raises InputError."""
-        job = self.jobs.make(photo, driver, values)
+        job = self.jobs.make(uploads, values)
         try:
             settings, inputs = self.jobs.read(job, **self.servers)
             check = self.checker(settings, inputs)
@@ -67,7 +67,7 @@ class Server:
         finally:
             self.jobs.forget(job)
 
-    def plan(self, photo: str | None, driver: str | None, values: dict[str, Any]) -> str:
+    def plan(self, uploads: Uploads, values: dict[str, Any]) -> str:
         """How long a clip will take and how much memory, in a line. Raises InputError.
 
         A process of its own finds out, so that this one never holds memory of a GPU; not while it would slow down a
@@ -75,7 +75,7 @@ class Server:
         """
         if self.runner.is_short_of_cores:
             return "How long it will take is found out when no other clip is being made."
-        job = self.jobs.make(photo, driver, values)
+        job = self.jobs.make(uploads, values)
         try:
             done = subprocess.run(
                 command_of(job.settings(**self.servers), "--dry_run"),

@@ -141,17 +141,23 @@ def check_face(photo_path: str, checkpoints: Checkpoints) -> Iterator[Finding]:
     yield judge_faces(photo.size, *FaceFinder(checkpoints.face_models, checkpoints.dwpose)(np.asarray(photo)))
 
 
-def judge_faces(photo_size: tuple[int, int], faces: Sequence[Face], way: str | None) -> Finding:
-    """Whether a photo of a size has a face that is large enough, from what `FaceFinder` found in it."""
+def judge_faces(photo_size: tuple[int, int], faces: Sequence[Face], way: str | None, own: bool = True) -> Finding:
+    """Whether a photo of a size, or else another picture of the face, has one that is large enough.
+
+    Args:
+        faces, way: what `FaceFinder` found in it.
+        own: whether it is the photo.
+    """
+    subject = "photo's face" if own else "face's own picture"
     if not faces:
         remedy = "take a photo with a larger, frontal, unobstructed face"
-        return Finding(WARNING, "photo's face", "no face found", remedy)
+        return Finding(WARNING, subject, "no face found", remedy)
     left, top, right, bottom = max(faces, key=lambda face: face.area).box
     text = f"{right - left:.0f}×{bottom - top:.0f} pixels of {photo_size[0]}×{photo_size[1]}, found by {way}"
     if len(faces) > 1:
-        text += f", the largest of {len(faces)} (--face takes another)"
+        text += f", the largest of {len(faces)}{' (--face takes another)' if own else ''}"
     small = min(right - left, bottom - top) < SMALL_FACE * min(photo_size)
-    return judge("photo's face", f"small: {text}" if small else text, small, "crop the photo closer")
+    return judge(subject, f"small: {text}" if small else text, small, "crop the photo closer")
 
 
 def check_poses(photo_path: str | None, driver_path: str | None, checkpoints: Checkpoints) -> Iterator[Finding]:
