@@ -11,7 +11,7 @@ from animation import cli
 from puppets.writing import Format, write_case
 
 FORM = Format(width=128, height=128, num_frames=16)
-CASES = {"case-1": (8, "same"), "case-2": (1, "cross"), "case-3": (6, "hidden")}  # number and kind of `write_case`
+CASES = {"case-1": (9, "same"), "case-2": (1, "cross"), "case-3": (6, "hidden")}  # number and kind of `write_case`
 
 
 def main() -> None:
