@@ -15,7 +15,7 @@ from animation.app.uploads import as_path
 
 LOOKED_AT = ("size", "fit", "alignment", "person", "face", "start", "end", "confidence", "canvas")
 PLANNED_WITH = ("preset", "num_inference_steps", "face_optimization", "loop", "max_seconds", "fps", "tile_size")
-UPLOAD_HEIGHT, TAB_HEIGHT = 300, 42  # pixels
+HEIGHT = 258  # of an upload, pixels
 TICK = 1.0  # seconds between looks at a run
 TO_OUTCOME = "() => document.getElementById('outcome').scrollIntoView({behavior: 'smooth', block: 'nearest'})"
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -47,12 +47,11 @@ def _inputs(parts: SimpleNamespace, preset: str, example: bool) -> None:
     def setting(name: str, **changes: Any) -> None:
         parts.settings[name] = component(name, **changes)
 
-    below = UPLOAD_HEIGHT - TAB_HEIGHT
     with gr.Row(elem_classes="uploads"):
         with gr.Column(min_width=240):
             gr.HTML(looks.heading("Photo"))
             picture: dict[str, Any] = {"type": "filepath", "sources": ["upload", "clipboard", "webcam"]}
-            picture |= {"height": below, "buttons": [], "placeholder": "Drop or paste a photo, or click to choose"}
+            picture |= {"height": HEIGHT, "buttons": [], "placeholder": "Drop or paste a photo, or click to choose"}
             with gr.Tabs(elem_classes="kinds"):
                 with gr.Tab("Person"):
                     photo = gr.Image(label="Photo of the person", elem_id="photo", **picture)
@@ -63,10 +62,12 @@ def _inputs(parts: SimpleNamespace, preset: str, example: bool) -> None:
             with gr.Tabs(elem_classes="kinds"):
                 with gr.Tab("Video"):
                     video = gr.Video(
-                        label="Video whose movement is taken", sources=["upload"], height=below, elem_id="driver"
+                        label="Video whose movement is taken", sources=["upload"], height=HEIGHT, elem_id="driver"
                     )
                 with gr.Tab("Skeletons", elem_id="zipped"):
-                    packed = gr.File(label="Zip of numbered pictures", file_types=[".zip"], height=below, elem_id="zip")
+                    packed = gr.File(
+                        label="Zip of numbered pictures", file_types=[".zip"], height=HEIGHT, elem_id="zip"
+                    )
     parts.photo, parts.face_photo, parts.video, parts.packed = map(as_path, (photo, face, video, packed))
     parts.problem = gr.HTML(visible=False, elem_id="problem")
     with gr.Row():
