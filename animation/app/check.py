@@ -82,18 +82,15 @@ class Checker:
         if in_photo:
             framing = framing.keeping(choose_face(in_photo, settings.face).box.tolist())
         canvas = framing.apply(inputs.photo)
-        pixels = np.asarray(canvas)
-        faces, way = find_faces(pixels)
-        people = find_people.estimate(pixels)
+        kept, own = inputs.face_photo or canvas, inputs.face_photo is None  # the picture whose face is kept
+        faces, way = find_faces(np.asarray(kept))
+        people = find_people.estimate(np.asarray(canvas))
         check.photo = _small(canvas)
         _frame_people(check.photo, canvas.size, people, None)
-        if faces and inputs.face_photo is None:
+        if faces and own:
             near = framing.face and np.multiply(framing.face, canvas.size)
             _frame_faces(check.photo, canvas.size, faces, choose_face(faces, near=near))
-        if inputs.face_photo is None:
-            yield judge_faces(canvas.size, faces, way)
-        else:
-            yield judge_faces(inputs.face_photo.size, *find_faces(np.asarray(inputs.face_photo)), own=False)
+        yield judge_faces(kept.size, faces, way, own)
         recording = Recording(people, canvas.size, [], (1, 1), inputs.driver.fps, face=framing.face)
         found = photo_person(recording, settings.person == "all", settings.confidence)
         yield Finding(OK, "photo's person", f"found, confidence {found.scores[:, :18].mean():.2f}")
