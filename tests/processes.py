@@ -1,6 +1,7 @@
 """Several processes that work together over gloo, forked from a test, which saves them its imports."""
 
 import faulthandler
+import gc
 import os
 import pickle
 import socket
@@ -21,6 +22,7 @@ def together(folder: Path, count: int, make) -> list:
         port = free.getsockname()[1]
 
     def work(rank: int) -> None:
+        gc.freeze()  # garbage of the parent's, as a video half read, waits when freed for threads that are not here
         faulthandler.dump_traceback_later(PATIENCE, exit=True)
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}

@@ -1,5 +1,6 @@
 """One video on several processes over gloo gives the latents and frames of one, and what goes wrong is one line."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import psutil
 import pytest
@@ -30,6 +32,7 @@ from tests.clips import clip_settings, flags_of, frames_of
 from tests.conftest import relative_error
 from tests.processes import posix, together
 from tests.synthetic import tiny_arcface
+from tests.test_app_limits import write_video
 from tests.test_sampling import scheduler
 
 ROOT = Path(__file__).parents[1]
@@ -102,6 +105,24 @@ def animate(components, case, monkeypatch):
         }
 
     return run
+
+
+@posix
+def test_what_a_test_left_half_read_hangs_no_process(tmp_path, monkeypatch):
+    """Where a process frees a decoder that its parent left, it waits for threads that a fork does not take along."""
+    monkeypatch.setattr("tests.processes.PATIENCE", 20)
+    write_video(tmp_path / "video.mp4")
+    container = av.open(tmp_path / "video.mp4")
+    container.streams.video[0].thread_type, container.streams.video[0].thread_count = "FRAME", 2
+    next(container.decode(video=0))
+    left = [container]
+    left.append(left)  # so that it waits for a collection
+    gc.disable()
+    try:
+        del container, left
+        together(tmp_path, 1, lambda _: gc.collect())
+    finally:
+        gc.enable()
 
 
 @posix
