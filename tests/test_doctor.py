@@ -96,6 +96,16 @@ def test_a_photo_without_a_face_and_a_far_pose_are_warnings(folders, monkeypatch
     assert "DWPose's face points" in found["photo's face"]["text"]
 
 
+def test_the_face_is_looked_for_in_its_own_picture(folders, monkeypatch, capsys):
+    Image.new("RGB", (400, 500)).save(folders / "face.png")
+    more = ["--photo", f"{folders}/photo.png", "--face_photo", f"{folders}/face.png"]
+    found, status = findings(folders, monkeypatch, capsys, *more)
+    assert (status, "photo's face" in found, found["face's own picture"]["level"]) == (0, False, OK)
+    assert "of 400×500, found by the face detector" in found["face's own picture"]["text"]
+    found, status = findings(folders, monkeypatch, capsys, "--face_photo", f"{folders}/none.png")
+    assert (status, found["face's own picture"]["level"]) == (1, PROBLEM)
+
+
 def test_versions():
     tried = {"numpy": np.__version__, "pillow": "0.1", "no-such-library": "1.0"}
     levels = {finding.text: finding.level for finding in diagnosis.check_versions(tried)}

@@ -20,6 +20,7 @@ class DoctorSettings(Settings):
     """The flags."""
 
     photo: str | None = flag(None, "also look for its face and person", metavar="FILE")
+    face_photo: str | None = flag(None, "look for the face in this picture, not in the photo", metavar="FILE")
     driver: str | None = flag(None, "also look for the people in a video or a folder of frames", metavar="PATH")
     checkpoints: str | None = flag(
         None, "the folder of Animation, SVD and DWPose; left out, the one that all scripts use", metavar="DIR"
@@ -46,8 +47,9 @@ def main() -> None:
     findings = [*diagnosis.check_versions(diagnosis.tried_versions()), diagnosis.check_networks(checkpoints)]
     findings += diagnosis.check_machine(Path(), checkpoints.tiny)
     findings += verify(checkpoints)
-    if settings.photo is not None:
-        findings += guarded("photo's face", diagnosis.check_face(settings.photo, checkpoints))
+    if kept := settings.face_photo or settings.photo:
+        own = settings.face_photo is None
+        findings += guarded(diagnosis.FACE_OF[own], diagnosis.check_face(kept, checkpoints, own))
     if settings.photo is not None or settings.driver is not None:
         findings += guarded("poses", diagnosis.check_poses(settings.photo, settings.driver, checkpoints))
     if settings.json:

@@ -27,6 +27,7 @@ PACKAGE = "stableanimator"
 RUNTIMES = "onnxruntime", "onnxruntime-gpu"  # of which one can be installed at a time
 NEEDED_GIB = {"disk": 5, "memory": 12, "GPU memory": 10}  # below: a warning
 SMALL_FACE = 0.08  # of the photo's shorter side
+FACE_OF = {True: "photo's face", False: "face's own picture"}  # by whether the picture is the photo
 FRAMES_LOOKED_AT = 8  # of a driver, spread over its length
 BORDER = 0.01  # of a picture's side: a person's box that comes as near touches it
 VIEWS = {  # what is in view of a person, and the body's key points of which one shows it
@@ -135,10 +136,13 @@ def check_onnxruntime(wants_cuda: bool) -> Finding:
     return judge("onnxruntime", f"{onnxruntime.__version__} runs on {running}", lost, remedy)
 
 
-def check_face(photo_path: str, checkpoints: Checkpoints) -> Iterator[Finding]:
-    """Whether the photo's face is found, how, and whether it is large enough. Raises InputError."""
-    photo = load_photo(photo_path)
-    yield judge_faces(photo.size, *FaceFinder(checkpoints.face_models, checkpoints.dwpose)(np.asarray(photo)))
+def check_face(path: str, checkpoints: Checkpoints, own: bool = True) -> Iterator[Finding]:
+    """Whether the face is found in the photo (`own`) or in another picture of it, as `judge_faces` tells.
+
+    Raises InputError.
+    """
+    picture = load_photo(path)
+    yield judge_faces(picture.size, *FaceFinder(checkpoints.face_models, checkpoints.dwpose)(np.asarray(picture)), own)
 
 
 def judge_faces(photo_size: tuple[int, int], faces: Sequence[Face], way: str | None, own: bool = True) -> Finding:
@@ -148,7 +152,7 @@ def judge_faces(photo_size: tuple[int, int], faces: Sequence[Face], way: str | N
         faces, way: what `FaceFinder` found in it.
         own: whether it is the photo.
     """
-    subject = "photo's face" if own else "face's own picture"
+    subject = FACE_OF[own]
     if not faces:
         remedy = "take a photo with a larger, frontal, unobstructed face"
         return Finding(WARNING, subject, "no face found", remedy)
