@@ -25,6 +25,7 @@ SCRIPTS = sorted(path.stem for path in (ROOT / "animation" / "commands").glob("[
 OTHERS_FLAGS = {
     "--no-deps",
     "--logdir",
+    "--no-compile",
     "--pdb",
     "--num_processes",
     "--nproc_per_node",
@@ -34,7 +35,7 @@ OTHERS_FLAGS = {
 }
 EXAMPLE = {"--no_mp4"}  # of CONTRIBUTING.md: a flag that is not there
 PARTS = {"make_puppets": ("clips", "training", "cases")}  # commands that have parts with flags of their own
-FRONT_DOOR = "pip install -r requirements.txt && bash command_basic_infer.sh"
+FRONT_DOOR = "pip install --no-compile -r requirements.txt && bash command_basic_infer.sh"
 TEST_COMMAND = "<!-- the test command -->\n```bash\npip install -r requirements-dev.txt && python -m pytest\n```"
 
 
