@@ -92,12 +92,16 @@ def handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], o
             signal.signal(number, former)
 
 
+def ending_signals() -> list[int]:
+    """The signals that ask this process to end; without those that it ignores, as a shell's background job does."""
+    return [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) is not signal.SIG_IGN]
+
+
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
     """Let a signal end what runs within by Interrupted, whatever error a library makes of that in its midst."""
-    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as of a job in the background of a shell
     _SIGNALS.clear()
-    with handled((signal.SIGTERM,) if ignored else (signal.SIGTERM, signal.SIGINT), _interrupt):
+    with handled(ending_signals(), _interrupt):
         try:
             yield
         except Exception:

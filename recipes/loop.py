@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import json
 import logging
-import signal
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -121,7 +120,7 @@ def _batch(make: Callable[[int], dict[str, np.ndarray]], numbers: list[int]) -> 
 def _interruptible() -> Iterator[list]:
     """A list that an interrupt or a termination fills, so that the step at work is finished and kept."""
     received: list[int] = []
-    with cli.handled((signal.SIGINT, signal.SIGTERM), lambda number, _frame: received.append(number)):
+    with cli.handled(cli.ending_signals(), lambda number, _frame: received.append(number)):
         yield received
 
 

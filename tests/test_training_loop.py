@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,12 +30,12 @@ from animation.evaluation.metrics import psnr
 from animation.flags import LATENTS, add_flags, parse
 from animation.media.images import FrameFolder
 from animation.training import checkpoint as checkpoints
-from animation.training import engine
+from animation.training import engine, loop
 from animation.training import settings as settings_module
 from animation.training.clips import Bucket
 from animation.training.loop import Trainer
 from animation.training.model import idle_parameters, load_models
-from animation.training.settings import TrainingSettings
+from animation.training.settings import OPTIMIZERS, TrainingSettings
 from animation.training.validation import Validation
 from animation.weights.layout import fill_in
 from animation.weights.loading import load_unet, load_vae, new_unet
@@ -179,8 +180,10 @@ def test_a_run_writes_checkpoints_that_inference_reads(flags, case, data, monkey
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_to_the_same_weights(flags, monkeypatch, tmp_path):
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_killed_run_resumes_to_the_same_weights(flags, optimizer, monkeypatch, tmp_path):
     flags |= {
+        "--optimizer": optimizer,
         "--max_train_steps": 8,
         "--checkpointing_steps": 3,
         "--use_ema": None,
@@ -209,6 +212,45 @@ def test_a_killed_run_resumes_to_the_same_weights(flags, monkeypatch, tmp_path):
     assert not list(flags["--output_dir"].glob("*.partial"))
     before = weights(whole["--output_dir"] / "checkpoint-3")
     assert not equal(before, weights(ends[0]))  # a control
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_interrupt_keeps_the_step_at_work(flags, processes, monkeypatch, tmp_path):
+    """Of one process, and of the launcher of two; the run that goes on ends as one that was never stopped."""
+    launch = ["-m", "animation.launch", "--multi_gpu", f"--num_processes={processes}"] * (processes > 1)
+    endless = arguments(flags | {"--max_train_steps": 10_000, "--learning_rate": 3e-4})
+    command = [sys.executable, *launch, "train.py", *endless]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    journal, deadline = flags["--output_dir"] / "training_log.jsonl", time.monotonic() + 120
+    while time.monotonic() < deadline and not (journal.is_file() and '"step": 2' in journal.read_text()):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == cli.INTERRUPTED_STATUS, told[-2000:]
+    (left,) = checkpoints.checkpoint_folders(flags["--output_dir"])
+    assert f"{left.name} is kept; --resume_from_checkpoint latest goes on from there" in told
+    assert told.strip().splitlines()[-1] == f"error: {cli.INTERRUPTED}"
+    step = int(left.name.removeprefix("checkpoint-"))
+    flags |= {"--max_train_steps": step + 2, "--learning_rate": 3e-4, "--per_gpu_batch_size": processes}
+    whole = flags | {"--output_dir": tmp_path / "whole"}
+    assert [run(each, monkeypatch) for each in (flags | {"--resume_from_checkpoint": "latest"}, whole)] == [0, 0]
+    assert len(log(whole)) == step + 2
+    assert relative_difference(log(flags), log(whole)) < 1e-4
+    assert relative_difference(log(whole)[:2], log(whole)[-2:]) > 1e-2  # a control
+
+
+def test_a_second_interrupt_ends_at_once(monkeypatch):
+    """But one that comes with the first is a launcher's, which passes it on."""
+    now, trainer = [10.0], SimpleNamespace(interrupted=None)
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    Trainer._note_interrupt(trainer, signal.SIGINT, None)
+    now[0] += loop.PATIENCE - 0.1
+    Trainer._note_interrupt(trainer, signal.SIGINT, None)
+    assert trainer.interrupted == 10
+    now[0] += 0.2
+    with pytest.raises(cli.Interrupted):
+        Trainer._note_interrupt(trainer, signal.SIGINT, None)
 
 
 @pytest.mark.slow
@@ -555,6 +597,7 @@ def test_the_validation_case(case, tmp_path):
         ({"--face_models": "none"}, "none: the face models"),
         ({"--validation_image": "a.png"}, "give --validation_control_folder too"),
         ({"--use_8bit_adam": None}, "bitsandbytes is not installed"),
+        ({"--optimizer": "muon", "--use_8bit_adam": None}, "--use_8bit_adam is of adamw"),
         ({"--report_to": "wandb"}, "the package wandb is not installed"),
         ({"--bucket": "64:x"}, "--bucket 64:x"),
         ({"--mixed_precision": "fp16"}, "fp16 on a CPU"),
@@ -584,6 +627,8 @@ def test_resuming_another_training_is_refused(flags, monkeypatch, capsys):
     assert run(flags | {"--max_train_steps": 1}, monkeypatch) == 0
     assert run(flags | {"--trainable": "all", "--resume_from_checkpoint": "latest"}, monkeypatch) == 2
     assert "trained other parameters" in capsys.readouterr().err
+    assert run(flags | {"--optimizer": "muon", "--resume_from_checkpoint": "latest"}, monkeypatch) == 2
+    assert "its run used AdamW, this one Muon; resume with the same --optimizer" in capsys.readouterr().err
 
 
 def test_nan_is_an_error(flags, checkpoint, monkeypatch, capsys, tmp_path):

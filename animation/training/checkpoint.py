@@ -117,6 +117,7 @@ class TrainingState:
             kept = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
             write_state_dict(folder / STATE_FOLDER / f"{name}.safetensors", kept)
         state = {
+            "optimizer": type(self.optimizer).__name__,
             "optimizer_numbers": numbers,
             "scaler": self.scaler.state_dict() if self.scaler is not None else None,
             "ema_steps": self.ema.optimization_step if self.ema is not None else None,
@@ -127,7 +128,7 @@ class TrainingState:
         """Take everything from a checkpoint, and return the position that was written with it.
 
         Raises:
-            CheckpointError: a file is missing or damaged, or another set of parameters was trained.
+            CheckpointError: a file is missing or damaged, or its run had other parameters or another optimizer.
         """
         path = folder / STATE_FILE
         try:
@@ -135,6 +136,10 @@ class TrainingState:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path}: cannot be read ({error}); resume from another checkpoint") from None
         if self.optimizer is not None:
+            own = type(self.optimizer).__name__
+            if position.get("optimizer", own) != own:
+                remedy = "resume with the same --optimizer and --use_8bit_adam"
+                raise CheckpointError(f"{folder}: its run used {position['optimizer']}, this one {own}; {remedy}")
             self._copy(folder, "parameters", self.parameters.values())
             self._restore_optimizer({**read_tensors(folder, "optimizer"), **position["optimizer_numbers"]})
         if self.ema is not None and position["ema_steps"] is None:

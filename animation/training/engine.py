@@ -1,14 +1,15 @@
 """What training runs on: processes, devices and number format by accelerate; the optimizer."""
 
 import importlib
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import GradientAccumulationPlugin, GradScalerKwargs, ProjectConfiguration
 
 from animation.errors import InputError
+from animation.training.muon import Muon
 from animation.training.settings import TrainingSettings
 
 # In fp16 the first steps from Stable Video Diffusion, whose face tokens are zero, overflow at any but a small scale of
@@ -40,14 +41,25 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
     return accelerator
 
 
-def make_optimizer(settings: TrainingSettings, parameters: list, learning_rate: float) -> torch.optim.Optimizer:
-    """AdamW, in 8 bits where asked for. Raises InputError where bitsandbytes does not work here."""
-    optimizer_class: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW
-    if settings.use_8bit_adam:
-        try:
-            optimizer_class = importlib.import_module("bitsandbytes.optim").AdamW8bit
-        except (ImportError, RuntimeError) as error:
-            raise InputError(f"--use_8bit_adam: bitsandbytes fails here ({error}); leave the flag out") from None
-    betas = settings.adam_beta1, settings.adam_beta2
-    decay, epsilon = settings.adam_weight_decay, settings.adam_epsilon
-    return optimizer_class(parameters, lr=learning_rate, betas=betas, weight_decay=decay, eps=epsilon)
+def make_optimizer(
+    settings: TrainingSettings, parameters: list, learning_rate: float, low_precision: bool = False
+) -> torch.optim.Optimizer:
+    """AdamW, in 8 bits where asked for, or Muon, whose products are in bf16 with `low_precision`.
+
+    Raises:
+        InputError: bitsandbytes does not work here.
+    """
+    options: dict[str, Any] = {
+        "lr": learning_rate,
+        "betas": (settings.adam_beta1, settings.adam_beta2),
+        "weight_decay": settings.adam_weight_decay,
+        "eps": settings.adam_epsilon,
+    }
+    if settings.optimizer == "muon":
+        return Muon(parameters, torch.bfloat16 if low_precision else torch.float32, **options)
+    if not settings.use_8bit_adam:
+        return torch.optim.AdamW(parameters, **options)
+    try:
+        return importlib.import_module("bitsandbytes.optim").AdamW8bit(parameters, **options)
+    except (ImportError, RuntimeError) as error:
+        raise InputError(f"--use_8bit_adam: bitsandbytes fails here ({error}); leave the flag out") from None

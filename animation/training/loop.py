@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 
 import torch
 from accelerate.utils import DistributedType, gather_object, set_seed
@@ -35,6 +36,7 @@ from animation.training.validation import Validation
 
 logger = logging.getLogger(__name__)
 
+PATIENCE = 3.0  # seconds; a launcher passes on an interrupt that its processes have had already
 PROBE_SIZE = 64  # pixels a side of a picture that is encoded to see the latents' size
 MEMORY_LEVERS = (
     "--gradient_checkpointing, --mixed_precision bf16, --use_8bit_adam, --cache_latents, fewer --sample_n_frames, "
@@ -86,6 +88,8 @@ class Trainer:
         self.bad_clips: dict[str, str] = {}  # and why, known to all processes
         self.journal = Journal(self.accelerator, self.output_dir)
         self.step = 0
+        self.interrupted: float | None = None  # when this process was first told to stop
+        self.stopping = False  # all processes, after this step
         self._load_models()
         self._prepare()
         case = settings.read_validation() if self.is_main else None
@@ -126,7 +130,10 @@ class Trainer:
         batches = f"in batches of {self.batch_size}; faces in {self.channel_order} order"
         logger.info(f"{trained} of {total} parameters are trained, {batches}")
         self.learning_rate = settings.learning_rate * (self.batch_size if settings.scale_lr else 1)
-        optimizer = make_optimizer(settings, list(self.trainable.values()), self.learning_rate)
+        if settings.optimizer == "muon" and self.sharded:
+            raise InputError("--optimizer muon: not for weights that are spread over processes (FSDP, DeepSpeed)")
+        low_precision = self.accelerator.mixed_precision in ("bf16", "fp16")
+        optimizer = make_optimizer(settings, list(self.trainable.values()), self.learning_rate, low_precision)
         # The rate is a pure function of the step: the schedule's own counter is never used.
         self.lr_factor = get_scheduler(
             settings.lr_scheduler,
@@ -207,7 +214,7 @@ class Trainer:
         batches = iter(self._loader())
         saved = self.step
         progress = tqdm(total=self.max_steps, initial=self.step, desc="training", unit="step", disable=not self.is_main)
-        with progress:
+        with progress, cli.handled(cli.ending_signals(), self._note_interrupt):
             while self.step < self.max_steps:
                 started = time.perf_counter()
                 loss, grad_norm, rate = self._optimize(batches)
@@ -222,13 +229,24 @@ class Trainer:
                 self.journal.write(self.step, values)
                 progress.set_postfix(loss=f"{loss:.4g}")
                 progress.update()
-                if self.step % settings.checkpointing_steps == 0:
+                if self.step % settings.checkpointing_steps == 0 or self.stopping:
                     self.save()
                     saved = self.step
+                if self.stopping and self.step < self.max_steps:
+                    logger.info(f"checkpoint-{self.step} is kept; --resume_from_checkpoint latest goes on from there")
+                    raise cli.Interrupted
                 if self.step % settings.validation_steps == 0:
                     self._validate()
         if saved != self.step:
             self.save()
+
+    def _note_interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        """Let the step at work be finished and kept; whoever insists seconds later, ends the run at once."""
+        now = time.monotonic()
+        if self.interrupted is None:
+            self.interrupted = now
+        elif now - self.interrupted > PATIENCE:
+            raise cli.Interrupted
 
     def _loader(self) -> DataLoader:
         batches = MicroBatches(
@@ -277,7 +295,10 @@ class Trainer:
         if self.ema is not None:
             self.ema.step(self.trainable.values())
         self._leave_out(bad)
-        loss = float(accelerator.reduce(total, "mean"))
+        # With the loss, what any process was told: all stop after the same step.
+        told = torch.tensor(float(self.interrupted is not None), device=total.device)
+        loss, stop = accelerator.reduce(torch.stack([total, told]), "mean").tolist()
+        self.stopping = stop > 0
         if not math.isfinite(loss):
             remedy = "try --mixed_precision bf16 or no, a smaller --learning_rate, and resume from the last checkpoint"
             raise NonFiniteError(f"the loss is {loss} at step {self.step + 1}; {remedy}")

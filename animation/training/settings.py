@@ -20,6 +20,7 @@ from animation.settings import CHANNEL_ORDERS, SEED
 from animation.training.check import check_data, check_share
 from animation.training.clips import RELEASED_BUCKETS, Bucket, parse_bucket, read_buckets
 
+OPTIMIZERS = ("adamw", "muon")
 LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 TRACKERS = ("tensorboard", "wandb", "comet_ml")  # each is a package's name too
 RESAMPLINGS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
@@ -141,7 +142,10 @@ class Optimization(Settings):
     gradient_accumulation_steps: int = flag(1, "such batches for one optimizer step", least=1, affects=NOTHING)
     num_train_epochs: int = flag(100, "passes through the data, if no --max_train_steps", least=1, affects=NOTHING)
     max_train_steps: int | None = flag(None, "optimizer steps in all", least=1, affects=NOTHING)
-    learning_rate: float = flag(1e-5, "of AdamW", least=0)
+    optimizer: str = flag(
+        "adamw", "muon: fewer steps to the same loss where much is to be learned (docs/training.md)", choices=OPTIMIZERS
+    )
+    learning_rate: float = flag(1e-5, "the highest", least=0)
     scale_lr: bool = flag(False, "multiply the learning rate by the samples of an optimizer step")
     lr_scheduler: str = flag("constant", "how the learning rate goes", choices=LR_SCHEDULES)
     lr_warmup_steps: int = flag(500, "steps of growing rate; constant has none", least=0)
@@ -262,6 +266,8 @@ class TrainingSettings(StartingWeights, TrainingData, Optimization, TrainingLeve
             InputError: a setting is out of range, data or a package is missing, or the output is not writable.
         """
         self.check()
+        if self.use_8bit_adam and self.optimizer != "adamw":
+            raise InputError(f"--use_8bit_adam is of adamw, not of {self.optimizer}; leave one of them out")
         packages = [
             (self.report_to in TRACKERS, f"--report_to {self.report_to}", self.report_to, "or use --report_to none"),
             (self.use_8bit_adam, "--use_8bit_adam", "bitsandbytes", "(requirements-gpu.txt) or leave the flag out"),
