@@ -6,8 +6,9 @@ Each recipe goes on from what it has kept, so that an interrupt loses nothing.
 """
 
 import argparse
-import subprocess
 import sys
+
+from recipes.loop import run_command
 
 RECIPES = (  # what is frozen in a later one comes before it
     "detectors person --steps 1500",
@@ -33,8 +34,7 @@ def main() -> None:
     args = parser.parse_args()
     for command in commands("--output", args.output, "--state", args.state):
         print(" ".join(command[1:]), flush=True)
-        if status := subprocess.run(command).returncode:
-            raise SystemExit(status)
+        run_command(command)
 
 
 if __name__ == "__main__":

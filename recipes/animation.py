@@ -12,7 +12,6 @@ cores:
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,10 +26,10 @@ from animation.errors import InputError
 from animation.files import read_json, write_text
 from animation.modules.unet import PoseGuidedUNet
 from animation.training.settings import checkpoint_folders
-from recipes.loop import fast_format
+from recipes.loop import fast_format, run_command
 
 SIDE = 128  # pixels: sharp and small rather than large and blurred
-CLIPS, CLIP_FRAMES = 1600, 16
+CLIPS, CLIP_FRAMES = 6400, 16
 FRAMES_PER_STEP = 32
 STAGES = {  # frames of a sample, steps, share of the learning rate, warm-up
     "short": (4, 2000, 1.0, 200),
@@ -42,10 +41,10 @@ UNET = {  # on latents of 16 × 16
     "out_channels": 16,
     "sample_size": 16,
     "block_out_channels": (64, 128),
-    "down_block_types": ("DownBlockSpatioTemporal", "CrossAttnDownBlockSpatioTemporal"),
+    "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "CrossAttnDownBlockSpatioTemporal"),
     "up_block_types": ("CrossAttnUpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
     "num_attention_heads": (2, 4),
-    "layers_per_block": 1,
+    "layers_per_block": (2, 1),
     "cross_attention_dim": 128,
     "addition_time_embed_dim": 32,
     "projection_class_embeddings_input_dim": 96,
@@ -93,7 +92,7 @@ def training_command(args: argparse.Namespace, stage: str, start_from: Path | No
     frames, steps, rate, warm_up = STAGES[stage]
     start = [sys.executable]
     if args.processes > 1:
-        start += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(args.processes)]
+        start += ["-m", "animation.launch", "--multi_gpu", "--num_processes", str(args.processes)]
     flags = {
         "pretrained_model_name_or_path": args.output / "checkpoints/tiny/SVD",
         "face_models": args.output / "models/tiny/antelopev2",
@@ -107,6 +106,7 @@ def training_command(args: argparse.Namespace, stage: str, start_from: Path | No
         "sample_stride": 1,
         "per_gpu_batch_size": FRAMES_PER_STEP // frames // args.processes,
         "max_train_steps": args.steps or steps,
+        "optimizer": "muon",
         "learning_rate": args.learning_rate * rate,
         "lr_scheduler": "cosine",
         "lr_warmup_steps": warm_up,
@@ -169,6 +169,7 @@ def main() -> None:
     parser.add_argument("--state", type=Path, default=Path("recipes/state"), help="where the curve is kept")
     parser.add_argument("--work", type=Path, default=Path("output/puppet_training"), help="data and training state")
     parser.add_argument("--clips", type=int, default=CLIPS, help="to train on")
+    parser.add_argument("--first_clip", type=int, default=0, help="whose characters no earlier training has seen")
     parser.add_argument(
         "--stages", nargs="+", choices=STAGES, default=list(STAGES), help="left out, all, in their order"
     )
@@ -184,11 +185,12 @@ def main() -> None:
         write_configs(args.output / "checkpoints/tiny/SVD")
         data = args.work / "data"
         clips = ["training", data, f"--rec={args.clips}", f"--rec_size={SIDE}x{SIDE}", f"--frames={CLIP_FRAMES}"]
+        clips += [f"--start={args.first_clip}", f"--workers={args.processes}"]
         clips += ["--roams", "--hidden=2"]  # every other photo hides the face, so that face tokens are needed
-        subprocess.run([sys.executable, "make_puppets.py", *map(str, clips)], check=True)
+        run_command([sys.executable, "make_puppets.py", *map(str, clips)])
         start_from = args.output / "checkpoints/tiny/Animation" if args.finetune else None
         for stage in args.stages:
-            subprocess.run(training_command(args, stage, start_from), check=True)
+            run_command(training_command(args, stage, start_from))
             start_from = last_checkpoint(args.work, [stage])
     export(last_checkpoint(args.work, args.stages), args.output)
     args.state.mkdir(parents=True, exist_ok=True)

@@ -4,10 +4,13 @@ import argparse
 import contextlib
 import json
 import logging
+import signal
+import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import torch
@@ -26,6 +29,23 @@ logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_SAVES = 60
 STEPS_BETWEEN_LOGS = 50
+
+
+def run_command(command: Sequence[str]) -> None:
+    """Run a command to its end, however this process is told to stop: the command has to keep its state first.
+
+    A terminal tells both by itself; SIGTERM is passed on. Ends this process where the command fails, as it ended.
+    """
+    process = subprocess.Popen(command)
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGTERM:
+            process.terminate()
+
+    with cli.handled(cli.ending_signals(), pass_on):
+        status = process.wait()
+    if status:
+        raise SystemExit(status if status > 0 else 128 - status)
 
 
 def recipe_arguments(

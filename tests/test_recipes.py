@@ -1,7 +1,11 @@
 import argparse
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +22,7 @@ from recipes import __main__ as every
 from recipes import animation, card, detectors, fast_modes, figures, loop, pose_estimator, recogniser, videos
 from recipes.animation import UNET
 from recipes.figures import ablation
+from tests.processes import posix
 
 
 def arguments(folder, steps):
@@ -191,9 +196,13 @@ def test_figures_have_their_spread_and_become_the_card(tmp_path):
 def test_one_command_runs_every_recipe_in_order(monkeypatch):
     ran = []
     monkeypatch.setattr(every.sys, "argv", ["recipes", "--output", "out"])
-    monkeypatch.setattr(
-        every.subprocess, "run", lambda command: ran.append(command) or SimpleNamespace(returncode=len(ran) // 3)
-    )
+
+    def run_command(command):
+        ran.append(command)
+        if len(ran) == 3:
+            raise SystemExit(1)
+
+    monkeypatch.setattr(every, "run_command", run_command)
     with pytest.raises(SystemExit):
         every.main()
     assert [command[2] for command in ran] == ["recipes.detectors", "recipes.pose_estimator", "recipes.detectors"]
@@ -203,16 +212,40 @@ def test_one_command_runs_every_recipe_in_order(monkeypatch):
     assert {f"{name}.py" for name in names} <= {path.name for path in Path(every.__file__).parent.glob("*.py")}
 
 
+@posix
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_recipe_waits_for_what_it_runs(number, tmp_path):
+    """Until that has kept its state: both get the signal from a terminal, SIGTERM is passed on."""
+    child = """if True:
+        import pathlib, signal, sys, time
+        def keep(*_):
+            time.sleep(0.5)  # longer than Python's own subprocess.run waits
+            pathlib.Path("kept").touch()
+            sys.exit(130)
+        signal.signal(signal.SIGINT, keep), signal.signal(signal.SIGTERM, keep)
+        pathlib.Path("ready").touch()
+        time.sleep(60)"""
+    script = f"import sys; from recipes.loop import run_command; run_command([sys.executable, '-c', {child!r}])"
+    environment = os.environ | {"PYTHONPATH": str(Path(every.__file__).parents[1])}
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, env=environment, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "ready").is_file() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.terminate()
+    assert process.wait(60) == 130
+    assert (tmp_path / "kept").is_file()
+
+
 def test_the_stages_of_the_animation_are_commands_that_training_reads(tmp_path):
     args = argparse.Namespace(output=tmp_path, work=tmp_path, processes=2, steps=None)
     vars(args).update(learning_rate=8e-4, checkpointing_steps=9, mixed_precision="no")
     for stage, (frames, steps, share, _) in animation.STAGES.items():
         command = animation.training_command(args, stage, tmp_path / "weights")
-        assert command[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+        assert command[1:6] == ["-m", "animation.launch", "--multi_gpu", "--num_processes", "2"]
         settings = parse(TrainingSettings, None, command[command.index("train.py") + 1 :])
         assert (settings.sample_n_frames, settings.max_train_steps) == (frames, steps)
         assert settings.learning_rate == pytest.approx(8e-4 * share)
-        assert settings.finetune_mode
+        assert settings.finetune_mode and settings.optimizer == "muon"
         assert settings.unet_model_finetune_path == str(tmp_path / "weights" / "unet.safetensors")
     assert not any("finetune" in flag for flag in animation.training_command(args, "short", None))
     for number in (9, 10):
