@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
@@ -93,7 +94,12 @@ def handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], o
 
 
 def ending_signals() -> list[int]:
-    """The signals that ask this process to end; without those that it ignores, as a shell's background job does."""
+    """The signals that ask this process to end; without those that it ignores, as a shell's background job does.
+
+    None outside of the main thread, which alone may handle any.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return []
     return [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) is not signal.SIG_IGN]
 
 

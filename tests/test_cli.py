@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,13 @@ def test_a_signal_after_the_work_leaves_no_traceback(tmp_path):
     )
     assert ended(tmp_path, late, "import atexit, os") == (-signal.SIGTERM, "")
     assert "Interrupted" in ended(tmp_path, late, f"import atexit, os\n{keep}")[1]  # control
+
+
+def test_a_thread_leaves_signals_to_the_main_thread():
+    assert set(cli.ending_signals()) == {signal.SIGTERM, signal.SIGINT}
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(cli.ending_signals).result() == []
+        assert pool.submit(cli.run, lambda: 7).result() == 7
 
 
 def test_an_ignored_interrupt_stays_ignored(tmp_path):
