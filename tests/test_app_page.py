@@ -134,8 +134,13 @@ def test_a_click_chooses_the_person(visitor, tmp_path):
     visitor.wait_for("#pick img")
     field = visitor.find("#setting-person textarea, #setting-person input")[0]
     for side, number in ((0.75, "1"), (0.25, "0")):
-        visitor.click_at("#pick img", side)
-        visitor.wait_until(lambda number=number: field.get_attribute("value") == number)
+
+        def chosen(side=side, number=number):  # again, where the picture moved under the click
+            visitor.click_at("#pick img", side)
+            time.sleep(1)
+            return field.get_attribute("value") == number
+
+        visitor.wait_until(chosen)
     visitor.shoot("two-people")
 
 
