@@ -324,10 +324,12 @@ def test_killed_for_good(tmp_path, checkpoint, case, models, expected):
     settings = clip_settings(tmp_path, checkpoint, case)
     command = [sys.executable, str(ROOT / "animate.py"), *flags_of(settings)]
     state = Path(settings.output, STATE_FOLDER)
-    for sign_of_life in ("latents.safetensors", "frames/frame_2.png"):
+    frames = [f"frames/frame_{i}.png" for i in range(3)]  # several threads write them: the third may be the first
+    for signs_of_life in (["latents.safetensors"], frames):
         process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 300
-        while not (state / sign_of_life).exists() and process.poll() is None and time.monotonic() < deadline:
+        while not all((state / sign).exists() for sign in signs_of_life):
+            assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         assert process.wait(60) == -signal.SIGKILL
