@@ -236,6 +236,7 @@ def test_an_interrupt_keeps_the_step_at_work(flags, processes, monkeypatch, tmp_
     whole = flags | {"--output_dir": tmp_path / "whole"}
     assert [run(each, monkeypatch) for each in (flags | {"--resume_from_checkpoint": "latest"}, whole)] == [0, 0]
     assert len(log(whole)) == step + 2
+    assert [path.name for path in checkpoints.checkpoint_folders(flags["--output_dir"])] == [f"checkpoint-{step + 2}"]
     assert relative_difference(log(flags), log(whole)) < 1e-4
     assert relative_difference(log(whole)[:2], log(whole)[-2:]) > 1e-2  # a control
 

@@ -49,12 +49,14 @@ def find_checkpoint(name: str, output_dir: Path) -> Path | None:
     )
 
 
-def finish_checkpoint(partial: Path, limit: int | None) -> None:
-    """Give a written checkpoint its name, then remove the oldest above `limit` (None: keep all)."""
+def finish_checkpoint(partial: Path, limit: int | None, superseded: Path | None = None) -> None:
+    """Give a written checkpoint its name, then remove the superseded one, and the oldest above `limit` (None: none)."""
     folder = partial.with_suffix("")
     if folder.exists():
         _remove(folder)
     partial.replace(folder)
+    if superseded is not None:
+        _remove(superseded)
     for old in checkpoint_folders(folder.parent)[:-limit] if limit is not None else []:
         _remove(old)
 

@@ -90,6 +90,7 @@ class Trainer:
         self.step = 0
         self.interrupted: float | None = None  # when this process was first told to stop
         self.stopping = False  # all processes, after this step
+        self.superseded: Path | None = None  # a checkpoint between two regular ones, kept until the next is whole
         self._load_models()
         self._prepare()
         case = settings.read_validation() if self.is_main else None
@@ -178,8 +179,11 @@ class Trainer:
             }
             weights = {**weights, **self.exact, **self.state.averages()}
             checkpoints.write_parts(partial, models.split_parts(weights, self.adapter_scale), properties)
-            self.state.write(partial, {"step": self.step, "run": self._identity(), "bad_clips": self.bad_clips})
-            checkpoints.finish_checkpoint(partial, self.settings.checkpoints_total_limit)
+            position = {"step": self.step, "run": self._identity(), "bad_clips": self.bad_clips}
+            passing = self.stopping and self.step % self.settings.checkpointing_steps != 0
+            self.state.write(partial, position | {"passing": passing})
+            checkpoints.finish_checkpoint(partial, self.settings.checkpoints_total_limit, self.superseded)
+        self.superseded = None
         accelerator.wait_for_everyone()
 
     def resume(self, folder: Path) -> None:
@@ -192,6 +196,8 @@ class Trainer:
             goes_on = "the run goes on, but not as if it had never stopped"
             logger.warning(f"{folder} was made with other settings ({', '.join(changed)}): {goes_on}")
         self.step, self.bad_clips = position["step"], position["bad_clips"]
+        if position.get("passing") and self.settings.resume_from_checkpoint == "latest":
+            self.superseded = folder
         logger.info(f"resumed from {folder}")
 
     def run(self) -> None:
