@@ -3,13 +3,15 @@
     python -m animation.launch --multi_gpu --num_processes 4 animate.py --photo me.jpg --video dance.mp4 --output out
     python -m animation.launch train.py --data_root_path animation_data --output_dir output/train
 
-It takes the flags of `accelerate launch` before the script. Where a process fails it ends the others, and says in one
-line what the first failure was; accelerate itself ends with status 1 whatever happened.
+It takes the flags of `accelerate launch` before the script. On one machine it picks a free port, so that several can
+run beside each other; accelerate would take port 29500. Where a process fails it ends the others, and says in one line
+what the first failure was; accelerate itself ends with status 1 whatever happened.
 """
 
 import logging
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from animation.cli import INTERRUPTED, INTERRUPTED_STATUS
@@ -17,14 +19,20 @@ from animation.cli import INTERRUPTED, INTERRUPTED_STATUS
 
 def main() -> None:
     """Start the processes, and end with the line and the status of the first that failed."""
+    from accelerate.commands.config.config_args import default_config_file
     from accelerate.commands.launch import launch_command, launch_command_parser
+    from accelerate.utils.other import get_free_port
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    arguments = launch_command_parser().parse_args()
+    configured = arguments.config_file or Path(default_config_file).is_file()
+    if not configured and arguments.num_machines in (None, 1) and arguments.main_process_port is None:
+        arguments.main_process_port = get_free_port()
     logging.disable()  # the defaults of accelerate's own flags, and what torch tells of a failure
     status, told = 0, None
     try:
-        launch_command(launch_command_parser().parse_args())
+        launch_command(arguments)
     except subprocess.CalledProcessError as error:  # one process, which has told by itself
         status = error.returncode
     except ChildFailedError as error:

@@ -8,6 +8,17 @@ from pathlib import Path
 
 from animation.training.preparation import ClipJob
 
+PATIENCE = 100.0  # seconds
+
+
+def wait_for_both(log: Path) -> None:
+    """Return once two processes have begun a job that meets another one. Raises TimeoutError where none comes."""
+    deadline = time.monotonic() + PATIENCE
+    while len({line.split()[1] for line in log.read_text().splitlines() if line.startswith("meets")}) < 2:
+        if time.monotonic() > deadline:
+            raise TimeoutError("no second worker came")
+        time.sleep(0.05)
+
 
 class Recorder:
     """Notes in a file which job it begins, and does as the job says."""
@@ -25,6 +36,8 @@ class Recorder:
         if name == "raises":
             raise ValueError("this job raises")
         time.sleep(0.5 if name.startswith("slow") else 0)
+        if name.startswith("meets"):
+            wait_for_both(Path(path))
         self.made += 1
         return name, os.getpid(), self.made - 1
 

@@ -60,7 +60,7 @@ def do(address, path, names):
 
 
 def test_a_job_whose_worker_dies_is_given_to_another(nodes, tmp_path):
-    names = ["once", "poison"] + [f"job-{i}" for i in range(20)]
+    names = ["once", "poison", "meets-a", "meets-b"] + [f"job-{i}" for i in range(20)]
     found, begun = do(nodes.address, tmp_path / "log", names)
     assert set(found) == set(names)
     assert begun == {name: {"once": 2, "poison": 3}.get(name, 1) for name in names}

@@ -1,8 +1,10 @@
 """One video on several processes over gloo gives the latents and frames of one, and what goes wrong is one line."""
 
+import contextlib
 import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -239,8 +241,12 @@ def launch(processes, script, *flags):
 @pytest.mark.long
 def test_the_one_that_fails_is_told_of(tmp_path):
     (tmp_path / "fails.py").write_text(FAILS)
-    running = launch(2, tmp_path / "fails.py")
-    told, errors = running.communicate(timeout=100)
+    with socket.socket() as other:
+        with contextlib.suppress(OSError):  # it is taken already
+            other.bind(("127.0.0.1", 29500))
+            other.listen()  # as another launcher with the port that accelerate takes by itself
+        running = launch(2, tmp_path / "fails.py")
+        told, errors = running.communicate(timeout=100)
     assert (running.returncode, told.count("2.0"), errors) == (1, 2, "error: what went wrong here\n")
 
 
