@@ -14,7 +14,7 @@ from animation.pipeline import AnimationPipeline
 from tests.conftest import relative_error
 from tests.processes import posix, together
 from tests.synthetic import SVD_FOLDER
-from tests.test_training_loop import arguments, data, flags, log, relative_difference, weights  # noqa: F401
+from tests.training.runs import arguments, log, relative_difference, weights
 
 SHARDING = {
     "ACCELERATE_USE_FSDP": "true",
@@ -49,7 +49,7 @@ def run(folder, run_flags, sharded):
 @posix
 @pytest.mark.slow
 @pytest.mark.long
-def test_sharded_training_is_that_of_whole_replicas(flags, tmp_path):  # noqa: F811
+def test_sharded_training_is_that_of_whole_replicas(flags, tmp_path):
     whole = flags | {"--learning_rate": 3e-4, "--max_train_steps": 2}
     run(tmp_path, whole, sharded=False)
     del (sharded := whole | {"--output_dir": tmp_path / "sharded"})["--cpu"]
