@@ -91,3 +91,16 @@ def distance_to_photo(
     height = np.ptp(body[photo_scores[BODY] > confidence], axis=0).max() if visible.any() else 1
     distances = np.ma.array(np.linalg.norm(keypoints[:, BODY] * size - body, axis=-1), mask=~visible)
     return (distances.mean(axis=1) / max(height, 1e-9)).filled(np.nan)
+
+
+def leaves_photo(
+    photo_scores: np.ndarray, keypoints: np.ndarray, scores: np.ndarray, confidence: float = CONFIDENCE
+) -> np.ndarray:
+    """In which frames a body point that the photo shows, (134,) scores, is aligned to a place outside of it, (F,) bool.
+
+    Args:
+        keypoints, scores: (F, 134, 2) in 0..1 of the photo and (F, 134), aligned.
+    """
+    shown = (scores[:, BODY] > confidence) & (photo_scores[BODY] > confidence)
+    outside = np.any((keypoints[:, BODY] < 0) | (keypoints[:, BODY] > 1), axis=-1)
+    return np.any(outside & shown, axis=-1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from DWPose.alignment import ALIGNMENTS, AxisFit, distance_to_photo, fit_axes
+from DWPose.alignment import ALIGNMENTS, AxisFit, distance_to_photo, fit_axes, leaves_photo
 from DWPose.errors import InputError
 from DWPose.keypoints import BODY, CONFIDENCE, NOSE, People
 from DWPose.limbs import LimbFit, fit_limbs
@@ -32,6 +32,8 @@ class Arrangement:
         jitter: of the followed person, before and after smoothing, body heights a frame².
         distances: (F,) of each frame's nearest aligned skeleton to the photo's, as a share of its height, NaN where
             none is comparable (`distance_to_photo`); None without alignment.
+        cut: (F,) bool, the frames in which a body point of the followed person that the photo shows lies outside of it
+            (`leaves_photo`); none with everybody drawn, and without alignment.
     """
 
     drawn: Drawn
@@ -40,6 +42,7 @@ class Arrangement:
     mean_confidence: float
     jitter: tuple[float, float]
     distances: np.ndarray | None
+    cut: np.ndarray
 
 
 def arrange(
@@ -97,6 +100,7 @@ def arrange(
     absent = np.array([not len(people) for people in chosen])
     frames, keypoints, scores = _fill(chosen, absent, missing)
     keypoints, own_size, distances = keypoints / recording.video_size, recording.video_size, None
+    cut = np.zeros(len(chosen), bool)
     if alignment != "none":
         photo = photo_person(recording, everybody, confidence)
         assert recording.photo_size is not None
@@ -105,6 +109,8 @@ def arrange(
         target = photo.keypoints[0], photo.scores[0]
         distances = np.full(len(chosen), np.nan)
         np.fmin.at(distances, frames, distance_to_photo(*target, keypoints, scores, own_size, confidence))
+        if not everybody:
+            cut[frames] = leaves_photo(photo.scores[0], keypoints, scores, confidence)
     return Arrangement(
         Drawn(frames, keypoints, scores, size or own_size, len(chosen)),
         absent,
@@ -112,6 +118,7 @@ def arrange(
         float(np.clip(_stack(chosen)[2][:, BODY], 0, 1).mean()),
         (trembling(choose(clean, numbers, one)), trembling(followed)),
         distances,
+        cut,
     )
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from animation.errors import InputError
-from DWPose.alignment import FITTED, distance_to_photo, fit_axes
+from DWPose.alignment import FITTED, distance_to_photo, fit_axes, leaves_photo
 from DWPose.limbs import BONES, FOLLOWERS, fit_limbs
 
 SIZE, PHOTO_SIZE = (640, 360), (512, 768)
@@ -53,6 +53,20 @@ def test_distance_to_photo():
     found = distance_to_photo(photo, scores, np.stack([moved, moved]), hidden, PHOTO_SIZE)
     assert found[0] == pytest.approx(0.1 * 512 / 384)
     assert np.isnan(found[1])
+
+
+def test_what_leaves_the_photo():
+    """A wrist that goes beyond each border; not one that the photo or the frame does not show, nor a finger."""
+    keypoints, scores = np.full((8, 134, 2), 0.5), np.ones((8, 134))
+    for frame, place in enumerate([(-0.1, 0.5), (1.1, 0.5), (0.5, -0.1), (0.5, 1.1), (0, 1), (0.5, 1.1)]):
+        keypoints[frame, 4] = place
+    scores[5, 4] = 0.1
+    keypoints[6, 10] = keypoints[7, 100] = 2
+    photo = np.ones(134)
+    photo[10] = 0.1
+    assert leaves_photo(photo, keypoints, scores).tolist() == [True] * 4 + [False] * 4
+    photo[10] = 1  # a control
+    assert leaves_photo(photo, keypoints, scores).tolist() == [True] * 4 + [False] * 2 + [True, False]
 
 
 def skeleton(lengths, angles, root):

@@ -275,6 +275,17 @@ def test_a_far_first_pose_is_told(flags, tmp_path, caplog):
     assert "start 0.10 s later, at frame 3, which is 0.0" in caplog.text
 
 
+def test_a_walk_out_of_the_picture_is_told(flags, tmp_path, caplog):
+    told = "the person is partly outside of the picture in "
+    run(flags)
+    assert told not in caplog.text
+    Image.fromarray(picture((40, 150), width=200, height=300)).save(tmp_path / "photo.png")
+    run(flags, person="all")
+    assert told not in caplog.text  # people may come and go
+    run(flags)
+    assert f"{told}3 of 8 frames: 0, 1, 2; take a photo with more room" in caplog.text
+
+
 def test_boxes_run_in_one_batch_where_the_network_allows_it(tmp_path, models):
     frame = picture((56, 120), (168, 120), (264, 120))
     free = pose_models.write_models(tmp_path, batch="n")

@@ -86,7 +86,8 @@ def figures(arrangement: Arrangement) -> str:
 def report(arrangement: Arrangement, recording: Recording) -> None:
     """Log the figures, the frames in which nobody was found, and what is likely to go wrong with the face."""
     logger.info(figures(arrangement))
-    absent, odd = (np.flatnonzero(part).tolist() for part in (arrangement.missing, arrangement.outliers))
+    parts = arrangement.missing, arrangement.outliers, arrangement.cut
+    absent, odd, cut = (np.flatnonzero(part).tolist() for part in parts)
     if absent:
         logger.warning(
             f"the person was not found in {len(absent)} of {len(arrangement.missing)} frames: {listed(absent)}"
@@ -95,6 +96,11 @@ def report(arrangement: Arrangement, recording: Recording) -> None:
         logger.info(
             f"{arrangement.outliers.sum()} joints jump out of their motion and are filled (--outliers keep leaves "
             f"them), in {len(odd)} frames: {listed(odd)}"
+        )
+    if cut:
+        logger.warning(
+            f"the person is partly outside of the picture in {len(cut)} of {len(arrangement.cut)} frames: "
+            f"{listed(cut)}; take a photo with more room around the person"
         )
     distances = arrangement.distances
     if distances is None or not distances[0] > FAR_FROM_PHOTO:
