@@ -4,6 +4,7 @@ All processes load the same inputs and networks. Each does its share of windows,
 found is summed, and the first one writes. Of one process alone, every method hands back what it is given.
 """
 
+import atexit
 import contextlib
 import functools
 import logging
@@ -70,6 +71,7 @@ class Processes:
 
         if self.count > 1 and not dist.is_initialized():
             dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
+            atexit.register(dist.destroy_process_group)  # before Python goes: gloo's threads would abort the process
             if not self.is_first:
                 setattr(tqdm, "__init__", functools.partialmethod(tqdm.__init__, disable=True))  # noqa: B010
 
