@@ -86,7 +86,7 @@ def distance_to_photo(
         (F,) mean distance of the body points as a share of the larger extent of the photo's; NaN where no point is
         visible in both.
     """
-    visible = (scores[:, BODY] > confidence) & (photo_scores[BODY] > confidence)  # (F, 18)
+    visible = _in_both(photo_scores, scores, confidence)
     body = photo_keypoints[BODY] * size
     height = np.ptp(body[photo_scores[BODY] > confidence], axis=0).max() if visible.any() else 1
     distances = np.ma.array(np.linalg.norm(keypoints[:, BODY] * size - body, axis=-1), mask=~visible)
@@ -101,6 +101,11 @@ def leaves_photo(
     Args:
         keypoints, scores: (F, 134, 2) in 0..1 of the photo and (F, 134), aligned.
     """
-    shown = (scores[:, BODY] > confidence) & (photo_scores[BODY] > confidence)
+    visible = _in_both(photo_scores, scores, confidence)
     outside = np.any((keypoints[:, BODY] < 0) | (keypoints[:, BODY] > 1), axis=-1)
-    return np.any(outside & shown, axis=-1)
+    return np.any(outside & visible, axis=-1)
+
+
+def _in_both(photo_scores: np.ndarray, scores: np.ndarray, confidence: float) -> np.ndarray:
+    """Which body points the photo, (134,) scores, and each frame, (F, 134), show: (F, 18) bool."""
+    return (scores[:, BODY] > confidence) & (photo_scores[BODY] > confidence)
