@@ -65,6 +65,8 @@ SCHEDULER = {
 # Half of the noise levels are above 8, as half of the sampler's six are. There, on latents of 16 × 16, the conditions
 # alone tell what to draw.
 NOISE_DIMS = (4, 4)
+# A face is a few of the 256 latents, and the most that anybody looks at.
+FACE_LOSS_WEIGHT = 7
 PARTS = {  # flags that training starts them with
     "unet": "unet_model_finetune_path",
     "pose_net": "posenet_model_finetune_path",
@@ -111,6 +113,7 @@ def training_command(args: argparse.Namespace, stage: str, start_from: Path | No
         "lr_scheduler": "cosine",
         "lr_warmup_steps": warm_up,
         "conditioning_dropout_prob": 0.05,
+        "face_loss_weight": FACE_LOSS_WEIGHT,
         "noise_d_low": NOISE_DIMS[0],
         "noise_d_high": NOISE_DIMS[1],
         "num_workers": 1,

@@ -55,18 +55,23 @@ def conditioning_dropout(
 
 
 def denoising_loss(
-    predicted_x0: torch.Tensor, x0: torch.Tensor, sigma: torch.Tensor, face_masks: torch.Tensor
+    predicted_x0: torch.Tensor,
+    x0: torch.Tensor,
+    sigma: torch.Tensor,
+    face_masks: torch.Tensor,
+    face_weight: float = 1.0,
 ) -> torch.Tensor:
-    """The mean of (1 + σ²)/σ² · (x̂₀ − x₀)² · (1 + mask), for each sample.
+    """The mean of (1 + σ²)/σ² · (x̂₀ − x₀)² · (1 + face_weight · mask), for each sample.
 
     Args:
         predicted_x0, x0: (B, F, 4, h, w).
         sigma: (B,).
         face_masks: (B, F, 1, h, w) in 0 … 1, 1 at the face.
+        face_weight: 0 or more; 1 in the paper.
 
     Returns:
         (B,) float32.
     """
     weight = ((1 + sigma**2) / sigma**2)[:, None, None, None, None]
-    error = weight * (predicted_x0.float() - x0.float()).square() * (1 + face_masks)
+    error = weight * (predicted_x0.float() - x0.float()).square() * (1 + face_weight * face_masks)
     return error.flatten(1).mean(1)

@@ -158,6 +158,7 @@ class Optimization(Settings):
     conditioning_dropout_prob: float = flag(
         0.1, "share of image tokens and of image latents that are dropped, for guidance", least=0, most=1 / 3
     )
+    face_loss_weight: float = flag(1.0, "errors in the face's mask count 1 + this, others 1", least=0)
     noise_d_low: int = flag(32, "of high noise levels: smaller trains them more often", least=1, metavar="D")
     noise_d_high: int = flag(64, "of low noise levels", least=1, metavar="D")
     seed: int = flag(SEED, "the same seed gives the same training", least=0, most=LARGEST_SEED)

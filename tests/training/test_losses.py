@@ -60,6 +60,9 @@ def test_loss_closed_form():
     losses = denoising_loss(x0 + 2, x0, torch.tensor([1.0, 0.5]), mask)
     # 2·4, and (1.25/0.25)·4 with a quarter of the pixels counted twice
     assert torch.allclose(losses, torch.tensor([8.0, 25.0]))
+    # and counted eight times, or like the others
+    weighted = [denoising_loss(x0 + 2, x0, torch.tensor([1.0, 0.5]), mask, weight)[1] for weight in (7, 0)]
+    assert weighted == [5 * 4 * 11 / 4, 5 * 4]
 
 
 def test_posterior_samples():
@@ -79,7 +82,7 @@ def recorded(reference):
     parts = TrainableParts(*(components[name] for name in ("pose_net", "face_encoder", "unet"))).requires_grad_(True)
     encoders = FrozenEncoders(*(components[name] for name in ("vae", "image_encoder", "feature_extractor")))
 
-    def run(**changes):
+    def run(face_weight=1.0, **changes):
         batch = Batch(
             reference=step["reference_image"],
             poses=step["pose_pixels"],
@@ -96,7 +99,7 @@ def recorded(reference):
         for name, value in changes.items():
             setattr(batch, name, value)
         parts.zero_grad()
-        result = training_step(parts, encoders, batch)
+        result = training_step(parts, encoders, batch, face_weight=face_weight)
         result.losses.mean().backward()
         return result
 
@@ -130,11 +133,12 @@ def test_the_recorded_step_with_gradient_checkpointing(recorded):
         parts.unet.disable_gradient_checkpointing()
 
 
-@pytest.mark.parametrize("change", ["mask", "photo noise", "dropout", "pose"])
+@pytest.mark.parametrize("change", ["mask", "face weight", "photo noise", "dropout", "pose"])
 def test_controls_of_the_recorded_step(recorded, change):
     step, parts, run = recorded
     changes = {
         "mask": {"face_masks": torch.zeros_like(step["face_masks"])},
+        "face weight": {"face_weight": 2.0},
         "photo noise": {"reference_noise": torch.zeros_like(step["reference_noise"])},
         "dropout": {"dropout": torch.full((1,), 0.15)},
         "pose": {"poses": -step["pose_pixels"]},
