@@ -1,5 +1,7 @@
 """Muon: orthogonal steps of matrices, AdamW's steps of everything else."""
 
+import math
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -96,9 +98,7 @@ def test_processes_share_the_matrices(tmp_path, monkeypatch):
 
     def steps(count: int = 2):
         shapes = [(4, 6), (12, 3), (4, 2, 3, 3), (5,), (7, 7), (30, 2)]
-        parameters = [
-            torch.nn.Parameter(random_matrix(1, torch.Size(shape).numel()).reshape(shape)) for shape in shapes
-        ]
+        parameters = [torch.nn.Parameter(random_matrix(1, math.prod(shape)).reshape(shape)) for shape in shapes]
         optimizer = Muon(parameters, torch.float32, lr=0.1)
         for _ in range(count):
             for parameter in parameters:
