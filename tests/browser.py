@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -148,13 +147,6 @@ class Visitor:
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", picture)
         place = round((across - 0.5) * picture.size["width"])
         ActionChains(self.driver).move_to_element_with_offset(picture, place, 0).click().perform()
-
-    def wait_until(self, told: Callable[[], bool], seconds: float = 20) -> None:
-        """Wait until something is so."""
-        end = time.monotonic() + seconds
-        while not told():
-            assert time.monotonic() < end
-            time.sleep(0.1)
 
     def enter(self, setting: str, value: object) -> None:
         """Write into a setting's field."""

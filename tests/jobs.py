@@ -7,17 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from animation.training.preparation import ClipJob
+from tests.waiting import wait_until
 
-PATIENCE = 100.0  # seconds
 
-
-def wait_for_both(log: Path) -> None:
-    """Return once two processes have begun a job that meets another one. Raises TimeoutError where none comes."""
-    deadline = time.monotonic() + PATIENCE
-    while len({line.split()[1] for line in log.read_text().splitlines() if line.startswith("meets")}) < 2:
-        if time.monotonic() > deadline:
-            raise TimeoutError("no second worker came")
-        time.sleep(0.05)
+def both_are_here(log: Path) -> bool:
+    """Whether two processes have begun a job that meets another one."""
+    return len({line.split()[1] for line in log.read_text().splitlines() if line.startswith("meets")}) == 2
 
 
 class Recorder:
@@ -37,7 +32,7 @@ class Recorder:
             raise ValueError("this job raises")
         time.sleep(0.5 if name.startswith("slow") else 0)
         if name.startswith("meets"):
-            wait_for_both(Path(path))
+            wait_until(lambda: both_are_here(Path(path)), 100)
         self.made += 1
         return name, os.getpid(), self.made - 1
 

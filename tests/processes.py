@@ -4,12 +4,12 @@ import faulthandler
 import gc
 import os
 import pickle
-import socket
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.utils.other import get_free_port
 
 PATIENCE = 300  # seconds, after which a process prints where it hangs, and ends
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and signals")
@@ -17,9 +17,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and signa
 
 def together(folder: Path, count: int, make) -> list:
     """What `make(rank)` returns in each of so many processes, whose environment is as of a launcher."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = get_free_port()
 
     def work(rank: int) -> None:
         gc.freeze()  # garbage of the parent's, as a video half read, waits when freed for threads that are not here

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from animation.files import locked
 from animation.sampling import WindowedDenoiser
 from tests.clips import FRAMES, clip_settings, flags_of, frames_of
 from tests.face_models import write_face_models
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 
@@ -327,10 +327,7 @@ def test_killed_for_good(tmp_path, checkpoint, case, models, expected):
     frames = [f"frames/frame_{i}.png" for i in range(3)]  # several threads write them: the third may be the first
     for signs_of_life in (["latents.safetensors"], frames):
         process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 300
-        while not all((state / sign).exists() for sign in signs_of_life):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.002)
+        wait_until(lambda signs=signs_of_life: all((state / sign).exists() for sign in signs), every=0.002, by=process)
         process.send_signal(signal.SIGKILL)
         assert process.wait(60) == -signal.SIGKILL
     facts = make(settings, models)

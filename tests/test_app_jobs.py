@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from animation.clip.settings import ClipSettings
 from animation.errors import InputError
 from animation.flags import parse
 from tests.test_app_limits import png, write_video, write_zip
+from tests.waiting import wait_until
 
 LIMITS = Limits(bytes=1 << 20, pixels=1_000_000, seconds=5, frames=100)
 # What stands for a run: it tells its stages, ends as its file says, and puts its state away where it is stopped.
@@ -66,13 +66,6 @@ def runner(monkeypatch):
     runner.finished = finished
     yield runner
     runner.close()
-
-
-def wait_for(told, seconds=20):
-    end = time.monotonic() + seconds
-    while not told():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def made(jobs, uploads, *marks, **values):
@@ -164,7 +157,7 @@ def test_bars_become_stages_and_time():
 def test_a_clip_is_made_and_written_down(jobs, uploads, runner):
     job = made(jobs, uploads, seed=4)
     runner.add(job)
-    wait_for(lambda: job.state == DONE)
+    wait_until(lambda: job.state == DONE)
     assert runner.finished == [job]
     runner.close()
     found = Jobs(jobs.folder, LIMITS).find(job.name)
@@ -175,7 +168,7 @@ def test_a_clip_is_made_and_written_down(jobs, uploads, runner):
 def test_clips_wait_for_their_turn(jobs, uploads, runner):
     first, second, third, fourth = (made(jobs, uploads, "wait") for _ in range(4))
     runner.add(first)
-    wait_for(lambda: first.state == RUNNING and runner.progress(first) == Progress("Sampling", 0, 4, 90.0))
+    wait_until(lambda: first.state == RUNNING and runner.progress(first) == Progress("Sampling", 0, 4, 90.0))
     runner.add(second)
     runner.add(third)
     assert [runner.place(job) for job in (first, second, third)] == [0, 1, 2]
@@ -186,42 +179,42 @@ def test_clips_wait_for_their_turn(jobs, uploads, runner):
     runner.cancel(second)
     assert (second.state, runner.place(third)) == (STOPPED, 1)
     (first.folder / "wait").unlink()
-    wait_for(lambda: third.state == RUNNING)
+    wait_until(lambda: third.state == RUNNING)
     assert first.state == DONE
     (third.folder / "wait").unlink()
-    wait_for(lambda: third.state == DONE)
+    wait_until(lambda: third.state == DONE)
 
 
 def test_a_cancelled_clip_goes_on_where_it_was(jobs, uploads, runner):
     job = made(jobs, uploads, "wait")
     runner.add(job)
-    wait_for(lambda: runner.progress(job).stage == "Sampling")
+    wait_until(lambda: runner.progress(job).stage == "Sampling")
     runner.cancel(job)
-    wait_for(lambda: job.state == STOPPED)
+    wait_until(lambda: job.state == STOPPED)
     assert (job.result / "state").read_text() == "0"
     (job.result / "state").write_text("3")
     (job.folder / "wait").unlink()
     runner.add(job)
-    wait_for(lambda: job.state == DONE)
+    wait_until(lambda: job.state == DONE)
     assert (job.result / "begun").read_text() == "3"
 
 
 def test_a_failed_clip_says_why_in_one_line(jobs, uploads, runner):
     job = made(jobs, uploads, "fail")
     runner.add(job)
-    wait_for(lambda: job.state == FAILED)
+    wait_until(lambda: job.state == FAILED)
     assert job.error == "photo.png: end 9 is wrong; give less"
     assert runner.finished == []
     (job.folder / "fail").unlink()
     runner.add(job)
-    wait_for(lambda: job.state == DONE)
+    wait_until(lambda: job.state == DONE)
     assert job.error is None
 
 
 def test_the_end_of_the_server_stops_its_runs(jobs, uploads, runner):
     running, waiting = made(jobs, uploads, "wait"), made(jobs, uploads)
     runner.add(running)
-    wait_for(lambda: runner.progress(running).stage == "Sampling")
+    wait_until(lambda: runner.progress(running).stage == "Sampling")
     runner.add(waiting)
     runner.close()
     assert (running.state, waiting.state) == (STOPPED, STOPPED)

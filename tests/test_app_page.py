@@ -19,6 +19,7 @@ from animation.media.writing import write_mp4
 from puppets.writing import Format, write_case
 from tests.browser import PATIENCE, ROOT, Page, visiting
 from tests.test_app_limits import png, png_header, write_zip
+from tests.waiting import wait_until
 
 pytest.importorskip("gradio", reason="the page's package is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.long]
@@ -118,7 +119,7 @@ def test_another_picture_of_the_face_is_looked_at(visitor, tmp_path):
     assert "Photo's face" in visitor.wait_for("#findings", "✓")
     visitor.click("#another-face-button")
     visitor.upload("face-photo", case / "face.png")
-    visitor.wait_until(lambda: "Face's own picture" in visitor.text("#findings"))
+    wait_until(lambda: "Face's own picture" in visitor.text("#findings"))
     assert "Photo's face" not in visitor.text("#findings")
     visitor.shoot("another-face")
 
@@ -140,7 +141,7 @@ def test_a_click_chooses_the_person(visitor, tmp_path):
             time.sleep(1)
             return field.get_attribute("value") == number
 
-        visitor.wait_until(chosen)
+        wait_until(chosen)
     visitor.shoot("two-people")
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from tests.clips import clip_settings, flags_of, frames_of
 from tests.jobs import Recorder, Timed
 from tests.test_evaluate import folders  # noqa: F401
 from tests.test_prepare_data import networks, somebody, videos  # noqa: F401
+from tests.waiting import wait_until
 
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="signals of a POSIX system")
@@ -100,9 +100,7 @@ def test_clips_are_those_of_one_process(nodes, tmp_path, checkpoint, case):
     command = [sys.executable, str(ROOT / "animate.py"), *flags, f"--ray={nodes.address}"]
     running = subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     kept = tmp_path / "out" / "b" / STATE_FOLDER / "latents.safetensors"
-    deadline = time.monotonic() + 200
-    while not kept.exists() and running.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(kept.exists, by=running)
     worker = json.loads((tmp_path / "out" / "b" / OWNER_FILE).read_text())["process"]
     os.kill(worker, signal.SIGKILL)
     told, errors = running.communicate(timeout=200)

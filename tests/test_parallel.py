@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +35,7 @@ from tests.processes import posix, together
 from tests.synthetic import tiny_arcface
 from tests.test_app_limits import write_video
 from tests.test_sampling import scheduler
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 FRAMES, TILE, OVERLAP, STEPS = 8, 4, 2, 2
@@ -257,9 +257,7 @@ def test_one_process_dies_and_another_number_of_them_goes_on(tmp_path, checkpoin
     settings = clip_settings(tmp_path, checkpoint, case, num_inference_steps=20)
     running = launch(2, "animate.py", *flags_of(settings))
     kept = Path(settings.output, STATE_FOLDER, "latents.safetensors")
-    deadline = time.monotonic() + 200
-    while not kept.exists() and running.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(kept.exists, by=running)
     second = [child for child in psutil.Process(running.pid).children() if child.environ().get("RANK") == "1"]
     second[0].send_signal(signal.SIGKILL)
     told, errors = running.communicate(timeout=100)

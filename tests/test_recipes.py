@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from recipes import animation, card, detectors, fast_modes, figures, loop, pose_
 from recipes.animation import UNET
 from recipes.figures import ablation
 from tests.processes import posix
+from tests.waiting import wait_until
 
 
 def arguments(folder, steps):
@@ -228,9 +228,7 @@ def test_a_recipe_waits_for_what_it_runs(number, tmp_path):
     script = f"import sys; from recipes.loop import run_command; run_command([sys.executable, '-c', {child!r}])"
     environment = os.environ | {"PYTHONPATH": str(Path(every.__file__).parents[1])}
     process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, env=environment, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "ready").is_file() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until((tmp_path / "ready").is_file, by=process)
     os.killpg(process.pid, number) if number == signal.SIGINT else process.terminate()
     assert process.wait(60) == 130
     assert (tmp_path / "kept").is_file()

@@ -2,13 +2,13 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from accelerate.utils.other import get_free_port
 from diffusers import UNetSpatioTemporalConditionModel
 from safetensors.torch import load_file, save_file
 
@@ -74,12 +74,9 @@ def test_a_run_writes_checkpoints_that_inference_reads(flags, case, data, monkey
 
 @pytest.mark.slow
 def test_two_processes_give_the_curve_of_one(flags, monkeypatch, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     flags |= {"--learning_rate": 3e-4}
     two = flags | {"--output_dir": tmp_path / "two", "--gradient_accumulation_steps": 2}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={get_free_port()}"]
     process = subprocess.run([*launch, "train.py", *arguments(two)], cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr[-2000:]
     curve = log(two)

@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +14,7 @@ from animation.training import loop
 from animation.training.loop import Trainer
 from animation.training.settings import OPTIMIZERS, TrainingSettings
 from tests.training.runs import ROOT, arguments, equal, log, relative_difference, run, weights
+from tests.waiting import wait_until
 
 
 @pytest.mark.slow
@@ -32,9 +32,8 @@ def test_a_killed_run_resumes_to_the_same_weights(flags, optimizer, monkeypatch,
     whole = flags | {"--output_dir": tmp_path / "whole", "--num_workers": 1}
     assert run(whole, monkeypatch) == 0
     process = subprocess.Popen([sys.executable, "train.py", *arguments(flags)], cwd=ROOT, stderr=subprocess.DEVNULL)
-    journal, deadline = flags["--output_dir"] / "training_log.jsonl", time.monotonic() + 120
-    while time.monotonic() < deadline and not (journal.is_file() and '"step": 4' in journal.read_text()):
-        time.sleep(0.01)
+    journal = flags["--output_dir"] / "training_log.jsonl"
+    wait_until(lambda: journal.is_file() and '"step": 4' in journal.read_text(), by=process)
     process.kill()
     process.wait()
     left = [path.name for path in checkpoints.checkpoint_folders(flags["--output_dir"])]
@@ -60,9 +59,8 @@ def test_an_interrupt_keeps_the_step_at_work(flags, processes, monkeypatch, tmp_
     endless = arguments(flags | {"--max_train_steps": 10_000, "--learning_rate": 3e-4})
     command = [sys.executable, *launch, "train.py", *endless]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    journal, deadline = flags["--output_dir"] / "training_log.jsonl", time.monotonic() + 120
-    while time.monotonic() < deadline and not (journal.is_file() and '"step": 2' in journal.read_text()):
-        time.sleep(0.01)
+    journal = flags["--output_dir"] / "training_log.jsonl"
+    wait_until(lambda: journal.is_file() and '"step": 2' in journal.read_text(), by=process)
     process.send_signal(signal.SIGINT)
     told = process.communicate(timeout=60)[1]
     assert process.returncode == cli.INTERRUPTED_STATUS, told[-2000:]
