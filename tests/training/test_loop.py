@@ -135,6 +135,16 @@ def test_what_is_trained(flags, trainable):
     assert frozen == (idle if trainable == "all" else idle | rest)
 
 
+def test_the_weight_of_faces_is_linear_in_the_loss(flags):
+    def loss(weight):
+        run_ = trainer(flags, face_loss_weight=weight)
+        return run_._optimize(iter(run_._loader()))[0]
+
+    none, one, three = map(loss, (0, 1, 3))
+    assert three - one == pytest.approx(2 * (one - none), rel=1e-4)
+    assert three > 1.01 * none  # the masks are not empty
+
+
 @pytest.fixture
 def plain_svd(checkpoint, tmp_path):
     """An SVD folder with the UNet that SVD has, and that UNet."""
