@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 NAMED = 5  # clips named of each kind of finding
 NO_SKELETON = "frames without a skeleton, which are left out"
 NO_MASK = "frames without a face mask, whose face weighs no more than the rest"
-WHITE_MASK = "frames whose mask is white all over, as where no face was found; all of such a frame weighs twice"
+WHITE_MASK = "frames whose mask is white all over, as where no face was found; all of it weighs as a face does"
 OTHER_ASPECT = "skeletons of another aspect ratio than their images"
 
 

@@ -313,7 +313,7 @@ def test_check_data(clips, tmp_path):
         f"  images stretched to this size: 2 clips: {clips[1]} (64×64), {clips[2]} (64×64)",
     ):
         assert line in text.splitlines()
-    assert f"white all over, as where no face was found; all of such a frame weighs twice: 1 clips: {clips[0]}" in text
+    assert f"white all over, as where no face was found; all of it weighs as a face does: 1 clips: {clips[0]}" in text
     assert f"skeletons of another aspect ratio than their images: 1 clips: {clips[0]} (1)" in text
     for clip, reason in (
         (short[0], "2 frames with a skeleton; 4 are needed"),
