@@ -1,14 +1,9 @@
 """Muon: orthogonal steps of matrices, AdamW's steps of everything else."""
 
-import math
-
 import pytest
 import torch
-import torch.distributed as dist
 
-from animation.training import muon
 from animation.training.muon import ADAMW_SIZE, MOMENTUM, Muon, orthogonalise
-from tests.processes import posix, together
 
 FORMATS = (torch.float32, torch.bfloat16)
 
@@ -42,7 +37,7 @@ def test_steps_of_matrices_kernels_and_vectors():
     """Two steps against the equations; vectors against AdamW."""
     rate, decay = 0.1, 0.5
     shapes = {"matrix": (4, 6), "kernel": (4, 2, 3, 3), "vector": (5,)}
-    start = {name: random_matrix(1, math.prod(shape)).reshape(shape) for name, shape in shapes.items()}
+    start = {name: random_matrix(1, torch.Size(shape).numel()).reshape(shape) for name, shape in shapes.items()}
     parameters = {name: torch.nn.Parameter(tensor.clone()) for name, tensor in start.items()}
     optimizer = Muon(parameters.values(), torch.float32, lr=rate, weight_decay=decay)
     plain = torch.nn.Parameter(start["vector"].clone())
@@ -88,34 +83,3 @@ def test_a_closure_is_evaluated_with_gradients():
     before = parameter.detach().clone()
     assert Muon([parameter], torch.float32, lr=0.1).step(closure) == before.square().sum()
     assert not torch.equal(parameter, before)
-
-
-@posix
-def test_processes_share_the_matrices(tmp_path, monkeypatch):
-    """Five matrices and a vector: of two processes one makes three orthogonal, the other two; all get one result."""
-    made = []
-    monkeypatch.setattr(muon, "orthogonalise", lambda *given: made.append(given) or orthogonalise(*given))
-
-    def steps(count: int = 2):
-        shapes = [(4, 6), (12, 3), (4, 2, 3, 3), (5,), (7, 7), (30, 2)]
-        parameters = [torch.nn.Parameter(random_matrix(1, math.prod(shape)).reshape(shape)) for shape in shapes]
-        optimizer = Muon(parameters, torch.float32, lr=0.1)
-        for _ in range(count):
-            for parameter in parameters:
-                parameter.grad = parameter.detach() + 0.3
-            optimizer.step()
-        return [parameter.detach() for parameter in parameters], len(made) / count
-
-    def in_group(_rank: int):
-        dist.init_process_group("gloo")
-        found = steps()
-        dist.destroy_process_group()
-        return found
-
-    (first, of_first), (second, of_second) = together(tmp_path, 2, in_group)
-    assert (of_first, of_second) == (3, 2)
-    alone, of_one = steps()
-    assert of_one == 5
-    for found in (first, second):
-        torch.testing.assert_close(found, alone, rtol=0, atol=0)
-    assert not torch.allclose(alone[0], steps(1)[0][0], atol=1e-2)  # a control
