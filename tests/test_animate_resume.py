@@ -327,7 +327,7 @@ def test_killed_for_good(tmp_path, checkpoint, case, models, expected):
     frames = [f"frames/frame_{i}.png" for i in range(3)]  # several threads write them: the third may be the first
     for signs_of_life in (["latents.safetensors"], frames):
         process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
-        wait_until(lambda signs=signs_of_life: all((state / sign).exists() for sign in signs), every=0.002, by=process)
+        wait_until(lambda signs=signs_of_life: all((state / sign).exists() for sign in signs), 300, 0.002, process)
         process.send_signal(signal.SIGKILL)
         assert process.wait(60) == -signal.SIGKILL
     facts = make(settings, models)

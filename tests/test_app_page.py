@@ -119,7 +119,7 @@ def test_another_picture_of_the_face_is_looked_at(visitor, tmp_path):
     assert "Photo's face" in visitor.wait_for("#findings", "✓")
     visitor.click("#another-face-button")
     visitor.upload("face-photo", case / "face.png")
-    wait_until(lambda: "Face's own picture" in visitor.text("#findings"))
+    wait_until(lambda: "Face's own picture" in visitor.text("#findings"), every=0.1)
     assert "Photo's face" not in visitor.text("#findings")
     visitor.shoot("another-face")
 

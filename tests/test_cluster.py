@@ -100,7 +100,7 @@ def test_clips_are_those_of_one_process(nodes, tmp_path, checkpoint, case):
     command = [sys.executable, str(ROOT / "animate.py"), *flags, f"--ray={nodes.address}"]
     running = subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     kept = tmp_path / "out" / "b" / STATE_FOLDER / "latents.safetensors"
-    wait_until(kept.exists, by=running)
+    wait_until(kept.exists, 200, by=running)
     worker = json.loads((tmp_path / "out" / "b" / OWNER_FILE).read_text())["process"]
     os.kill(worker, signal.SIGKILL)
     told, errors = running.communicate(timeout=200)

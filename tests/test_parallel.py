@@ -257,7 +257,7 @@ def test_one_process_dies_and_another_number_of_them_goes_on(tmp_path, checkpoin
     settings = clip_settings(tmp_path, checkpoint, case, num_inference_steps=20)
     running = launch(2, "animate.py", *flags_of(settings))
     kept = Path(settings.output, STATE_FOLDER, "latents.safetensors")
-    wait_until(kept.exists, by=running)
+    wait_until(kept.exists, 200, by=running)
     second = [child for child in psutil.Process(running.pid).children() if child.environ().get("RANK") == "1"]
     second[0].send_signal(signal.SIGKILL)
     told, errors = running.communicate(timeout=100)

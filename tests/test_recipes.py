@@ -228,7 +228,7 @@ def test_a_recipe_waits_for_what_it_runs(number, tmp_path):
     script = f"import sys; from recipes.loop import run_command; run_command([sys.executable, '-c', {child!r}])"
     environment = os.environ | {"PYTHONPATH": str(Path(every.__file__).parents[1])}
     process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, env=environment, start_new_session=True)
-    wait_until((tmp_path / "ready").is_file, by=process)
+    wait_until((tmp_path / "ready").is_file, 120, by=process)
     os.killpg(process.pid, number) if number == signal.SIGINT else process.terminate()
     assert process.wait(60) == 130
     assert (tmp_path / "kept").is_file()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 def wait_until(
-    told: Callable[[], bool], seconds: float = 200, every: float = 0.01, by: subprocess.Popen | None = None
+    told: Callable[[], bool], seconds: float = 20, every: float = 0.01, by: subprocess.Popen | None = None
 ) -> None:
     """Return once something is so; fail where it is not in time, or the process that was to make it so has ended."""
     end = time.monotonic() + seconds

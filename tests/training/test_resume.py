@@ -33,7 +33,7 @@ def test_a_killed_run_resumes_to_the_same_weights(flags, optimizer, monkeypatch,
     assert run(whole, monkeypatch) == 0
     process = subprocess.Popen([sys.executable, "train.py", *arguments(flags)], cwd=ROOT, stderr=subprocess.DEVNULL)
     journal = flags["--output_dir"] / "training_log.jsonl"
-    wait_until(lambda: journal.is_file() and '"step": 4' in journal.read_text(), by=process)
+    wait_until(lambda: journal.is_file() and '"step": 4' in journal.read_text(), 120, by=process)
     process.kill()
     process.wait()
     left = [path.name for path in checkpoints.checkpoint_folders(flags["--output_dir"])]
@@ -60,7 +60,7 @@ def test_an_interrupt_keeps_the_step_at_work(flags, processes, monkeypatch, tmp_
     command = [sys.executable, *launch, "train.py", *endless]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     journal = flags["--output_dir"] / "training_log.jsonl"
-    wait_until(lambda: journal.is_file() and '"step": 2' in journal.read_text(), by=process)
+    wait_until(lambda: journal.is_file() and '"step": 2' in journal.read_text(), 120, by=process)
     process.send_signal(signal.SIGINT)
     told = process.communicate(timeout=60)[1]
     assert process.returncode == cli.INTERRUPTED_STATUS, told[-2000:]
