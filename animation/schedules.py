@@ -11,20 +11,22 @@ SMALLEST_SIGMA = 0.002  # SVD's, where the published table ends
 EVERYWHERE = (0.0, math.inf)
 
 
-def ays_sigmas(num_steps: int) -> list[float]:
+def ays_sigmas(num_steps: int, smallest: float = SMALLEST_SIGMA) -> list[float]:
     """Align Your Steps' noise levels for SVD (Sabour 2024), `num_steps` of them and a last 0, descending.
 
-    The published table has 10 steps; other numbers are interpolated on a logarithmic scale, as its authors say.
+    The published table has 10 steps; other numbers are interpolated on a logarithmic scale, as its authors say. What
+    is below `smallest`, which is above 0, is cut off the table.
     """
-    table = [*AysSchedules["StableDiffusionVideoSigmas"][:-1], SMALLEST_SIGMA]
+    table = [*(sigma for sigma in AysSchedules["StableDiffusionVideoSigmas"] if sigma > smallest), smallest]
     at = np.linspace(0, 1, num_steps + 1)
     return [*np.exp(np.interp(at, np.linspace(0, 1, len(table)), np.log(table)))[:-1].tolist(), 0.0]
 
 
 def set_timesteps(scheduler: EulerDiscreteScheduler, num_steps: int, schedule: str, device) -> None:
-    """Set a scheduler's noise levels: its own (`karras`), or those of `ays_sigmas` (`ays`)."""
+    """Set a scheduler's noise levels: its own (`karras`), or `ays_sigmas` down to its smallest (`ays`)."""
     if schedule == "ays":
-        scheduler.set_timesteps(sigmas=ays_sigmas(num_steps), device=device)
+        smallest = scheduler.config.sigma_min or SMALLEST_SIGMA
+        scheduler.set_timesteps(sigmas=ays_sigmas(num_steps, smallest), device=device)
     else:
         scheduler.set_timesteps(num_steps, device=device)
 

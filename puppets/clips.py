@@ -102,9 +102,9 @@ def skeleton_canvas(width: int, height: int) -> int:
     return min(drawing.SHORT_SIDE, STROKES * min(width, height))
 
 
-def face_masks(truths: Sequence[Truth]) -> np.ndarray:
-    """(H, W) uint8: 255 on the actors' faces, 0 elsewhere."""
-    return np.uint8(255) * np.any([truth.face_mask for truth in truths], axis=0)
+def face_masks(truths: Sequence[Truth], hands: bool = False) -> np.ndarray:
+    """(H, W) uint8: 255 on the actors' faces, and on their hands where these are wanted, 0 elsewhere."""
+    return np.uint8(255) * np.any([truth.face_mask | (truth.hand_mask & hands) for truth in truths], axis=0)
 
 
 def encode_png(image: np.ndarray) -> bytes:

@@ -47,7 +47,7 @@ class Truth:
         landmarks: (5, 2): the eye, the eye, nose, mouth corner, mouth corner, from the picture's left, as face
             detectors order them.
         person_box: (4,), of all that is drawn of the character inside the frame.
-        face_mask: (H, W) bool, the face where nothing covers it.
+        face_mask, hand_mask: (H, W) bool, the face and the hands where nothing covers them.
     """
 
     keypoints: np.ndarray
@@ -57,6 +57,7 @@ class Truth:
     landmarks: np.ndarray
     person_box: np.ndarray
     face_mask: np.ndarray
+    hand_mask: np.ndarray
 
 
 def _keypoint_parts() -> np.ndarray:
@@ -141,7 +142,7 @@ def _truth(body: Body, owners: np.ndarray, index: int) -> Truth:
     person_box = np.concatenate([drawn.min(0)[::-1], drawn.max(0)[::-1] + 1]) if len(drawn) else np.zeros(4)
     face, outline = np.zeros_like(own), body.head.outline()
     _fill(face, outline, 1, cv2.LINE_8)
-    hands = np.isin(own, [PART[f"{side}_{part}"] for side in ("left", "right") for part in ("arm", "hand")])
+    arms, hands = (np.isin(own, [PART[f"{side}_{part}"] for side in ("left", "right")]) for part in ("arm", "hand"))
     forehead = outline[:, 1].min() + 0.2 * np.ptp(outline[:, 1])
     box = np.array([outline[:, 0].min(), forehead, outline[:, 0].max(), outline[:, 1].max()])
     mouth = keypoints[[FACE.start + 48, FACE.start + 54]]
@@ -152,5 +153,6 @@ def _truth(body: Body, owners: np.ndarray, index: int) -> Truth:
         face_box=box.clip(0, (width, height, width, height)),
         landmarks=np.stack([keypoints[2], keypoints[1], keypoints[0], *mouth]),
         person_box=person_box.astype(float),
-        face_mask=(face > 0) & ~hands & ~covered,
+        face_mask=(face > 0) & ~(arms | hands | covered),
+        hand_mask=hands & ~covered,
     )

@@ -62,13 +62,13 @@ def write_images(folder: Path, images: Iterable[np.ndarray]) -> None:
         (folder / f"frame_{i}.png").write_bytes(encode_png(image))
 
 
-def write_truth(folder: Path, truths: list[list[Truth]], form: Format) -> None:
+def write_truth(folder: Path, truths: list[list[Truth]], form: Format, mask_hands: bool = False) -> None:
     """Write poses/ with the keypoints.npz that extraction would have written, faces/ and truth.npz.
 
     The latter has (F, P, …) arrays named as the fields of `Truth`, but for the masks.
     """
     write_images(folder / "poses", (skeleton(frame, form.width, form.height, form.canvas) for frame in truths))
-    write_images(folder / "faces", map(face_masks, truths))
+    write_images(folder / "faces", (face_masks(frame, mask_hands) for frame in truths))
     names = ("keypoints", "visible", "present", "face_box", "landmarks", "person_box")
     arrays = {name: np.array([[getattr(truth, name) for truth in frame] for frame in truths]) for name in names}
     np.savez_compressed(folder / TRUTH_FILE, **arrays)
@@ -103,17 +103,19 @@ def write_clip(
     people: int = 1,
     roams: bool = False,
     hidden: str | None = None,
+    mask_hands: bool = False,
 ) -> Path:
     """Write a clip as images/, poses/, faces/ and truth.npz; nothing where that was done before.
 
-    With `hidden`, one of `puppets.hiding.WAYS`, also photos/: each frame's picture with the face hidden.
+    With `hidden`, one of `puppets.hiding.WAYS`, also photos/: each frame's picture with the face hidden. With
+    `mask_hands` the masks in faces/ show the hands too.
 
     Raises:
         InputError: the folder is there and was made in another way.
         ValueError: as `make_clip`.
     """
     facts = {"split": split, "index": index, "kind": kind, "people": people, **asdict(form)}
-    facts |= _set(roams=roams, hidden=hidden)
+    facts |= _set(roams=roams, hidden=hidden, mask_hands=mask_hands)
     with _whole(folder, facts) as partial:
         if partial is not None:
             clip = make_clip(split, index, kind, people, roams)
@@ -122,7 +124,7 @@ def write_clip(
             if hidden:
                 photos = (hide(clip, i, form.width, form.height, hidden) for i in range(form.num_frames))
                 write_images(partial / "photos", photos)
-            write_truth(partial, truths, form)
+            write_truth(partial, truths, form, mask_hands)
     return folder
 
 

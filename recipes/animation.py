@@ -62,11 +62,12 @@ SCHEDULER = {
     "beta_end": 0.012,
     "steps_offset": 1,
 }
-# Half of the noise levels are above 8, as half of the sampler's six are. There, on latents of 16 × 16, the conditions
-# alone tell what to draw.
-NOISE_DIMS = (4, 4)
-# A face is a few of the 256 latents, and the most that anybody looks at.
-FACE_LOSS_WEIGHT = 7
+# Half of the noise levels are above 22, three quarters above 11. There, on latents of 16 × 16, the conditions alone
+# tell what to draw.
+NOISE_DIMS = (2, 1)
+# A face and hands are a few of the 256 latents, and the most that anybody looks at.
+FACE_LOSS_WEIGHT = 15
+TEMPORAL_LOSS_WEIGHT = 4
 PARTS = {  # flags that training starts them with
     "unet": "unet_model_finetune_path",
     "pose_net": "posenet_model_finetune_path",
@@ -114,6 +115,7 @@ def training_command(args: argparse.Namespace, stage: str, start_from: Path | No
         "lr_warmup_steps": warm_up,
         "conditioning_dropout_prob": 0.05,
         "face_loss_weight": FACE_LOSS_WEIGHT,
+        "temporal_loss_weight": TEMPORAL_LOSS_WEIGHT,
         "noise_d_low": NOISE_DIMS[0],
         "noise_d_high": NOISE_DIMS[1],
         "num_workers": 1,
@@ -189,7 +191,7 @@ def main() -> None:
         data = args.work / "data"
         clips = ["training", data, f"--rec={args.clips}", f"--rec_size={SIDE}x{SIDE}", f"--frames={CLIP_FRAMES}"]
         clips += [f"--start={args.first_clip}", f"--workers={args.processes}"]
-        clips += ["--roams", "--hidden=2"]  # every other photo hides the face, so that face tokens are needed
+        clips += ["--roams", "--mask_hands", "--hidden=2"]  # hidden: so that face tokens are needed
         run_command([sys.executable, "make_puppets.py", *map(str, clips)])
         start_from = args.output / "checkpoints/tiny/Animation" if args.finetune else None
         for stage in args.stages:

@@ -15,6 +15,7 @@ TITLES = {
 }
 ROWS = {
     "whole": "whole",
+    "25_steps": "in 25 steps",
     "copy": "the photo copied into every frame",
     "vae": "the truth through the VAE",
     "no_poses": "black skeletons",

@@ -35,6 +35,17 @@ def test_the_noise_levels_are_the_published_ones():
     assert relative_error(euler.sigmas, torch.tensor(ays_sigmas(10))) > 0.1
 
 
+def test_no_noise_level_is_below_the_schedulers_own():
+    assert ays_sigmas(3, smallest=10.0) == pytest.approx([700, 54.5, 15.886, 0.0])
+    assert ays_sigmas(6, smallest=10.0)[5] == pytest.approx((15.886 * 10) ** 0.5)
+    euler = EulerDiscreteScheduler(**SCHEDULER_CONFIG | {"sigma_min": 10.0})
+    for schedule in ("ays", "karras"):
+        set_timesteps(euler, 12, schedule, CPU)
+        assert len(euler.timesteps) == 12
+        assert euler.sigmas[:-1].min() >= 10
+        assert euler.sigmas[-1] == 0
+
+
 def test_guidance_is_given_inside_of_the_interval():
     assert guided_steps([700.0, 10.0, 1.0, 0.1], (1.0, 10.0)) == [False, True, True, False]
     assert guided_steps([700.0, 0.1], ALL) == [True, True]

@@ -68,6 +68,17 @@ def test_a_clip_is_what_was_rendered(tmp_path):
     assert arrays["landmarks"].shape == (3, 2, 5, 2)
 
 
+def test_a_clip_whose_masks_show_the_hands_too(tmp_path):
+    folder = write_clip(tmp_path / "clip", "training", 4, FORM, mask_hands=True)
+    for i in range(3):
+        _, (truth,) = make_clip("training", 4).render(i, 48, 64)
+        mask = pixels(folder / "faces" / f"frame_{i}.png")
+        np.testing.assert_array_equal(mask == 255, truth.face_mask | truth.hand_mask)
+        assert truth.hand_mask.any()
+    with pytest.raises(InputError, match="made in another way"):
+        write_clip(folder, "training", 4, FORM)
+
+
 def test_a_clip_with_hidden_faces(tmp_path):
     folder = write_clip(tmp_path / "clip", "training", 3, FORM, roams=True, hidden="blur")
     clip = make_clip("training", 3, roams=True)
@@ -172,7 +183,9 @@ def test_the_training_layout(monkeypatch, capsys, tmp_path):
     facts = [json.loads((tmp_path / folder / "puppets.json").read_text()) for folder in ("rec/00001", "vec/00003")]
     assert [(fact["split"], fact["index"]) for fact in facts] == [("training", 0), ("training", 2)]
     hidden = ("training", tmp_path / "hidden", "--rec", 3, "--frames", 1, "--rec_size", "32x32", "--hidden", 2)
-    assert run(monkeypatch, capsys, *hidden)[0] == 0
+    assert run(monkeypatch, capsys, *hidden, "--mask_hands")[0] == 0
+    first = json.loads((tmp_path / "hidden" / "rec" / "00001" / "puppets.json").read_text())
+    assert [first.get("mask_hands"), facts[0].get("mask_hands")] == [True, None]
     photos = [(tmp_path / "hidden" / "rec" / f"{i:05d}" / "photos").is_dir() for i in (1, 2, 3)]
     assert photos == [True, False, True]
     # More of them later: what is there stays.

@@ -213,6 +213,18 @@ def test_the_mask_covers_the_face():
     assert covered.face_mask.sum() < 0.97 * stand()[1].face_mask.sum()
 
 
+def test_the_mask_covers_the_hands_where_these_are_wanted():
+    for clip in every_motion():
+        _, (truth,) = clip.render(7, SIDE, SIDE)
+        mask = face_masks([truth], hands=True)
+        np.testing.assert_array_equal(mask == 255, truth.face_mask | truth.hand_mask)
+        points = [np.floor(truth.keypoints[hand][truth.visible[hand]]).astype(int) for hand in (LEFT_HAND, RIGHT_HAND)]
+        x, y = np.concatenate(points).T
+        assert (truth.hand_mask[y, x]).mean() > 0.8
+        assert not truth.hand_mask[tuple(truth.keypoints[5:7].astype(int).T[::-1])].any()  # control: shoulders
+        np.testing.assert_array_equal(face_masks([truth]) == 255, truth.face_mask)
+
+
 def test_any_size_shows_the_same_picture():
     clip = make_clip("training", 2, "wave")
     large, (truth,) = clip.render(4, 640, 640)

@@ -104,6 +104,7 @@ class TrainingData(PuppetSettings):
     vec: int = flag(0, "clips in vec/", least=0)
     vec_size: str = flag("128x192", "their size", **SIZE)
     hidden: int = flag(0, "every so many clips, also photos/ in which the face is hidden; 0: never", least=0)
+    mask_hands: bool = flag(False, "faces/ show the hands too, so that train.py --face_loss_weight weighs both")
 
     def jobs(self) -> list[Callable[[], Path]]:
         """As `PuppetSettings.jobs`."""
@@ -116,7 +117,8 @@ class TrainingData(PuppetSettings):
                 folder = Path(self.output_dir) / bucket / f"{i + 1:05d}"
                 turn, rest = divmod(i, self.hidden) if self.hidden else (0, 1)
                 hidden = None if rest else WAYS[turn % len(WAYS)]
-                jobs.append(partial(write_clip, folder, "training", i, form, roams=self.roams, hidden=hidden))
+                options = {"roams": self.roams, "hidden": hidden, "mask_hands": self.mask_hands}
+                jobs.append(partial(write_clip, folder, "training", i, form, **options))
         return jobs
 
     def finish(self) -> None:

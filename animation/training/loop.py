@@ -289,8 +289,14 @@ class Trainer:
             self.dataset.encode_missing(samples, self.encoders, accelerator.device)
             batch = make_batch(samples, accelerator.device)
             with accelerator.accumulate(self.model):
-                dropout, face_weight = settings.conditioning_dropout_prob, settings.face_loss_weight
-                result = training_step(self.model, self.encoders, batch, dropout, face_weight)
+                result = training_step(
+                    self.model,
+                    self.encoders,
+                    batch,
+                    settings.conditioning_dropout_prob,
+                    settings.face_loss_weight,
+                    settings.temporal_loss_weight,
+                )
                 mean = result.losses.mean()
                 total += mean.detach() / settings.gradient_accumulation_steps
                 accelerator.backward(mean)

@@ -60,18 +60,26 @@ def denoising_loss(
     sigma: torch.Tensor,
     face_masks: torch.Tensor,
     face_weight: float = 1.0,
+    temporal_weight: float = 0.0,
 ) -> torch.Tensor:
-    """The mean of (1 + σ²)/σ² · (x̂₀ − x₀)² · (1 + face_weight · mask), for each sample.
+    """The mean of (1 + σ²)/σ² · (1 + face_weight · mask) · e² with e = x̂₀ − x₀, for each sample.
+
+    Above 0, `temporal_weight` adds so many times the same mean of e's change from frame to frame: the predicted frames
+    shall change as the true ones do.
 
     Args:
         predicted_x0, x0: (B, F, 4, h, w).
         sigma: (B,).
         face_masks: (B, F, 1, h, w) in 0 … 1, 1 at the face.
         face_weight: 0 or more; 1 in the paper.
+        temporal_weight: 0 or more; 0 in the paper. Above 0 it needs two frames.
 
     Returns:
         (B,) float32.
     """
-    weight = ((1 + sigma**2) / sigma**2)[:, None, None, None, None]
-    error = weight * (predicted_x0.float() - x0.float()).square() * (1 + face_weight * face_masks)
-    return error.flatten(1).mean(1)
+    weight = ((1 + sigma**2) / sigma**2)[:, None, None, None, None] * (1 + face_weight * face_masks)
+    error = predicted_x0.float() - x0.float()
+    loss = (weight * error.square()).flatten(1).mean(1)
+    if temporal_weight:
+        loss = loss + temporal_weight * (weight[:, 1:] * error.diff(dim=1).square()).flatten(1).mean(1)
+    return loss

@@ -141,13 +141,14 @@ def training_step(
     batch: Batch,
     dropout_probability: float = 0.1,
     face_weight: float = 1.0,
+    temporal_weight: float = 0.0,
 ) -> StepResult:
     """The loss of a batch (SVD's preconditioning: v-prediction in EDM's scaling).
 
     Args:
         parts: `TrainableParts`, bare or wrapped for distributed training.
         dropout_probability: p of `conditioning_dropout`.
-        face_weight: of `denoising_loss`.
+        face_weight, temporal_weight: of `denoising_loss`.
     """
     with torch.no_grad():
         moments = batch.moments
@@ -163,5 +164,5 @@ def training_step(
         masks = F.interpolate(batch.face_masks.flatten(0, 1), latents.shape[-2:]).unflatten(0, latents.shape[:2])
     prediction = parts(noisy, kept_latents, batch.sigma, token, kept_token, batch.face_embedding, batch.poses)
     x0 = predicted_x0(prediction.float(), noisy, sigma)
-    losses = denoising_loss(x0, latents, batch.sigma, masks, face_weight)
+    losses = denoising_loss(x0, latents, batch.sigma, masks, face_weight, temporal_weight)
     return StepResult(losses, prediction, latents)

@@ -135,14 +135,15 @@ def test_what_is_trained(flags, trainable):
     assert frozen == (idle if trainable == "all" else idle | rest)
 
 
-def test_the_weight_of_faces_is_linear_in_the_loss(flags):
+@pytest.mark.parametrize("name", ["face_loss_weight", "temporal_loss_weight"])
+def test_a_weight_is_linear_in_the_loss(flags, name):
     def loss(weight):
-        run_ = trainer(flags, face_loss_weight=weight)
+        run_ = trainer(flags, **{name: weight})
         return run_._optimize(iter(run_._loader()))[0]
 
     none, one, three = map(loss, (0, 1, 3))
     assert three - one == pytest.approx(2 * (one - none), rel=1e-4)
-    assert three > 1.01 * none  # the masks are not empty
+    assert three > 1.01 * none  # there are faces, and changes
 
 
 @pytest.fixture

@@ -180,6 +180,7 @@ def test_the_validation_case(case, tmp_path):
         ({"--validation_image": "a.png"}, "give --validation_control_folder too"),
         ({"--use_8bit_adam": None}, "bitsandbytes is not installed"),
         ({"--optimizer": "muon", "--use_8bit_adam": None}, "--use_8bit_adam is of adamw"),
+        ({"--temporal_loss_weight": 1, "--sample_n_frames": 1}, "--sample_n_frames 2 or more"),
         ({"--report_to": "wandb"}, "the package wandb is not installed"),
         ({"--bucket": "64:x"}, "--bucket 64:x"),
         ({"--mixed_precision": "fp16"}, "fp16 on a CPU"),
