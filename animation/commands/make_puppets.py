@@ -117,8 +117,8 @@ class TrainingData(PuppetSettings):
                 folder = Path(self.output_dir) / bucket / f"{i + 1:05d}"
                 turn, rest = divmod(i, self.hidden) if self.hidden else (0, 1)
                 hidden = None if rest else WAYS[turn % len(WAYS)]
-                options = {"roams": self.roams, "hidden": hidden, "mask_hands": self.mask_hands}
-                jobs.append(partial(write_clip, folder, "training", i, form, **options))
+                job = partial(write_clip, folder, "training", i, form, roams=self.roams, hidden=hidden)
+                jobs.append(partial(job, mask_hands=self.mask_hands))
         return jobs
 
     def finish(self) -> None:
