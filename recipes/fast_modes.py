@@ -131,6 +131,7 @@ def main() -> None:
     settings = fill_in(parse(FastSettings, __doc__))
     settings.check()
     pipeline = open_pipeline(settings)
+    pipeline.scheduler = EulerDiscreteScheduler(**SCHEDULER)  # the released noise levels, which the modes are about
     form, work = Format(width=SIDE, height=SIDE, num_frames=FRAMES), Path(settings.work)
     truth, path = work / "cases", Path(settings.figures)
     truth.mkdir(parents=True, exist_ok=True)
