@@ -64,7 +64,7 @@ SCHEDULER = {  # Stable Video Diffusion's
 }
 # On latents of 16 × 16 the conditions alone tell what to draw down to noise levels of about 8. Below, a sampler draws
 # one of all that may be, which is further from the truth than their mean.
-SMALLEST_SIGMA = 15.0  # where the sampler ends, and from where it goes to 0 in one step
+LAST_SIGMA = 15.0  # where the sampler ends, and from where it goes to 0 in one step
 # Half of the noise levels that are trained are above 22, three quarters above 11.
 NOISE_DIMS = (2, 1)
 # A face and hands are a few of the 256 latents, and the most that anybody looks at.
@@ -80,7 +80,7 @@ PARTS = {  # flags that training starts them with
 def write_configs(svd: Path) -> None:
     """Write what belongs into an SVD folder beside the VAE and the image encoder."""
     PoseGuidedUNet(**UNET).save_config(svd / "unet")
-    EulerDiscreteScheduler(**SCHEDULER | {"sigma_min": SMALLEST_SIGMA}).save_pretrained(svd / "scheduler")
+    EulerDiscreteScheduler(**SCHEDULER | {"sigma_min": LAST_SIGMA}).save_pretrained(svd / "scheduler")
     index = {
         "_class_name": "StableVideoDiffusionPipeline",
         "vae": ["diffusers", "AutoencoderDC"],

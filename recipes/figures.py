@@ -10,7 +10,7 @@ model card are written from what was measured. What is done already is not done 
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -124,7 +124,6 @@ def animate_case(
     """
     cls, face = FaceOptimizationSettings if variant == "hjb" else InferenceSettings, case / "face.png"
     mode |= {"face_photo": str(face)} if face.is_file() else {}
-    mode |= {"num_inference_steps": STEPS[variant]} if variant in STEPS else {}
     run = cls(
         **settings.shared(Weights) | settings.shared(Sampling) | mode,
         **{"end_refine_step": settings.num_inference_steps} if variant == "hjb" else {},
@@ -198,11 +197,11 @@ def main() -> None:
     settings = fill_in(parse(FigureSettings, __doc__))
     settings.check()
     pipeline, path = open_pipeline(settings), Path(settings.figures)
-    told = {"cases": settings.cases, "seeds": settings.seeds}
     for name in settings.runs:
-        found = measure_run(name, pipeline, settings)
+        chosen = replace(settings, num_inference_steps=STEPS.get(name.split("/")[1], settings.num_inference_steps))
+        found = measure_run(name, pipeline, chosen)
         print(name, found)
-        told["steps"] = STEPS.get(name.split("/")[1], settings.num_inference_steps)
+        told = {"cases": chosen.cases, "seeds": chosen.seeds, "steps": chosen.num_inference_steps}
         write_json(path, read_json(path) | {name: {"settings": told} | found})
     write_card(read_json(path), Path(settings.card))
 

@@ -111,14 +111,14 @@ class TrainingData(PuppetSettings):
         if not self.rec + self.vec:
             raise InputError("nothing to make; give the number of clips with --rec or --vec")
         jobs: list[Callable[[], Path]] = []
+        write = partial(write_clip, roams=self.roams, mask_hands=self.mask_hands)
         for bucket in BUCKETS:
             form, first = self.form(f"{bucket}_size"), self.start + len(jobs)
             for i in range(first, first + getattr(self, bucket)):
                 folder = Path(self.output_dir) / bucket / f"{i + 1:05d}"
                 turn, rest = divmod(i, self.hidden) if self.hidden else (0, 1)
                 hidden = None if rest else WAYS[turn % len(WAYS)]
-                job = partial(write_clip, folder, "training", i, form, roams=self.roams, hidden=hidden)
-                jobs.append(partial(job, mask_hands=self.mask_hands))
+                jobs.append(partial(write, folder, "training", i, form, hidden=hidden))
         return jobs
 
     def finish(self) -> None:
