@@ -103,8 +103,16 @@ def skeleton_canvas(width: int, height: int) -> int:
 
 
 def face_masks(truths: Sequence[Truth], hands: bool = False) -> np.ndarray:
-    """(H, W) uint8: 255 on the actors' faces, and on their hands where these are wanted, 0 elsewhere."""
-    return np.uint8(255) * np.any([truth.face_mask | (truth.hand_mask & hands) for truth in truths], axis=0)
+    """(H, W) uint8: 255 on the actors' faces, 0 elsewhere; with `hands` also there and a 32nd of the height around.
+
+    A latent's weight is read at one of its pixels, which a hand of a few would often miss.
+    """
+    mask = np.uint8(255) * np.any([truth.face_mask for truth in truths], axis=0)
+    if hands:
+        shown = np.any([truth.hand_mask for truth in truths], axis=0).astype(np.uint8)
+        reach = 2 * (len(shown) // 32) + 1
+        mask |= 255 * cv2.dilate(shown, np.ones((reach, reach), np.uint8))
+    return mask
 
 
 def encode_png(image: np.ndarray) -> bytes:

@@ -16,6 +16,7 @@ RECIPES = (  # what is frozen in a later one comes before it
     "detectors face --steps 1500",
     "recogniser --steps 3600",
     "vae --steps 3600 --batch_size 16",
+    "vae --finetune --steps 6000 --batch_size 6 --learning_rate 1.5e-3",
     "image_encoder --steps 1500",
     "animation",
 )

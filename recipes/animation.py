@@ -69,7 +69,7 @@ LAST_SIGMA = 15.0  # where the sampler ends, and from where it goes to 0 in one 
 NOISE_DIMS = (2, 1)
 # A face and hands are a few of the 256 latents, and the most that anybody looks at.
 FACE_LOSS_WEIGHT = 15
-TEMPORAL_LOSS_WEIGHT = 4
+TEMPORAL_LOSS_WEIGHT = 10
 PARTS = {  # flags that training starts them with
     "unet": "unet_model_finetune_path",
     "pose_net": "posenet_model_finetune_path",

@@ -1,6 +1,7 @@
 """The VAE: pictures of puppets as one sixty-fourth of their pixels, 16 numbers each.
 
     python -m recipes.vae
+    python -m recipes.vae --finetune  # the decoder alone: the UNet knows these latents
 
 diffusers' AutoencoderDC (arXiv 2410.10733): its shortcuts carry pixels through from the first step on, so that it
 learns in minutes what other VAEs take hours for. It learns from crops around the characters; flat walls need little
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderDC
 
+from puppets.anatomy import LEFT_HAND, RIGHT_HAND
 from puppets.clips import make_clip
 from puppets.seeds import generator
 from recipes.loop import recipe_arguments, train
@@ -37,11 +39,12 @@ FOLDER = Path("checkpoints/tiny/SVD/vae")
 
 
 def make_sample(number: int) -> dict[str, np.ndarray]:
-    """Four crops of a picture: of the head, two of the character, one from anywhere; (4, 3, 64, 64) uint8 RGB."""
+    """Four crops of a picture: of the head, a hand, the character, one from anywhere; (4, 3, 64, 64) uint8 RGB."""
     rng = generator("training", number, "vae")
     image, (truth,) = make_clip("training", int(rng.integers(1 << 20))).render(float(rng.uniform(0, 64)), SIDE, SIDE)
+    hand = truth.keypoints[LEFT_HAND if rng.random() < 0.5 else RIGHT_HAND]
     crops = []
-    for box in (truth.face_box, truth.person_box, truth.person_box, (0, 0, SIDE, SIDE)):
+    for box in (truth.face_box, (*hand.min(0), *hand.max(0)), truth.person_box, (0, 0, SIDE, SIDE)):
         x, y = rng.uniform(box[:2], box[2:])
         left, top = (int(np.clip(value - rng.uniform(0, CROP), 0, SIDE - CROP)) for value in (x, y))
         crops.append(image[top : top + CROP, left : left + CROP].transpose(2, 0, 1))
@@ -67,7 +70,9 @@ def main() -> None:
     torch.manual_seed(0)
     folder = args.output / FOLDER
     vae = AutoencoderDC.from_pretrained(folder).float() if args.finetune else AutoencoderDC(**CONFIG)
-    train("vae", vae, loss, make_sample, args).half().save_pretrained(folder)
+    vae.encoder.requires_grad_(not args.finetune)
+    name = "vae_decoder" if args.finetune else "vae"
+    train(name, vae, loss, make_sample, args).half().save_pretrained(folder)
 
 
 if __name__ == "__main__":

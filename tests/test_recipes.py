@@ -1,6 +1,7 @@
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from animation.errors import InputError
@@ -18,7 +20,7 @@ from animation.modules.unet import PoseGuidedUNet
 from animation.training.settings import TrainingSettings
 from DWPose.detector import PersonDetector
 from recipes import __main__ as every
-from recipes import animation, card, detectors, fast_modes, figures, loop, pose_estimator, recogniser, videos
+from recipes import animation, card, detectors, fast_modes, figures, loop, pose_estimator, recogniser, vae, videos
 from recipes.animation import UNET
 from recipes.figures import ablation
 from tests.processes import posix
@@ -210,6 +212,18 @@ def test_one_command_runs_every_recipe_in_order(monkeypatch):
     names = [command[2].split(".")[1] for command in every.commands()]
     assert names[-1] == "animation"
     assert {f"{name}.py" for name in names} <= {path.name for path in Path(every.__file__).parent.glob("*.py")}
+
+
+def test_a_finetuned_vae_learns_and_leaves_the_latents_as_they_are(tmp_path, monkeypatch):
+    shipped, folder = Path(vae.__file__).parents[1] / vae.FOLDER, tmp_path / vae.FOLDER
+    shutil.copytree(shipped, folder)
+    flags = "--steps 2 --batch_size 1 --learning_rate 0.1 --workers 0 --mixed_precision no --finetune"
+    monkeypatch.setattr(sys, "argv", ["vae", "--output", str(tmp_path), "--state", str(tmp_path), *flags.split()])
+    vae.main()
+    before, after = (load_file(path / "diffusion_pytorch_model.safetensors") for path in (shipped, folder))
+    changed = {name.split(".")[0] for name, value in before.items() if not torch.equal(after[name], value)}
+    assert changed == {"decoder"}
+    assert set(vae.make_sample(3)["images"].shape) == {4, 3, 64}
 
 
 @posix

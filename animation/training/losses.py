@@ -64,8 +64,9 @@ def denoising_loss(
 ) -> torch.Tensor:
     """The mean of (1 + σ²)/σ² · (1 + face_weight · mask) · e² with e = x̂₀ − x₀, for each sample.
 
-    Above 0, `temporal_weight` adds so many times the same mean of e's change from frame to frame: the predicted frames
-    shall change as the true ones do.
+    Above 0, `temporal_weight` adds so many times the mean of √((1 + σ²)/σ²) · |Δe|, e's change from frame to frame: the
+    predicted frames shall change as the true ones do. It is not squared: what should stand still flickers little but
+    everywhere, and squares see only the large errors of what moves.
 
     Args:
         predicted_x0, x0: (B, F, 4, h, w).
@@ -77,9 +78,9 @@ def denoising_loss(
     Returns:
         (B,) float32.
     """
-    weight = ((1 + sigma**2) / sigma**2)[:, None, None, None, None] * (1 + face_weight * face_masks)
+    weight = ((1 + sigma**2) / sigma**2)[:, None, None, None, None]
     error = predicted_x0.float() - x0.float()
-    loss = (weight * error.square()).flatten(1).mean(1)
+    loss = (weight * (1 + face_weight * face_masks) * error.square()).flatten(1).mean(1)
     if temporal_weight:
-        loss = loss + temporal_weight * (weight[:, 1:] * error.diff(dim=1).square()).flatten(1).mean(1)
+        loss = loss + temporal_weight * (weight.sqrt() * error.diff(dim=1).abs()).flatten(1).mean(1)
     return loss

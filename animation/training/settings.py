@@ -159,7 +159,7 @@ class Optimization(Settings):
         0.1, "share of image tokens and of image latents that are dropped, for guidance", least=0, most=1 / 3
     )
     face_loss_weight: float = flag(1.0, "errors in the face's mask count 1 + this, others 1", least=0)
-    temporal_loss_weight: float = flag(0.0, "errors of the change from frame to frame count this, others 1", least=0)
+    temporal_loss_weight: float = flag(0.0, "how much errors of the change from frame to frame count", least=0)
     noise_d_low: int = flag(32, "of high noise levels: smaller trains them more often", least=1, metavar="D")
     noise_d_high: int = flag(64, "of low noise levels", least=1, metavar="D")
     seed: int = flag(SEED, "the same seed gives the same training", least=0, most=LARGEST_SEED)
@@ -271,7 +271,8 @@ class TrainingSettings(StartingWeights, TrainingData, Optimization, TrainingLeve
         if self.use_8bit_adam and self.optimizer != "adamw":
             raise InputError(f"--use_8bit_adam is of adamw, not of {self.optimizer}; leave one of them out")
         if self.temporal_loss_weight and self.sample_n_frames < 2:
-            raise InputError("--temporal_loss_weight compares neighbours; give --sample_n_frames 2 or more")
+            weight = f"--temporal_loss_weight {self.temporal_loss_weight:g}"
+            raise InputError(f"{weight} compares neighbours, and there is 1 frame; give --sample_n_frames 2 or more")
         packages = [
             (self.report_to in TRACKERS, f"--report_to {self.report_to}", self.report_to, "or use --report_to none"),
             (self.use_8bit_adam, "--use_8bit_adam", "bitsandbytes", "(requirements-gpu.txt) or leave the flag out"),

@@ -68,11 +68,11 @@ def test_loss_closed_form():
 def test_temporal_loss_closed_form():
     x0, mask, sigma = torch.zeros(1, 3, 4, 2, 2), torch.zeros(1, 3, 1, 2, 2), torch.ones(1)
     mask[:, 1, :, 0, 0] = 1
-    error = torch.tensor([0.0, 2, 5])[None, :, None, None, None]
-    frames, changes = (0 + 4 * 10 / 4 + 25) / 3, (4 * 10 / 4 + 9) / 2  # a quarter of frame 1 counts seven times
-    losses = [denoising_loss(x0 + error, x0, sigma, mask, 6, weight).item() for weight in (0, 1, 3)]
-    assert losses == pytest.approx([2 * frames, 2 * (frames + changes), 2 * (frames + 3 * changes)])
-    still = [denoising_loss(x0 + 2, x0, sigma, mask, 6, weight) for weight in (0, 3)]
+    error = torch.tensor([0.0, 2, 6])[None, :, None, None, None]
+    frames, changes = 2 * (0 + 4 * 12 / 4 + 36) / 3, 2**0.5 * (2 + 4) / 2  # a quarter of frame 1 counts nine times
+    losses = [denoising_loss(x0 + error, x0, sigma, mask, 8, weight).item() for weight in (0, 1, 3)]
+    assert losses == pytest.approx([frames, frames + changes, frames + 3 * changes])
+    still = [denoising_loss(x0 + 2, x0, sigma, mask, 8, weight) for weight in (0, 3)]
     assert torch.equal(*still)  # an error that does not change counts once
 
 
