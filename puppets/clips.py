@@ -103,9 +103,9 @@ def skeleton_canvas(width: int, height: int) -> int:
 
 
 def face_masks(truths: Sequence[Truth], hands: bool = False) -> np.ndarray:
-    """(H, W) uint8: 255 on the actors' faces, 0 elsewhere; with `hands` also there and a 32nd of the height around.
+    """(H, W) uint8: 255 on the actors' faces, with `hands` also on hands and a 32nd of the height around; else 0.
 
-    A latent's weight is read at one of its pixels, which a hand of a few would often miss.
+    Training reads a latent's weight at one of its pixels, where a small hand would often not be.
     """
     mask = np.uint8(255) * np.any([truth.face_mask for truth in truths], axis=0)
     if hands:
