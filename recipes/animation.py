@@ -30,7 +30,6 @@ from recipes.loop import fast_format, run_command
 
 SIDE = 128  # pixels: sharp and small rather than large and blurred
 CLIPS, CLIP_FRAMES = 6400, 16
-FRAMES_PER_STEP = 32
 STAGES = {  # frames of a sample, steps, share of the learning rate, warm-up
     "short": (4, 2000, 1.0, 200),
     "whole": (CLIP_FRAMES - 1, 360, 0.5, 200),  # the photo is the one that is left
@@ -69,7 +68,7 @@ LAST_SIGMA = 15.0  # where the sampler ends, and from where it goes to 0 in one 
 NOISE_DIMS = (2, 1)
 # A face and hands are a few of the 256 latents, and the most that anybody looks at.
 FACE_LOSS_WEIGHT = 15
-TEMPORAL_LOSS_WEIGHT = 10
+TEMPORAL_LOSS_WEIGHT = 20
 PARTS = {  # flags that training starts them with
     "unet": "unet_model_finetune_path",
     "pose_net": "posenet_model_finetune_path",
@@ -109,13 +108,13 @@ def training_command(args: argparse.Namespace, stage: str, start_from: Path | No
         "cache_dir": args.work / "cache",
         "sample_n_frames": frames,
         "sample_stride": 1,
-        "per_gpu_batch_size": FRAMES_PER_STEP // frames // args.processes,
+        "per_gpu_batch_size": args.frames_per_step // frames // args.processes,
         "max_train_steps": args.steps or steps,
         "optimizer": "muon",
         "learning_rate": args.learning_rate * rate,
         "lr_scheduler": "cosine",
         "lr_warmup_steps": warm_up,
-        "conditioning_dropout_prob": 0.05,
+        "conditioning_dropout_prob": 0.01 if args.finetune else 0.05,
         "face_loss_weight": FACE_LOSS_WEIGHT,
         "temporal_loss_weight": TEMPORAL_LOSS_WEIGHT,
         "noise_d_low": NOISE_DIMS[0],
@@ -180,7 +179,8 @@ def main() -> None:
     parser.add_argument(
         "--stages", nargs="+", choices=STAGES, default=list(STAGES), help="left out, all, in their order"
     )
-    parser.add_argument("--steps", type=int, help="of each stage; left out, 2000, 360 and 600, of about 32 frames each")
+    parser.add_argument("--steps", type=int, help="of each stage; left out, 2000, 360 and 600")
+    parser.add_argument("--frames_per_step", type=int, default=32, help="of all samples and processes, about")
     parser.add_argument("--learning_rate", type=float, default=8e-4, help="the highest; a cosine leads to 0")
     parser.add_argument("--mixed_precision", choices=("no", "bf16"), default=fast_format())
     parser.add_argument("--processes", type=int, default=1, help="CPU processes, 1 to 4, that share each step")

@@ -249,13 +249,14 @@ def test_a_recipe_waits_for_what_it_runs(number, tmp_path):
 
 
 def test_the_stages_of_the_animation_are_commands_that_training_reads(tmp_path):
-    args = argparse.Namespace(output=tmp_path, work=tmp_path, processes=2, steps=None)
-    vars(args).update(learning_rate=8e-4, checkpointing_steps=9, mixed_precision="no")
+    args = argparse.Namespace(output=tmp_path, work=tmp_path, processes=2, steps=None, frames_per_step=60)
+    vars(args).update(learning_rate=8e-4, checkpointing_steps=9, mixed_precision="no", finetune=True)
     for stage, (frames, steps, share, _) in animation.STAGES.items():
         command = animation.training_command(args, stage, tmp_path / "weights")
         assert command[1:6] == ["-m", "animation.launch", "--multi_gpu", "--num_processes", "2"]
         settings = parse(TrainingSettings, None, command[command.index("train.py") + 1 :])
         assert (settings.sample_n_frames, settings.max_train_steps) == (frames, steps)
+        assert settings.per_gpu_batch_size == {4: 7, 15: 2, 8: 3}[frames]  # of two processes
         assert settings.learning_rate == pytest.approx(8e-4 * share)
         assert settings.finetune_mode and settings.optimizer == "muon"
         assert settings.unet_model_finetune_path == str(tmp_path / "weights" / "unet.safetensors")
