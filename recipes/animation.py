@@ -108,7 +108,7 @@ def training_command(args: argparse.Namespace, stage: str, start_from: Path | No
         "cache_dir": args.work / "cache",
         "sample_n_frames": frames,
         "sample_stride": 1,
-        "per_gpu_batch_size": args.frames_per_step // frames // args.processes,
+        "per_gpu_batch_size": max(1, args.frames_per_step // frames // args.processes),
         "max_train_steps": args.steps or steps,
         "optimizer": "muon",
         "learning_rate": args.learning_rate * rate,

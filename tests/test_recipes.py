@@ -260,6 +260,8 @@ def test_the_stages_of_the_animation_are_commands_that_training_reads(tmp_path):
         assert settings.learning_rate == pytest.approx(8e-4 * share)
         assert settings.finetune_mode and settings.optimizer == "muon"
         assert settings.unet_model_finetune_path == str(tmp_path / "weights" / "unet.safetensors")
+    args.frames_per_step, args.processes = 32, 4  # fewer than a whole window for each process
+    assert "--per_gpu_batch_size=1" in animation.training_command(args, "whole", None)
     assert not any("finetune" in flag for flag in animation.training_command(args, "short", None))
     for number in (9, 10):
         (tmp_path / "short" / f"checkpoint-{number}").mkdir(parents=True)
