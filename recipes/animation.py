@@ -69,6 +69,7 @@ NOISE_DIMS = (2, 1)
 # A face and hands are a few of the 256 latents, and the most that anybody looks at.
 FACE_LOSS_WEIGHT = 15
 TEMPORAL_LOSS_WEIGHT = 20
+CONDITIONING_DROPOUT, FINETUNING_DROPOUT = 0.05, 0.01  # the shipped weights have learned to do without a condition
 PARTS = {  # flags that training starts them with
     "unet": "unet_model_finetune_path",
     "pose_net": "posenet_model_finetune_path",
@@ -114,7 +115,7 @@ def training_command(args: argparse.Namespace, stage: str, start_from: Path | No
         "learning_rate": args.learning_rate * rate,
         "lr_scheduler": "cosine",
         "lr_warmup_steps": warm_up,
-        "conditioning_dropout_prob": 0.01 if args.finetune else 0.05,
+        "conditioning_dropout_prob": FINETUNING_DROPOUT if args.finetune else CONDITIONING_DROPOUT,
         "face_loss_weight": FACE_LOSS_WEIGHT,
         "temporal_loss_weight": TEMPORAL_LOSS_WEIGHT,
         "noise_d_low": NOISE_DIMS[0],

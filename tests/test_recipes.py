@@ -259,9 +259,11 @@ def test_the_stages_of_the_animation_are_commands_that_training_reads(tmp_path):
         assert settings.per_gpu_batch_size == {4: 7, 15: 2, 8: 3}[frames]  # of two processes
         assert settings.learning_rate == pytest.approx(8e-4 * share)
         assert settings.finetune_mode and settings.optimizer == "muon"
+        assert settings.conditioning_dropout_prob == 0.01
         assert settings.unet_model_finetune_path == str(tmp_path / "weights" / "unet.safetensors")
-    args.frames_per_step, args.processes = 32, 4  # fewer than a whole window for each process
-    assert "--per_gpu_batch_size=1" in animation.training_command(args, "whole", None)
+    args.frames_per_step, args.processes, args.finetune = 32, 4, False  # fewer than a whole window for each process
+    from_nothing = animation.training_command(args, "whole", None)
+    assert {"--per_gpu_batch_size=1", "--conditioning_dropout_prob=0.05"} <= set(from_nothing)
     assert not any("finetune" in flag for flag in animation.training_command(args, "short", None))
     for number in (9, 10):
         (tmp_path / "short" / f"checkpoint-{number}").mkdir(parents=True)
